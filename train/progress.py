@@ -1,0 +1,70 @@
+"""How far a stage is: its budget in minutes or steps, one printed line now and then (loss terms, images/s, time left)."""
+
+import math
+import sys
+import time
+
+
+class Progress:
+    """Counts steps against a budget of minutes, or of steps, over all the pieces of a resumed run.
+
+    The learning rate follows `share` (0 at the start, 1 at the end), so a run's schedule fits whatever time it is given."""
+
+    def __init__(
+        self,
+        minutes: float | None = None,       # Budget of wall time...
+        steps: int | None = None,           # ...or of steps; with both, whichever comes first.
+        *,
+        step: int = 0,                      # Steps done before (from a checkpoint).
+        seconds: float = 0.0,               # Seconds spent before (from a checkpoint).
+        every_seconds: float = 15.0,        # A line at most this often.
+    ):
+        if minutes is None and steps is None:
+            raise ValueError("Give a budget: `minutes` or `steps`.")
+        self.minutes, self.steps, self.step, self.spent = minutes, steps, step, seconds
+        self.every_seconds, self.started = every_seconds, time.monotonic()
+        self.shown_at, self.images, self.averages = self.started, 0, {}
+
+    @property
+    def seconds(self) -> float:
+        return self.spent + time.monotonic() - self.started
+
+    @property
+    def share(self) -> float:
+        by_time = self.seconds / (60 * self.minutes) if self.minutes else 0.0
+        by_steps = self.step / self.steps if self.steps else 0.0
+        return min(1.0, max(by_time, by_steps))
+
+    @property
+    def done(self) -> bool:
+        return self.share >= 1.0
+
+    def advance(self, images: int, **terms: float) -> bool:
+        """Count one step of `images` images and its loss terms; True when a line was printed (a moment to save or to look).
+
+        Raises FloatingPointError naming the step and the term that is not a number."""
+        self.step += 1
+        self.images += images
+        for name, value in terms.items():
+            value = float(value)
+            if not math.isfinite(value):
+                raise FloatingPointError(f"Step {self.step}: the loss term `{name}` is {value}.")
+            self.averages[name] = value if name not in self.averages else 0.95 * self.averages[name] + 0.05 * value
+        now = time.monotonic()
+        if now - self.shown_at < self.every_seconds and not self.done:
+            return False
+        share = max(self.share, 1e-6)
+        left = self.seconds * (1 - share) / share
+        losses = "  ".join(f"{name} {value:.4f}" for name, value in self.averages.items())
+        rate = self.images / max(now - self.shown_at, 1e-6)
+        print(f"step {self.step}  {losses}  {rate:.0f} images/s  {left / 60:.1f} min left", file=sys.stderr, flush=True)
+        self.shown_at, self.images = now, 0
+        return True
+
+
+def cosine_rate(share: float, peak: float, *, warm: float = 0.02, floor: float = 0.02) -> float:
+    """Learning rate at `share` of the run: linear warm-up over the first `warm`, then a cosine from `peak` to `floor * peak`."""
+    if share < warm:
+        return peak * max(share / warm, 0.01)
+    turn = (share - warm) / (1 - warm)
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * turn)))
