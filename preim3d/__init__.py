@@ -1,0 +1,46 @@
+"""From one portrait photo to an editable 3D head.
+
+photo ── align ──> crop ── encoder ──> w ── directions ──> w_edit ── generator ──> planes ──┬─ views ──> 3x3 sheet
+                                                                                           └─ density ─> mesh ──> GLB
+
+align.py       photo -> upright crop (PIL, 512 px)
+landmarks.py   the five points that align.py needs
+encoder.py     crop -> w [B, num_ws, w_dim]
+irse.py        the IR-SE-50 body of the encoder and of the identity network
+directions.py  strengths -> an offset of w
+strengths.py   `smile=2` -> a checked number
+generator.py   w -> planes [B, 3, C, H, W] -> images [B, 3, H, W]
+stylegan2.py   its mapping and its modulated convolutions
+renderer.py    planes and rays -> features, depth, density
+camera.py      yaw, pitch <-> camera [25]; rays; the pose grid; the orbit
+mesh.py        density -> surface -> colours -> GLB, OBJ, PLY
+film.py        views -> labelled sheet, orbit video
+pipeline.py    all of it, step by step, as one diffusers pipeline
+weights.py     where weights come from, and whether they are whole
+__main__.py    the command line
+bench.py       how fast it is on this machine
+
+    from preim3d import Preim3DPipeline
+    head = Preim3DPipeline.from_pretrained("weights/heads")("portrait.jpg", {"smile": 2})
+"""
+
+from importlib import import_module
+
+
+_ROOM_OF = {
+    "Preim3DPipeline": "pipeline",
+    "Preim3DOutput": "pipeline",
+    "Directions": "directions",
+    "PortraitEncoder": "encoder",
+    "TriPlaneGenerator": "generator",
+    "PhotoError": "align",
+    "WeightsError": "weights",
+}
+__all__ = list(_ROOM_OF)
+
+
+def __getattr__(name: str):
+    # torch and diffusers take seconds to import: the command line answers a mistake without them.
+    if name in _ROOM_OF:
+        return getattr(import_module(f"preim3d.{_ROOM_OF[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,122 @@
+"""Named directions in W+: strengths in, an offset of w out (paper, section 3.4: editing in the inversion manifold).
+
+The only room that knows the names of attributes. A direction belongs to one encoder and one generator, and says which.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from preim3d.strengths import check_strengths
+
+
+class Attribute(NamedTuple):
+    """How one attribute is shown, and which label of CelebA it is learned from."""
+
+    label: str  # on the slider
+    group: str  # the sliders that stand together
+    celeba: str  # the label's name there
+    sign: int = 1  # -1: the attribute is the label's opposite
+
+
+ATTRIBUTES = {
+    "smile": Attribute("Smile", "Expression", "Smiling"),
+    "age": Attribute("Age", "Age and shape", "Young", sign=-1),
+    "gender": Attribute("Gender (+ male)", "Age and shape", "Male"),
+    "eyeglasses": Attribute("Eyeglasses", "Things worn", "Eyeglasses"),
+    "full_beard": Attribute("Full beard", "Beard", "Full_Beard"),
+    "mouth_open": Attribute("Mouth open", "Expression", "Mouth_Slightly_Open"),
+    "grey_hair": Attribute("Grey hair", "Hair", "Gray_Hair"),
+    "hat": Attribute("Hat", "Things worn", "Wearing_Hat"),
+    "blond_hair": Attribute("Blond hair", "Hair", "Blond_Hair"),
+    "brown_hair": Attribute("Brown hair", "Hair", "Brown_Hair"),
+    "black_hair": Attribute("Black hair", "Hair", "Black_Hair"),
+    "bald": Attribute("Bald", "Hair", "Bald"),
+    "bangs": Attribute("Fringe", "Hair", "Bangs"),
+    "wavy_hair": Attribute("Wavy hair", "Hair", "Wavy_Hair"),
+    "straight_hair": Attribute("Straight hair", "Hair", "Straight_Hair"),
+    "receding_hairline": Attribute("Receding hairline", "Hair", "Receding_Hairline"),
+    "goatee": Attribute("Goatee", "Beard", "Goatee"),
+    "moustache": Attribute("Moustache", "Beard", "Mustache"),
+    "sideburns": Attribute("Sideburns", "Beard", "Sideburns"),
+    "stubble": Attribute("Stubble", "Beard", "5_o_Clock_Shadow"),
+    "lipstick": Attribute("Lipstick", "Make-up", "Wearing_Lipstick"),
+    "heavy_makeup": Attribute("Heavy make-up", "Make-up", "Heavy_Makeup"),
+    "rosy_cheeks": Attribute("Rosy cheeks", "Make-up", "Rosy_Cheeks"),
+    "chubby": Attribute("Chubby", "Age and shape", "Chubby"),
+    "double_chin": Attribute("Double chin", "Age and shape", "Double_Chin"),
+    "oval_face": Attribute("Oval face", "Age and shape", "Oval_Face"),
+    "high_cheekbones": Attribute("High cheekbones", "Age and shape", "High_Cheekbones"),
+    "big_nose": Attribute("Big nose", "Age and shape", "Big_Nose"),
+    "pointy_nose": Attribute("Pointy nose", "Age and shape", "Pointy_Nose"),
+    "big_lips": Attribute("Big lips", "Age and shape", "Big_Lips"),
+    "pale_skin": Attribute("Pale skin", "Age and shape", "Pale_Skin"),
+    "bushy_eyebrows": Attribute("Bushy eyebrows", "Age and shape", "Bushy_Eyebrows"),
+    "arched_eyebrows": Attribute("Arched eyebrows", "Age and shape", "Arched_Eyebrows"),
+    "narrow_eyes": Attribute("Narrow eyes", "Expression", "Narrow_Eyes"),
+    "bags_under_eyes": Attribute("Bags under the eyes", "Age and shape", "Bags_Under_Eyes"),
+}
+MAIN_ATTRIBUTES = 8  # as many sliders stand in sight: the first ones that the weights know, in the order above
+
+
+class Directions(ModelMixin, ConfigMixin):
+    """`vectors` [K, num_ws, w_dim]: moving w by one of them changes that attribute's logit by one standard deviation.
+
+    Args:
+        names: K keys, as a person writes them after `--set`.
+        labels: K words for the sliders.
+        groups: K headings; sliders of one group stand together.
+        accuracies: K validation accuracies in [0, 1] of the linear classifiers behind the directions.
+        safe_range: K pairs of strengths between which results were seen to stay good.
+        num_ws, w_dim: the shape of w.
+        space: `"inversion"` (learned on encoded photos, as the paper advises) or `"origin"` (on sampled w).
+        fingerprint: of the encoder and the generator that they were learned with, see `fingerprint`; empty: unknown.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        names: tuple[str, ...] = (),
+        labels: tuple[str, ...] = (),
+        groups: tuple[str, ...] = (),
+        accuracies: tuple[float, ...] = (),
+        safe_range: tuple[tuple[float, float], ...] = (),
+        num_ws: int = 14,
+        w_dim: int = 512,
+        space: Literal["inversion", "origin"] = "inversion",
+        fingerprint: str = "",
+    ):
+        super().__init__()
+        lengths = {len(names), len(labels), len(groups), len(accuracies), len(safe_range)}
+        assert lengths == {len(names)}, lengths
+        self.register_buffer("vectors", torch.zeros(len(names), num_ws, w_dim))
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.config.names)
+
+    def offset(self, strengths: Mapping[str, float]) -> Tensor:
+        """The sum of strength times direction, [num_ws, w_dim].
+
+        Raises:
+            ValueError: an unknown attribute or an impossible strength, see `check_strengths`.
+        """
+        strengths = check_strengths(strengths, self.names)
+        scales = torch.tensor([strengths.get(name, 0.0) for name in self.names]).to(self.vectors)  # [K]
+        return torch.einsum("k,knd->nd", scales, self.vectors)
+
+
+def fingerprint(encoder: nn.Module, generator: nn.Module) -> str:
+    """Sixteen hexadecimal digits that change with any weight of the pair, but not with its precision on disk."""
+    digest = hashlib.sha256()
+    for network in (encoder, generator):
+        for name, tensor in sorted(network.state_dict().items()):
+            # Weights are saved in half precision: rounding them first makes the saved and the unsaved pair agree.
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().half().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
