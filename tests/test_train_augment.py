@@ -1,0 +1,45 @@
+"""train/augment.py: ranges, repeatability, and that points move with the picture."""
+
+import torch
+
+from train import augment
+
+
+def rgba_with_dot(x, y, size=64):
+    rgba = torch.zeros(1, 4, size, size)
+    rgba[:, 3] = 1
+    rgba[0, 0, y, x] = 1
+    return rgba
+
+
+def test_photo_like_is_in_range_and_repeatable():
+    rgba = torch.rand(6, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    first, theta = augment.photo_like(rgba, torch.Generator().manual_seed(1), occluder_share=0.5)
+    again, _ = augment.photo_like(rgba, torch.Generator().manual_seed(1), occluder_share=0.5)
+    other, _ = augment.photo_like(rgba, torch.Generator().manual_seed(2), occluder_share=0.5)
+    assert first.shape == (6, 3, 32, 32) and theta.shape == (6, 2, 3)
+    assert first.min() >= -1 and first.max() <= 1
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_generator_like_keeps_a_plain_background():
+    rgba = torch.zeros(2, 4, 32, 32)
+    images = augment.generator_like(rgba, 0.85, torch.Generator().manual_seed(0))
+    assert abs(images.mean().item() - (2 * 0.85 - 1)) < 0.1
+    assert torch.allclose(augment.plain(rgba, 0.85), torch.full((2, 3, 32, 32), 0.7))
+
+
+def test_points_follow_the_warp():
+    theta = augment.misalign(1, torch.Generator().manual_seed(3), 0.1, 20.0, 0.2, device=torch.device("cpu"))
+    colour, _ = augment.warp(rgba_with_dot(40, 24), theta)
+    red = colour[0, 0]
+    rows, columns = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(64) + 0.5, indexing="ij")
+    found = torch.stack([(columns * red).sum(), (rows * red).sum()]) / red.sum()
+    expected = augment.move_points(torch.tensor([[[40.5, 24.5]]]), theta, 64)[0, 0]
+    assert (found - expected).abs().max() < 0.3, (found, expected)
+
+
+def test_a_start_crop_is_kept():
+    start = torch.tensor([[[0.5, 0.0, 0.2], [0.0, 0.5, -0.1]]])
+    theta = augment.misalign(1, torch.Generator().manual_seed(0), 0.0, 0.0, 0.0, device=torch.device("cpu"), start=start)
+    assert torch.allclose(theta, start)
