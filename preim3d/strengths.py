@@ -1,4 +1,4 @@
-"""What a person asks for, `smile=2`, into checked strengths {"smile": 2.0}. No torch: mistakes are answered at once."""
+"""`smile=2`, as a person writes it, as checked strengths {"smile": 2.0}. No torch: a mistake is answered at once."""
 
 import difflib
 import math
