@@ -1,0 +1,259 @@
+"""w and camera -> image: EG3D's generator (Chan et al. 2022, section 4). w -> tri-planes -> feature image -> image.
+
+    z ── mapping ──> ws ── planes ──> planes ──┬─ render(camera) ──> features ── super_resolve ──> image
+                                               └─ decode(points) ──> density, colour
+
+The keyword defaults are the published ffhq512-128 configuration; ours in weights/heads differs in the config only.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from .camera import FOCAL, PIVOT, RADIUS, camera_from_angles, camera_rays
+from .renderer import render_rays, sample_planes
+from .stylegan2 import FullyConnected, MappingNetwork, SynthesisBlock, SynthesisNetwork
+
+
+# Points decoded in one go where no gradient is wanted: the hidden layer of a chunk then stays in the processor's cache.
+CHUNK = 16384
+
+
+@dataclass
+class RenderOutput:
+    """One or more views, float32.
+
+    image: [B, 3, H, W] in [-1, 1] (not clipped). raw: [B, 3, r, r], the picture before super-resolution.
+    features: [B, C, r, r], raw being its first three channels. depth: [B, 1, r, r], distance from the camera along
+    the ray, the farthest where there is nothing. opacity: [B, 1, r, r] in [0, 1].
+    """
+
+    image: Tensor
+    raw: Tensor
+    features: Tensor
+    depth: Tensor
+    opacity: Tensor
+
+
+class Backbone(nn.Module):
+    """Mapping and synthesis network under the names of the published checkpoints."""
+
+    def __init__(self, mapping: MappingNetwork, synthesis: SynthesisNetwork):
+        super().__init__()
+        self.mapping, self.synthesis = mapping, synthesis
+
+
+class Decoder(nn.Module):
+    """Plane features [..., C] -> raw density [..., 1] and colour features [..., C] in [0, 1] (section 4.2)."""
+
+    def __init__(self, features: int, hidden: int):
+        super().__init__()
+        self.net = nn.Sequential(FullyConnected(features, hidden), nn.Softplus(), FullyConnected(hidden, 1 + features))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        density, color = self.net(features).split([1, features.shape[-1]], dim=-1)
+        # Slightly more than [0, 1], so that the ends are reached (mip-NeRF, Barron et al. 2021, appendix).
+        return density, torch.sigmoid(color) * (1 + 2 * 0.001) - 0.001
+
+
+class SuperResolution(nn.Module):
+    """Feature image -> image: StyleGAN2 blocks without noise, all driven by one w (section 4.4)."""
+
+    def __init__(self, blocks: Sequence[dict[str, Any]], w_dim: int, resolution: int, clamp: float | None):
+        super().__init__()
+        self.count = len(blocks)
+        for i, block in enumerate(blocks):
+            resolution = resolution * 2 if block["up"] else resolution
+            self.add_module(
+                f"block{i}",
+                SynthesisBlock(
+                    block["in"], block["out"], 3, w_dim, resolution, up=block["up"], use_noise=False, clamp=clamp
+                ),
+            )
+
+    def forward(self, features: Tensor, w: Tensor) -> Tensor:
+        x, image = features, features[:, :3]
+        for i in range(self.count):
+            x, image = self.get_submodule(f"block{i}")(x, image, [w, w, w])
+        return image
+
+
+class TriPlaneGenerator(ModelMixin, ConfigMixin):
+    """EG3D's generator, sizes by configuration. See the module's drawing."""
+
+    @register_to_config
+    def __init__(
+        self,
+        z_dim: int = 512,
+        c_dim: int = 25,  # Length of the camera label that the mapping sees; 0 = no pose conditioning.
+        w_dim: int = 512,
+        mapping_layers: int = 2,
+        plane_resolution: int = 256,
+        plane_channels: int = 32,
+        channel_base: int = 32768,  # Backbone channels at resolution r: min(channel_base / r, channel_max).
+        channel_max: int = 512,
+        mean_planes: bool = False,  # A learned average head, added to the planes. Ours only.
+        decoder_hidden: int = 64,
+        image_resolution: int = 512,
+        ray_resolution: int = 128,  # Rays per side of a view.
+        superresolution_input: int = 128,  # Side that the feature image is resized to first.
+        superresolution_blocks: Sequence[dict[str, Any]] = (
+            {"in": 32, "out": 256, "up": True},
+            {"in": 256, "out": 128, "up": True},
+        ),
+        superresolution_clamp: float | None = 256.0,  # Clamp of every layer, from half-precision training.
+        box_warp: float = 1.0,  # Side of the cube around the origin that the planes cover.
+        ray_start: float = 2.25,  # Nearest and farthest depth sampled.
+        ray_end: float = 3.3,
+        coarse_samples: int = 48,
+        fine_samples: int = 48,
+        plane_axes: Literal["eg3d", "fixed"] = "eg3d",  # Which way the third plane lies: see renderer.PLANE_AXES.
+        background: float = 0.0,  # Grey behind the head, in [0, 1]: 0 = EG3D's faces, 1 = white.
+        pivot: tuple[float, float, float] = PIVOT,  # The point cameras look at,
+        camera_radius: float = RADIUS,  # their distance from the origin,
+        focal: float = FOCAL,  # their focal length over image width.
+        c_scale: float = 1.0,  # Factor on the camera label that the mapping sees.
+    ):
+        super().__init__()
+        self.backbone = Backbone(
+            MappingNetwork(z_dim, c_dim, w_dim, mapping_layers),
+            SynthesisNetwork(w_dim, plane_resolution, 3 * plane_channels, channel_base, channel_max),
+        )
+        self.decoder = Decoder(plane_channels, decoder_hidden)
+        self.superresolution = SuperResolution(
+            superresolution_blocks, w_dim, superresolution_input, superresolution_clamp
+        )
+        if mean_planes:
+            self.mean_planes = nn.Parameter(torch.zeros(3 * plane_channels, plane_resolution, plane_resolution))
+        output = superresolution_input * 2 ** sum(block["up"] for block in superresolution_blocks)
+        assert output == image_resolution, (output, image_resolution)
+
+    @property
+    def num_ws(self) -> int:
+        """Rows of w that the backbone reads."""
+        return self.backbone.synthesis.num_ws
+
+    @property
+    def w_avg(self) -> Tensor:
+        """The running mean of w during training [w_dim], towards which truncation pulls."""
+        return self.backbone.mapping.w_avg
+
+    def frontal_camera(self) -> Tensor:
+        """The camera label [1, 25] straight in front of the face."""
+        config = self.config
+        camera = camera_from_angles(0.0, 0.0, radius=config.camera_radius, pivot=config.pivot, focal=config.focal)
+        return camera[None].to(self.device)
+
+    def mapping(
+        self,
+        z: Tensor,  # [B, z_dim]
+        camera: Tensor | None = None,  # [B, 25] the pose that w is conditioned on; not used where c_dim is 0.
+        truncation_psi: float = 1.0,  # 1 = as drawn, 0 = the average w.
+        truncation_cutoff: int | None = None,  # Rows to truncate, from the first; None = all.
+    ) -> Tensor:
+        """z -> ws [B, num_ws, w_dim], all rows equal but for truncation."""
+        condition = camera * self.config.c_scale if self.config.c_dim else None
+        ws = self.backbone.mapping(z, condition)[:, None].repeat(1, self.num_ws, 1)
+        if truncation_psi != 1:
+            ws[:, :truncation_cutoff] = self.w_avg.lerp(ws[:, :truncation_cutoff], truncation_psi)
+        return ws
+
+    def planes(
+        self,
+        ws: Tensor,  # [B, num_ws, w_dim]
+    ) -> Tensor:
+        """ws -> planes [B, 3, C, R, R], each plane channels last in memory, which is how they are read fastest."""
+        image = self.backbone.synthesis(ws).float()
+        if self.config.mean_planes:
+            image = image + self.mean_planes
+        size = self.config.plane_resolution
+        planes = image.reshape(-1, self.config.plane_channels, size, size)
+        return planes.contiguous(memory_format=torch.channels_last).unflatten(0, (-1, 3))
+
+    def decode(
+        self,
+        planes: Tensor,  # [B, 3, C, R, R]
+        points: Tensor,  # [B, N, 3]
+    ) -> tuple[Tensor, Tensor]:
+        """Raw density [B, N, 1], before the softplus, and colour features [B, N, C], the first three RGB in [0, 1]."""
+        if torch.is_grad_enabled() or points.shape[1] <= CHUNK:
+            return self._decode(planes, points)
+        density = points.new_empty(*points.shape[:2], 1)
+        color = points.new_empty(*points.shape[:2], self.config.plane_channels)
+        for i in range(0, points.shape[1], CHUNK):
+            density[:, i : i + CHUNK], color[:, i : i + CHUNK] = self._decode(planes, points[:, i : i + CHUNK])
+        return density, color
+
+    def _decode(self, planes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        return self.decoder(sample_planes(planes, points, self.config.box_warp, self.config.plane_axes))
+
+    def density(self, planes: Tensor, points: Tensor) -> Tensor:
+        """Raw density [B, N] at points [B, N, 3] of planes [B, 3, C, R, R]."""
+        return self.decode(planes, points)[0].squeeze(-1)
+
+    def render(
+        self,
+        planes: Tensor,  # [B, 3, C, R, R], or [1, 3, C, R, R]: one head, seen by B cameras
+        camera: Tensor,  # [B, 25]
+        ws: Tensor,  # [B, num_ws, w_dim], or [1, num_ws, w_dim]; super-resolution reads the last row.
+        ray_resolution: int | None = None,  # None = as configured, here and below.
+        coarse_samples: int | None = None,
+        fine_samples: int | None = None,
+        jitter: float | Tensor = 0.5,  # Places of the coarse samples within their strata, [B, R, S] or one for all.
+        u: Tensor | None = None,  # Places of the fine samples, [B, R, fine_samples] in [0, 1]; None = evenly spread.
+        generator: torch.Generator | None = None,  # Draws both at random. None = the same every time.
+    ) -> RenderOutput:
+        """Views of the planes from `camera`."""
+        config = self.config
+        size = config.ray_resolution if ray_resolution is None else ray_resolution
+        views = len(camera)
+        assert planes.shape[0] in (1, views), (planes.shape, camera.shape)
+        origins, directions = camera_rays(camera, size)  # [B, R, 3]
+        if len(planes) == 1:
+            # One head: all views' rays are one long list, and the planes need no copies.
+            origins, directions = origins.reshape(1, -1, 3), directions.reshape(1, -1, 3)
+        rays = render_rays(
+            lambda points: self.decode(planes, points),
+            origins,
+            directions,
+            config.ray_start,
+            config.ray_end,
+            config.coarse_samples if coarse_samples is None else coarse_samples,
+            config.fine_samples if fine_samples is None else fine_samples,
+            background=config.background,
+            jitter=jitter,
+            u=u,
+            generator=generator,
+        )
+        # [B, size * size, C] is the memory of a channels-last picture.
+        features, depth, opacity = (x.reshape(views, size, size, -1).permute(0, 3, 1, 2) for x in rays)
+        features = features * 2 - 1
+        image = self.super_resolve(features, ws)
+        return RenderOutput(image.float(), features[:, :3], features, depth, opacity)
+
+    def super_resolve(
+        self,
+        features: Tensor,  # [B, C, r, r] in [-1, 1]
+        ws: Tensor,  # [B, num_ws, w_dim], or [1, num_ws, w_dim]
+    ) -> Tensor:
+        """Feature image -> image [B, 3, image_resolution, image_resolution] in [-1, 1], not clipped."""
+        size = self.config.superresolution_input
+        if features.shape[-1] != size:
+            features = F.interpolate(features, (size, size), mode="bilinear", align_corners=False, antialias=True)
+        return self.superresolution(features, ws[:, -1])
+
+    @torch.no_grad()
+    def latent_average(self, samples: int = 10000, seed: int = 123) -> Tensor:
+        """The mean w [w_dim] of numpy's RandomState(seed) normal z, frontal camera, truncation .7 (PREIM3D's code)."""
+        z = np.random.RandomState(seed).randn(samples, self.config.z_dim)
+        camera = self.frontal_camera().expand(samples, -1)
+        ws = self.mapping(torch.from_numpy(z).float().to(self.device), camera, truncation_psi=0.7, truncation_cutoff=14)
+        return ws[:, 0].mean(dim=0)

@@ -1,0 +1,169 @@
+"""Tri-planes and rays -> features, depth and opacity: the volume renderer of EG3D (Chan et al. 2022, sections 4.2, 4.3).
+
+Notation: B batch, R rays, S samples along a ray, C channels. Depths are distances from the camera along unit rays.
+"Coarse" samples are spread evenly, "fine" ones where the coarse pass found matter (NeRF, Mildenhall et al. 2020,
+section 5.2). Nothing is drawn at random unless a `torch.Generator` is passed.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+# Which two coordinates each plane is read at, as (column, row). The third of "eg3d" ought to be (2, 1): a known bug
+# that every published EG3D checkpoint was trained with.
+PLANE_AXES = {
+    "eg3d": ((0, 1), (0, 2), (2, 0)),
+    "fixed": ((0, 1), (0, 2), (2, 1)),
+}
+
+
+class Rays(NamedTuple):
+    """What one ray sees: features [B, R, C] before the scaling to [-1, 1], depth [B, R, 1], opacity [B, R, 1]."""
+
+    features: Tensor
+    depth: Tensor
+    opacity: Tensor
+
+
+def sample_planes(
+    planes: Tensor,  # [B, 3, C, H, W], fastest where each plane is channels last in memory
+    points: Tensor,  # [B, N, 3], the box being [-box_warp / 2, box_warp / 2] in each coordinate
+    box_warp: float = 1.0,  # Side of the cube that the planes cover; zero outside.
+    plane_axes: Literal["eg3d", "fixed"] = "eg3d",
+) -> Tensor:
+    """Tri-plane features [B, N, C] of points: bilinear in each plane, then the mean over the three."""
+    batch, count = points.shape[:2]
+    assert planes.ndim == 5 and planes.shape[:2] == (batch, 3), (planes.shape, points.shape)
+    columns, rows = zip(*PLANE_AXES[plane_axes])
+    scaled = points * (2 / box_warp)
+    grid = torch.stack([scaled[..., list(columns)], scaled[..., list(rows)]], dim=-1)  # [B, N, 3, 2]
+    grid = grid.transpose(1, 2).reshape(batch * 3, 1, count, 2)
+    features = F.grid_sample(planes.flatten(0, 1), grid, padding_mode="zeros", align_corners=False)
+    return features.view(batch, 3, -1, count).mean(dim=1).transpose(1, 2)
+
+
+def coarse_depths(
+    start: float,
+    end: float,
+    samples: int,
+    jitter: float | Tensor = 0.5,  # Place within each stratum in [0, 1]; broadcasts to [..., S].
+    device: torch.device | None = None,
+) -> Tensor:
+    """Stratified depths [..., S]. As in EG3D a stratum is (end - start) / (S - 1) long: the last begins at `end`."""
+    return torch.linspace(start, end, samples, device=device) + jitter * ((end - start) / (samples - 1))
+
+
+def interval_weights(
+    densities: Tensor,  # [..., S] raw, before the softplus
+    depths: Tensor,  # [..., S] ascending
+) -> Tensor:
+    """What each of the S-1 intervals adds to the ray's colour [..., S-1] (NeRF, equation 3), density at mid-points."""
+    # EG3D starts the density near softplus(-1), which is thin, so that a new network's volume is not opaque.
+    density = F.softplus((densities[..., :-1] + densities[..., 1:]) / 2 - 1)
+    alpha = 1 - torch.exp(-density * (depths[..., 1:] - depths[..., :-1]))
+    # The epsilon keeps the gradient of the product finite behind a surface that is fully opaque.
+    passed = torch.cumprod(1 - alpha[..., :-1] + 1e-10, dim=-1)
+    return alpha * F.pad(passed, (1, 0), value=1.0)
+
+
+def importance_depths(
+    depths: Tensor,  # [..., S] of the coarse pass
+    weights: Tensor,  # [..., S-1] of the coarse pass
+    samples: int,
+    u: Tensor | None = None,  # [..., samples] in [0, 1]; None = the middles of equal parts, (k + 0.5) / samples
+) -> Tensor:
+    """Fine depths [..., samples] by inverting the distribution function of the smoothed coarse weights. No gradient."""
+    depths, weights = depths.detach(), weights.detach()
+    shape = depths.shape[:-1]
+    # Smoothing (mip-NeRF, Barron et al. 2021, section 3.1): maximum, then mean, of neighbours; .01 keeps some samples
+    # for empty space.
+    smooth = F.max_pool1d(weights.flatten(0, -2), 2, stride=1, padding=1)
+    smooth = (smooth[..., :-1] + smooth[..., 1:]) / 2 + 0.01
+    # The first and last are dropped. EG3D pairs the rest with mid-points from the first on, so the last mid-interval
+    # gets no fine sample; 1e-5 keeps the division below finite.
+    bins = (depths[..., :-1] + depths[..., 1:]).flatten(0, -2) / 2  # [-1, S-1]
+    pdf = smooth[..., 1:-1] + 1e-5
+    cdf = F.pad(torch.cumsum(pdf / pdf.sum(dim=-1, keepdim=True), dim=-1), (1, 0))  # [-1, S-2]
+
+    if u is None:
+        u = (torch.arange(samples, device=depths.device) + 0.5) / samples
+    u = u.to(cdf).expand(*shape, samples).flatten(0, -2).contiguous()
+    above = torch.searchsorted(cdf, u, right=True)
+    below = (above - 1).clamp(min=0)
+    above = above.clamp(max=cdf.shape[-1] - 1)
+    cdf_below, bin_below = cdf.gather(-1, below), bins.gather(-1, below)
+    width = cdf.gather(-1, above) - cdf_below
+    width = torch.where(width < 1e-5, torch.ones_like(width), width)  # Not a step of the function: stay at its left.
+    fine = bin_below + (u - cdf_below) / width * (bins.gather(-1, above) - bin_below)
+    return fine.view(*shape, samples)
+
+
+def march(
+    colors: Tensor,  # [B, R, S, C]
+    densities: Tensor,  # [B, R, S, 1] raw, before the softplus
+    depths: Tensor,  # [B, R, S, 1] in any order
+    background: float = 0.0,  # Colour behind the volume: 0 = EG3D's faces, 1 = white.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Composite the samples of each ray (NeRF, equation 3; colours and densities at the mid-points of intervals).
+
+    Returns:
+        **features** [B, R, C] in the range of `colors`; **depth** [B, R, 1], the weighted mean, infinite where the ray met
+        nothing; **weights** [B, R, S-1] of the intervals from near to far, whose sum is the opacity.
+    """
+    depths, order = torch.sort(depths.squeeze(-1), dim=-1)
+    weights = interval_weights(densities.squeeze(-1).gather(-1, order), depths)  # [B, R, S-1]
+    opacity = weights.sum(dim=-1, keepdim=True)
+    depth = (weights * (depths[..., :-1] + depths[..., 1:])).sum(dim=-1, keepdim=True) / 2
+    # Two wheres: without the inner one the gradient of 0 / 0 would be not a number, whatever the outer one picks.
+    met = opacity > 0
+    depth = torch.where(met, depth / torch.where(met, opacity, 1.0), torch.inf)
+
+    # An interval's colour is the mean of its ends, so each sample has half the weights of its two intervals. Sorting
+    # these S numbers back is cheaper than sorting S x C colours.
+    sample_weights = (F.pad(weights, (1, 0)) + F.pad(weights, (0, 1))) / 2
+    sample_weights = torch.zeros_like(sample_weights).scatter(-1, order, sample_weights)
+    features = torch.einsum("brs,brsc->brc", sample_weights, colors) + background * (1 - opacity)
+    return features, depth, weights
+
+
+def render_rays(
+    field: Callable[[Tensor], tuple[Tensor, Tensor]],  # points [B, N, 3] -> raw density [B, N, 1], colours [B, N, C]
+    origins: Tensor,  # [B, R, 3]
+    directions: Tensor,  # [B, R, 3] unit
+    start: float,
+    end: float,
+    samples: int,  # Coarse samples, 4 or more.
+    fine_samples: int,  # 0 = coarse only.
+    background: float = 0.0,
+    jitter: float | Tensor = 0.5,  # [B, R, S] or what broadcasts to it, in [0, 1]
+    u: Tensor | None = None,  # [B, R, fine_samples] in [0, 1]; None = evenly spread
+    generator: torch.Generator | None = None,  # Draws jitter and u at random.
+) -> Rays:
+    """Coarse pass, fine pass where the coarse one found matter, and both composited together."""
+    batch, rays = origins.shape[:2]
+    if generator is not None:
+        jitter = torch.rand(batch, rays, samples, generator=generator, device=generator.device).to(origins.device)
+        u = torch.rand(batch, rays, fine_samples, generator=generator, device=generator.device).to(origins.device)
+
+    def sample(depths: Tensor) -> tuple[Tensor, Tensor]:
+        points = origins[:, :, None] + depths[..., None] * directions[:, :, None]  # [B, R, S, 3]
+        densities, colors = field(points.flatten(1, 2))
+        return densities.unflatten(1, depths.shape[1:]).float(), colors.unflatten(1, depths.shape[1:]).float()
+
+    depths = coarse_depths(start, end, samples, jitter, origins.device).expand(batch, rays, samples)
+    densities, colors = sample(depths)
+    if fine_samples:
+        weights = interval_weights(densities.detach().squeeze(-1), depths)
+        fine = importance_depths(depths, weights, fine_samples, u)
+        fine_densities, fine_colors = sample(fine)
+        depths = torch.cat([depths, fine], dim=2)
+        densities = torch.cat([densities, fine_densities], dim=2)
+        colors = torch.cat([colors, fine_colors], dim=2)
+    features, depth, weights = march(colors, densities, depths[..., None], background)
+    # A ray that met nothing gets the farthest depth. The rest leave the sampled range by rounding only.
+    depth = depth.clamp(depths.min(), depths.max())
+    return Rays(features, depth, weights.sum(dim=-1, keepdim=True))

@@ -1,0 +1,235 @@
+"""StyleGAN2 in plain torch: z -> w by the mapping network, w -> a picture of any number of channels by synthesis.
+
+Sources: StyleGAN (Karras et al. 2019) for the mapping network and the learning-rate multiplier, StyleGAN2 (Karras
+et al. 2020) for weight demodulation (equations 1 to 3) and the skip architecture (figure 7b). Parameters have the
+names of the published checkpoints. Weight demodulation is applied to the activations instead of to the weights
+(style in, demodulation out): the same numbers, and one shared convolution for a batch of different w.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+# ----------------------------------------------------------------------------
+# Layers.
+
+
+def second_moment_norm(x: Tensor) -> Tensor:
+    """Rows of mean square 1. The epsilon keeps an all-zero row finite."""
+    return x * (x.square().mean(dim=-1, keepdim=True) + 1e-8).rsqrt()
+
+
+def leaky_relu(x: Tensor, clamp: float | None = None) -> Tensor:
+    """Leaky ReLU of slope 0.2 times sqrt(2), which keeps the variance, then clamped to [-clamp, clamp]."""
+    x = F.leaky_relu(x, 0.2) * math.sqrt(2)
+    return x if clamp is None else x.clamp(-clamp, clamp)
+
+
+class FullyConnected(nn.Module):
+    """Linear layer of equalised learning rate: weights are stored as N(0, 1) / lr and scaled when used."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias_init: float = 0.0,
+        lr_multiplier: float = 1.0,  # Learning rate of this layer relative to the others.
+    ):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((out_features,), float(bias_init)))
+        self.weight_gain = lr_multiplier / math.sqrt(in_features)
+        self.bias_gain = lr_multiplier
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.bias if self.bias_gain == 1 else self.bias * self.bias_gain
+        return F.linear(x, self.weight * self.weight_gain, bias)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, C, 2H, 2W]: zero-stuffing and the filter [1, 3, 3, 1] (x) [1, 3, 3, 1] / 16.
+
+    Away from the border that is bilinear interpolation; the ring of zeros makes it so at the border too.
+    """
+    height, width = x.shape[2:]
+    x = F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2, mode="bilinear", align_corners=False)
+    return x[:, :, 2 : 2 + 2 * height, 2 : 2 + 2 * width]
+
+
+def blur(x: Tensor) -> Tensor:
+    """[B, C, 2H+1, 2W+1] -> [B, C, 2H, 2W]: zero padding by 1 and the filter [1, 3, 3, 1] (x) [1, 3, 3, 1] / 16.
+
+    [1, 3, 3, 1] is [1, 1] convolved with itself twice, so three 2x2 averages do it; their gain is 1/64.
+    """
+    x = F.avg_pool2d(x, 2, stride=1, padding=1)
+    x = F.avg_pool2d(x, 2, stride=1)
+    return 4 * F.avg_pool2d(x, 2, stride=1)
+
+
+def modulated_conv(
+    x: Tensor,  # [B, I, H, W]
+    weight: Tensor,  # [O, I, k, k]
+    style: Tensor,  # [B, I], or [1, I] for all
+    demodulate: bool = True,
+    up: bool = False,
+) -> Tensor:
+    """Convolution by weights that `style` scales per input channel (StyleGAN2, equations 1 and 3); `up` doubles H, W."""
+    x = x * style.to(x.dtype)[:, :, None, None]
+    if up:
+        x = blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
+    else:
+        x = F.conv2d(x, weight, padding=weight.shape[2] // 2)
+    if demodulate:
+        # 1 / norm of the modulated weights of each output channel, always in float32.
+        with torch.autocast(x.device.type, enabled=False):
+            energy = weight.float().square().sum(dim=(2, 3))  # [O, I]
+            scale = (style.float().square() @ energy.t() + 1e-8).rsqrt()  # [B, O]
+        x = x * scale.to(x.dtype)[:, :, None, None]
+    return x
+
+
+class SynthesisLayer(nn.Module):
+    """Style, 3x3 convolution, noise, bias, leaky ReLU. `resolution` is that of the output."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        up: bool = False,
+        use_noise: bool = True,  # Whether there are a fixed noise picture and its learned strength.
+        clamp: float | None = None,  # Clamp of the output, for half precision. None = none.
+    ):
+        super().__init__()
+        self.affine = FullyConnected(w_dim, in_channels, bias_init=1)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        if use_noise:
+            self.register_buffer("noise_const", torch.randn(resolution, resolution))
+            self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.up, self.use_noise, self.clamp = up, use_noise, clamp
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        x = modulated_conv(x, self.weight, self.affine(w), up=self.up)
+        if self.use_noise:
+            x = x + (self.noise_const * self.noise_strength).to(x.dtype)
+        return leaky_relu(x + self.bias.to(x.dtype)[:, None, None], self.clamp)
+
+
+class ToRGB(nn.Module):
+    """Style and 1x1 convolution, without demodulation or activation, to the channels of the picture."""
+
+    def __init__(self, in_channels: int, out_channels: int, w_dim: int, clamp: float | None = None):
+        super().__init__()
+        self.affine = FullyConnected(w_dim, in_channels, bias_init=1)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.style_gain = 1 / math.sqrt(in_channels)  # Stands in for demodulation.
+        self.clamp = clamp
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        x = modulated_conv(x, self.weight, self.affine(w) * self.style_gain, demodulate=False)
+        x = x + self.bias.to(x.dtype)[:, None, None]
+        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
+
+
+class SynthesisBlock(nn.Module):
+    """One resolution: two layers and the picture so far plus this block's (figure 7b). The first block has one layer."""
+
+    def __init__(
+        self,
+        in_channels: int,  # 0 = the first block, which starts from a learned constant.
+        out_channels: int,
+        image_channels: int,
+        w_dim: int,
+        resolution: int,
+        up: bool = True,
+        use_noise: bool = True,
+        clamp: float | None = None,
+    ):
+        super().__init__()
+        self.up = up
+        if in_channels:
+            self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, up, use_noise, clamp)
+        else:
+            self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
+        self.conv1 = SynthesisLayer(out_channels, out_channels, w_dim, resolution, False, use_noise, clamp)
+        self.torgb = ToRGB(out_channels, image_channels, w_dim, clamp)
+
+    def forward(
+        self,
+        x: Tensor | None,  # [B, I, h, w], None in the first block
+        image: Tensor | None,  # [B, C, h, w], None in the first block
+        ws: list[Tensor],  # One [B, w_dim] for each of conv0 (not in the first block), conv1, torgb.
+    ) -> tuple[Tensor, Tensor]:
+        if x is None:
+            x = self.const.expand(len(ws[0]), -1, -1, -1)
+            x = x.contiguous(memory_format=torch.channels_last)
+        else:
+            x = self.conv0(x, ws[-3])
+        x = self.conv1(x, ws[-2])
+        rgb = self.torgb(x, ws[-1]).float()  # The picture adds up in float32, whatever the layers run in.
+        if image is not None:
+            rgb = rgb + (upsample(image) if self.up else image)
+        return x, rgb
+
+
+# ----------------------------------------------------------------------------
+# Networks.
+
+
+class MappingNetwork(nn.Module):
+    """z [B, z_dim] and, if c_dim > 0, a condition [B, c_dim] -> w [B, w_dim]."""
+
+    def __init__(self, z_dim: int, c_dim: int, w_dim: int, layers: int):
+        super().__init__()
+        if c_dim:
+            self.embed = FullyConnected(c_dim, w_dim)
+        self.c_dim, self.layers = c_dim, layers
+        for i in range(layers):
+            in_features = (z_dim + (w_dim if c_dim else 0)) if i == 0 else w_dim
+            self.add_module(f"fc{i}", FullyConnected(in_features, w_dim, lr_multiplier=0.01))
+        self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        x = second_moment_norm(z.float())
+        if self.c_dim:
+            x = torch.cat([x, second_moment_norm(self.embed(condition.float()))], dim=1)
+        for i in range(self.layers):
+            x = leaky_relu(self.get_submodule(f"fc{i}")(x))
+        return x
+
+
+class SynthesisNetwork(nn.Module):
+    """ws [B, num_ws, w_dim] -> picture [B, image_channels, resolution, resolution]."""
+
+    def __init__(
+        self,
+        w_dim: int,
+        resolution: int,  # A power of two, 8 or more.
+        image_channels: int,
+        channel_base: int = 32768,  # Channels at resolution r: channel_base / r ...
+        channel_max: int = 512,  # ... but no more than this.
+    ):
+        super().__init__()
+        assert resolution >= 8 and resolution & (resolution - 1) == 0, resolution
+        self.resolutions = [2**i for i in range(2, resolution.bit_length())]  # 4, 8, ... resolution
+        in_channels = 0
+        for r in self.resolutions:
+            out_channels = min(channel_base // r, channel_max)
+            self.add_module(f"b{r}", SynthesisBlock(in_channels, out_channels, image_channels, w_dim, r))
+            in_channels = out_channels
+        self.num_ws = 2 * len(self.resolutions)  # One for each convolution and one for the last torgb.
+
+    def forward(self, ws: Tensor) -> Tensor:
+        assert ws.shape[1] == self.num_ws, ws.shape
+        x = image = None
+        for i, r in enumerate(self.resolutions):
+            # Block i reads rows 2i-1, 2i and 2i+1: its torgb shares a row with the next block's first convolution.
+            rows = ws[:, max(2 * i - 1, 0) : 2 * i + 2].unbind(dim=1)
+            x, image = self.get_submodule(f"b{r}")(x, image, rows)
+        return image
