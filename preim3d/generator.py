@@ -132,7 +132,7 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
             superresolution_blocks, w_dim, superresolution_input, superresolution_clamp
         )
         if mean_planes:
-            self.mean_planes = nn.Parameter(torch.zeros(3 * plane_channels, plane_resolution, plane_resolution))
+            self.average_planes = nn.Parameter(torch.zeros(3 * plane_channels, plane_resolution, plane_resolution))
         output = superresolution_input * 2 ** sum(block["up"] for block in superresolution_blocks)
         assert output == image_resolution, (output, image_resolution)
 
@@ -173,7 +173,7 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         """ws -> planes [B, 3, C, R, R], each plane channels last in memory, which is how they are read fastest."""
         image = self.backbone.synthesis(ws).float()
         if self.config.mean_planes:
-            image = image + self.mean_planes
+            image = image + self.average_planes
         size = self.config.plane_resolution
         planes = image.reshape(-1, self.config.plane_channels, size, size)
         return planes.contiguous(memory_format=torch.channels_last).unflatten(0, (-1, 3))
