@@ -1,0 +1,286 @@
+"""Density and colour of a field -> closed coloured surface (`Mesh`) -> the bytes of a GLB, OBJ or PLY file.
+
+World as in `camera`: y up, the face looks to +z, as glTF wants it. Knows nothing of networks: the field is two
+functions of points [N, 3] (float32 tensor on the CPU), called on blocks of points, so that memory stays bounded:
+    density(points) -> [N] raw density, inside where it is above `level`     color(points) -> [N, 3] sRGB in [0, 1]
+Both may answer with a tensor on any device, or with a NumPy array.
+"""
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import fast_simplification
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from skimage.measure import marching_cubes
+
+
+BLOCK_CELLS = 4         # Side of a block of the grid: the coarse grid has one point every so many cells.
+POINTS_PER_CALL = 2**16  # Points that one call of the field gets: 64 Ki points of 32 features are 8 MB.
+
+
+@dataclass
+class Mesh:
+    """A closed triangle mesh with a colour per vertex."""
+
+    vertices: np.ndarray  # [V, 3] float32, world units
+    faces: np.ndarray     # [F, 3] int32, counter-clockwise seen from outside
+    normals: np.ndarray   # [V, 3] float32, unit length, outwards
+    colors: np.ndarray    # [V, 3] float32, sRGB in [0, 1]
+
+
+@torch.no_grad()
+def extract_mesh(
+    density: Callable[[torch.Tensor], torch.Tensor],  # [N, 3] -> [N]
+    color: Callable[[torch.Tensor], torch.Tensor],    # [N, 3] -> [N, 3] sRGB in [0, 1]
+    *,
+    box_size: float,          # Side of the cube around the origin, in world units: the generator's `box_warp`.
+    level: float,             # Raw density at the surface. EG3D's reference takes 10.
+    resolution: int = 128,    # Cells along a side, a multiple of BLOCK_CELLS.
+    faces: int = 50_000,      # Triangles at most.
+) -> Mesh:
+    """The outer surface of the field: its largest closed piece, in about `faces` triangles, with a colour per vertex.
+
+    Raises:
+        ValueError: when an argument is out of its range, or when the field has no surface at `level`.
+    """
+    if resolution % BLOCK_CELLS or not 16 <= resolution <= 512:
+        raise ValueError(f"`resolution` is {resolution}, but must be a multiple of {BLOCK_CELLS} from 16 to 512.")
+    if faces < 100:
+        raise ValueError(f"`faces` is {faces}, but a head needs at least 100 triangles.")
+    values = density_grid(density, box_size, level, resolution)
+    vertices, triangles = isosurface(values, box_size, level)
+    vertices, triangles = largest_component(vertices, triangles)
+    if len(triangles) > faces:
+        vertices, triangles = fast_simplification.simplify(vertices, triangles, target_count=faces)
+    normals = vertex_normals(vertices, triangles)
+    # A ray from outside gathers its colour just below the surface; on the surface itself it is half that of the air.
+    colors = in_blocks(color, vertices - normals * (0.5 * box_size / resolution), box_size)
+    return Mesh(
+        vertices.astype(np.float32),
+        triangles.astype(np.int32),
+        normals.astype(np.float32),
+        np.clip(colors, 0, 1),
+    )
+
+
+# ----------------------------------------------------------------------------
+# The field on a grid.
+
+
+def density_grid(density, box_size: float, level: float, resolution: int) -> np.ndarray:
+    """Density at the grid's points [n, n, n] (x, y, z), n = resolution + 1, exact wherever the surface is near.
+
+    First every BLOCK_CELLS-th point, then all points of the blocks that the surface enters, followed from block to
+    block: every piece of the surface that shows on the coarse grid comes out as if all points had been read, for about
+    a quarter of the work. The other blocks keep a corner's value, which lies on the right side of `level`.
+    """
+    coarse_axis = np.linspace(-box_size / 2, box_size / 2, resolution // BLOCK_CELLS + 1, dtype=np.float32)
+    coarse = in_blocks(density, grid_points(coarse_axis), box_size).reshape(3 * [len(coarse_axis)])
+    if coarse.max() <= level or coarse.min() > level:
+        raise ValueError(
+            f"The head has no surface at density {level:g}: its field goes from {coarse.min():.3g} to"
+            f" {coarse.max():.3g}; choose a `level` in between."
+        )
+
+    n = resolution + 1
+    values = coarse.repeat(BLOCK_CELLS, 0).repeat(BLOCK_CELLS, 1).repeat(BLOCK_CELLS, 2)[:n, :n, :n].copy()
+    axis = np.linspace(-box_size / 2, box_size / 2, n, dtype=np.float32)
+    read = np.zeros_like(values, dtype=bool)              # [n, n, n] points whose density is exact
+    refined = np.zeros(3 * [resolution // BLOCK_CELLS], dtype=bool)  # blocks whose points all are
+    border = np.ones_like(read)                           # [n, n, n] points with the outside next to them
+    border[1:-1, 1:-1, 1:-1] = False
+    while True:
+        inside = values > level
+        entered = block_any(inside) & block_any(~inside | border) & ~refined
+        if not entered.any():
+            return values
+        refined |= entered
+        points = np.argwhere(points_of_blocks(entered) & ~read)
+        values[tuple(points.T)] = in_blocks(density, axis[points], box_size)
+        read[tuple(points.T)] = True
+
+
+def grid_points(axis: np.ndarray) -> np.ndarray:
+    """The points [len(axis)^3, 3] of a cubic grid, z fastest."""
+    return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+def block_any(points: np.ndarray) -> np.ndarray:
+    """[n, n, n] bool at points -> [b, b, b] at blocks: is it true of any of a block's points, all faces included?"""
+    for axis in range(3):
+        points = np.moveaxis(points, axis, 0)
+        starts = points[:-1].reshape(-1, BLOCK_CELLS, *points.shape[1:]).any(1)
+        points = np.moveaxis(starts | points[BLOCK_CELLS::BLOCK_CELLS], 0, axis)
+    return points
+
+
+def points_of_blocks(blocks: np.ndarray) -> np.ndarray:
+    """[b, b, b] bool at blocks -> [n, n, n] at points: does it belong to any such block, its faces included?"""
+    for axis in range(3):
+        blocks = np.moveaxis(blocks, axis, 0)
+        points = np.concatenate([blocks.repeat(BLOCK_CELLS, 0), np.zeros_like(blocks[:1])])
+        points[BLOCK_CELLS::BLOCK_CELLS] |= blocks
+        blocks = np.moveaxis(points, 0, axis)
+    return blocks
+
+
+def in_blocks(field, points: np.ndarray, box_size: float) -> np.ndarray:
+    """`field` at points [N, 3] (brought into the box), POINTS_PER_CALL at a time -> float32 [N] or [N, C]."""
+    points = torch.from_numpy(np.clip(points, -box_size / 2, box_size / 2).astype(np.float32))
+    values = [torch.as_tensor(field(part)).float().cpu().numpy() for part in points.split(POINTS_PER_CALL)]
+    return np.concatenate(values)
+
+
+# ----------------------------------------------------------------------------
+# The surface.
+
+
+def isosurface(values: np.ndarray, box_size: float, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Marching cubes (Lewiner) -> vertices [V, 3], triangles [F, 3], counter-clockwise from outside, closed.
+
+    A layer of outside is laid around the grid, so that the surface closes where the volume ends."""
+    assert np.isfinite(values).all(), "the field is not finite"
+    # A point exactly at the level would give triangles without area, and with them cracks.
+    values = np.where(values == level, np.nextafter(np.float32(level), np.float32(-np.inf)), values)
+    # So far outside that the closing surface lies in the last layer, rather than between it and the one around it.
+    outside = level - 1e4 * (values.max() - values.min())
+    cell = box_size / (len(values) - 1)
+    vertices, triangles, _, _ = marching_cubes(
+        np.pad(values, 1, constant_values=outside),
+        level,
+        spacing=3 * (cell,),
+        gradient_direction="ascent",  # skimage's word for: the inside is where the values are higher
+    )
+    return np.clip(vertices - (box_size / 2 + cell), -box_size / 2, box_size / 2), triangles
+
+
+def largest_component(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The connected piece that encloses the largest volume: hollows inside enclose a negative one."""
+    edges = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]]])
+    graph = coo_matrix((np.ones(len(edges), dtype=bool), edges.T), shape=2 * (len(vertices),))
+    _, component = connected_components(graph, directed=False)
+    volumes = np.bincount(component[triangles[:, 0]], tetrahedra(vertices, triangles))
+    triangles = triangles[component[triangles[:, 0]] == volumes.argmax()]
+    used, triangles = np.unique(triangles, return_inverse=True)
+    return vertices[used], triangles.reshape(-1, 3)
+
+
+def tetrahedra(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Signed volumes [F] of the tetrahedra origin-triangle; over a closed surface they sum to the enclosed volume."""
+    a, b, c = vertices[triangles].astype(np.float64).transpose(1, 0, 2)
+    return (a * np.cross(b, c)).sum(-1) / 6
+
+
+def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Unit normals [V, 3]: the mean of the adjoining triangles' normals, weighted by their areas."""
+    a, b, c = vertices[triangles].astype(np.float64).transpose(1, 0, 2)
+    areas = np.cross(b - a, c - a)  # [F, 3] twice the area, along the normal
+    sums = np.stack([
+        np.bincount(triangles.ravel(), weights=areas[:, axis].repeat(3), minlength=len(vertices)) for axis in range(3)
+    ], axis=-1)
+    lengths = np.linalg.norm(sums, axis=-1, keepdims=True)
+    # A vertex of triangles without area has no normal of its own; glTF wants unit length all the same.
+    return np.where(lengths > 0, sums / np.maximum(lengths, 1e-30), [0.0, 0.0, 1.0])
+
+
+# ----------------------------------------------------------------------------
+# The files.
+
+
+def mesh_bytes(mesh: Mesh, format: str = "glb", extras: dict | None = None) -> bytes:
+    """The whole file: "glb", "obj" or "ply". `extras` (JSON-able) is kept in the GLB's `asset.extras`.
+
+    Raises:
+        ValueError: when the format is another.
+    """
+    if format == "glb":
+        return glb_bytes(mesh, extras)
+    if format not in ("obj", "ply"):
+        raise ValueError(f"`format` is {format!r}, but a mesh can be written as 'glb', 'obj' or 'ply'.")
+    import trimesh
+
+    surface = trimesh.Trimesh(
+        mesh.vertices,
+        mesh.faces,
+        vertex_normals=mesh.normals,
+        vertex_colors=np.round(mesh.colors * 255).astype(np.uint8),
+        process=False,  # it would merge vertices
+    )
+    exported = surface.export(file_type=format)
+    return exported if isinstance(exported, bytes) else exported.encode()
+
+
+def glb_bytes(mesh: Mesh, extras: dict | None = None) -> bytes:
+    """glTF 2.0 binary: one mesh of positions, normals and linear colours, under a material that ignores the light.
+
+    Our own, because trimesh's GLB has no material (polished metal by default: black in three.js), and sRGB
+    colours where the standard (section 3.7.2.1) wants linear ones.
+    """
+    positions = np.ascontiguousarray(mesh.vertices, dtype="<f4")
+    # 16 bits, as 8 linear ones are too few in the dark; a fourth number fills the stride, which must divide by 4.
+    colors = np.zeros((len(mesh.colors), 4), dtype="<u2")
+    colors[:, :3] = np.round(srgb_to_linear(mesh.colors) * 65535)
+    # The index 65535 is kept for restarting a primitive (section 3.7.2.1).
+    indices = mesh.faces.astype("<u2" if len(positions) <= 65535 else "<u4").ravel()
+    parts = [positions.tobytes(), mesh.normals.astype("<f4").tobytes(), colors.tobytes(), indices.tobytes()]
+
+    offsets = np.cumsum([0] + [len(part) for part in parts]).tolist()
+    vertex, triangle = 34962, 34963                 # ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER
+    float32, uint16, uint32 = 5126, 5123, 5125
+    views = [
+        {"buffer": 0, "byteOffset": offset, "byteLength": len(part), "target": target}
+        for part, offset, target in zip(parts, offsets, (vertex, vertex, vertex, triangle))
+    ]
+    views[2]["byteStride"] = 8
+    document = {
+        "asset": {"version": "2.0", "generator": "preim3d", **({"extras": extras} if extras else {})},
+        "extensionsUsed": ["KHR_materials_unlit"],
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0, "name": "head"}],
+        "meshes": [{
+            "name": "head",
+            "primitives": [{
+                "attributes": {"POSITION": 0, "NORMAL": 1, "COLOR_0": 2},
+                "indices": 3,
+                "material": 0,
+            }],
+        }],
+        # Where KHR_materials_unlit is not known, a matte surface: without the factors it would be polished metal.
+        "materials": [{
+            "name": "skin and hair",
+            "pbrMetallicRoughness": {"metallicFactor": 0, "roughnessFactor": 1},
+            "extensions": {"KHR_materials_unlit": {}},
+        }],
+        "accessors": [
+            {
+                "bufferView": 0, "componentType": float32, "count": len(positions), "type": "VEC3",
+                "min": positions.min(0).tolist(), "max": positions.max(0).tolist(),
+            },
+            {"bufferView": 1, "componentType": float32, "count": len(positions), "type": "VEC3"},
+            {"bufferView": 2, "componentType": uint16, "count": len(positions), "type": "VEC3", "normalized": True},
+            {
+                "bufferView": 3, "componentType": uint16 if indices.itemsize == 2 else uint32,
+                "count": len(indices), "type": "SCALAR",
+            },
+        ],
+        "bufferViews": views,
+        "buffers": [{"byteLength": offsets[-1]}],
+    }
+    text = json.dumps(document, separators=(",", ":")).encode()
+    chunks = [
+        (b"JSON", text + b" " * (-len(text) % 4)),
+        (b"BIN\0", b"".join(parts) + b"\0" * (-offsets[-1] % 4)),
+    ]
+    body = b"".join(struct.pack("<I4s", len(content), kind) + content for kind, content in chunks)
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(body)) + body
+
+
+def srgb_to_linear(srgb: np.ndarray) -> np.ndarray:
+    """Light in [0, 1] from sRGB in [0, 1] (IEC 61966-2-1)."""
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
