@@ -1,0 +1,113 @@
+"""A face box (grey, 96 px) -> five points and whether it is a face at all: a small network of our own.
+
+The five points are those of the EG3D crop (see align.py): eye centres, nose tip, mouth corners, image left first."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+
+MIRRORED = (1, 0, 2, 4, 3)  # the order of the points in a mirrored face
+
+
+class Landmarks(NamedTuple):
+    points: Tensor  # [B,5,2] x right, y down; the box is [-1, 1]
+    face_logit: Tensor  # [B] > 0: a face
+    heatmaps: Tensor  # [B,5,h,w] log-probability over the cells
+
+
+class LandmarkNetwork(ModelMixin, ConfigMixin):
+    """Convolutions down to 1/16, up again to 1/4, and there one heat map a point, whose mean is the point (soft-argmax).
+
+    Heat maps look at local features (an eye's corners, the lips' ends) and so carry over from rendered to real faces
+    better than a regression from one pooled vector; the deepest level still sees the whole face."""
+
+    @register_to_config
+    def __init__(
+        self,
+        input_size: int = 96,  # a multiple of 16
+        widths: tuple[int, ...] = (16, 32, 64, 80),  # channels at 1/2, 1/4, 1/8, 1/16
+        points: int = 5,
+    ):
+        super().__init__()
+        half, quarter, eighth, sixteenth = widths
+        self.stem = nn.Sequential(nn.Conv2d(1, half, 5, 2, 2, bias=False), nn.BatchNorm2d(half), nn.ReLU())
+        self.down4 = nn.Sequential(_Residual(half, quarter, stride=2), _Residual(quarter, quarter))
+        self.down8 = nn.Sequential(_Residual(quarter, eighth, stride=2), _Residual(eighth, eighth))
+        self.down16 = nn.Sequential(_Residual(eighth, sixteenth, stride=2), _Residual(sixteenth, sixteenth))
+        self.up8 = nn.Conv2d(sixteenth, eighth, 1)
+        self.up4 = nn.Conv2d(eighth, quarter, 1)
+        self.refine8 = _Residual(eighth, eighth)
+        self.refine4 = _Residual(quarter, quarter)
+        self.heatmap = nn.Conv2d(quarter, points, 3, padding=1)
+        self.face = nn.Linear(sixteenth, 1)
+
+    def forward(
+        self,
+        faces: Tensor,  # [B,1,S,S] grey, any range: contrast and brightness are taken out first
+    ) -> Landmarks:
+        size = self.config.input_size
+        assert faces.shape[1:] == (1, size, size), faces.shape
+        # The floor keeps an even grey box (std 0) finite; it is 1/100 of the contrast of a face in [0, 1].
+        spread = faces.std((1, 2, 3), keepdim=True).clamp_min(2e-3)
+        quarter = self.down4(self.stem((faces - faces.mean((1, 2, 3), keepdim=True)) / spread))
+        eighth = self.down8(quarter)
+        sixteenth = self.down16(eighth)
+        eighth = self.refine8(eighth + F.interpolate(self.up8(sixteenth), scale_factor=2, mode="nearest"))
+        quarter = self.refine4(quarter + F.interpolate(self.up4(eighth), scale_factor=2, mode="nearest"))
+
+        heatmaps = self.heatmap(quarter).float()  # [B,5,h,w]
+        heatmaps = heatmaps.flatten(2).log_softmax(2).view_as(heatmaps)
+        chances = heatmaps.exp()
+        cells = _cell_centres(heatmaps.shape[-1], heatmaps.device)
+        points = torch.stack([(chances.sum(2) * cells).sum(2), (chances.sum(3) * cells).sum(2)], 2)
+        return Landmarks(points, self.face(sixteenth.mean((2, 3))).float()[:, 0], heatmaps)
+
+    @torch.no_grad()
+    def read(self, faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reads each face twice, as it is and mirrored: [B,1,S,S] -> points [B,5,2] (mean of the two readings, box =
+        [-1, 1]), face_logit [B] (the lower of the two), disagreement [B] (largest distance between the readings)."""
+        count = len(faces)
+        points, face_logit, _ = self(torch.cat([faces, faces.flip(3)]))
+        turned = points[count:, list(MIRRORED)] * points.new_tensor([-1.0, 1.0])
+        disagreement = (points[:count] - turned).norm(dim=2).amax(1)
+        return (points[:count] + turned) / 2, torch.minimum(face_logit[:count], face_logit[count:]), disagreement
+
+
+def gaussian_heatmaps(
+    points: Tensor,  # [B,5,2] box = [-1, 1]
+    size: int,
+    sigma: float = 0.06,  # of the half box: .7 cell of a 24-cell map
+) -> Tensor:
+    """The heat maps that the network should give, [B,5,size,size], each summing to 1."""
+    cells = _cell_centres(size, points.device)
+    across = -((cells - points[..., :1]) ** 2) / (2 * sigma**2)  # [B,5,size]
+    down = -((cells - points[..., 1:]) ** 2) / (2 * sigma**2)
+    return (down[..., :, None] + across[..., None, :]).flatten(2).softmax(2).unflatten(2, (size, size))
+
+
+def _cell_centres(size: int, device: torch.device) -> Tensor:
+    """[-1, 1] cut into `size` cells: their centres."""
+    return (torch.arange(size, device=device) + 0.5) * (2 / size) - 1
+
+
+class _Residual(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut = nn.Identity() if stride == 1 else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.body(x) + self.shortcut(x))
