@@ -1,0 +1,312 @@
+"""Rendered heads -> our small EG3D-shaped generator, by regression: the z of every render is known.
+
+Each step shows the network some heads and asks, of their planes, four things:
+
+* rays      a few hundred pixels per head at the renders' own resolution, composited with samples guided by the true depth;
+* surface   the colour at surface points, and density just behind them;
+* space     no density between the camera and the surface;
+* patches   square pieces of the final picture, through the very path that inference takes (importance sampling,
+            super-resolution), by pixels and by edges. They come in after the field has its shape.
+
+The first part of the run uses planes of half the resolution; then the last block is added with a zero output, so that the
+picture does not jump (progressive growing, Karras et al. 2018). The weights kept are an exponential moving average.
+
+    python -m train.generator --data dataset/heads --run runs/generator --out weights/heads/generator --minutes 120
+
+Run again to resume. Device-agnostic: CUDA where there is one, else the CPU in bfloat16 where that is faster.
+"""
+
+import argparse
+import copy
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from preim3d.generator import TriPlaneGenerator
+from preim3d.renderer import march, render_rays
+from train import checkpoint
+from train.field_batches import FieldBatch, draw_batch
+from train.heads.dataset import BACKGROUND, HeadsDataset, over_background
+from train.precision import autocast
+from train.progress import Progress, cosine_rate
+
+SIZES = {
+    "w_dim": 192, "mapping_layers": 2, "c_dim": 0,
+    "plane_channels": 32, "channel_base": 6144, "channel_max": 192, "mean_planes": True, "decoder_hidden": 64,
+    "image_resolution": 128, "ray_resolution": 64, "superresolution_input": 64,
+    "superresolution_blocks": [{"in": 32, "out": 48, "up": False}, {"in": 48, "out": 32, "up": True}],
+    "superresolution_clamp": None,
+    "box_warp": 0.8, "ray_start": 2.28, "ray_end": 3.08, "coarse_samples": 12, "fine_samples": 12,
+    "plane_axes": "fixed", "background": BACKGROUND,
+}  # fmt: skip
+PLANE_RESOLUTION, FIRST_PLANE_RESOLUTION = 128, 64
+GROW_AT, PATCHES_AT = 0.45, 0.35  # shares of the run
+
+RATE = 2e-3
+# Adam's step relative to RATE. The mapping network stores its weights divided by .01; the mean planes start from nothing.
+RATE_FACTORS = {"backbone.mapping": 50.0, "average_planes": 4.0, "superresolution": 0.5}
+DENSITY_GAIN = 20.0  # on the density's first weights: opaque means densities of some hundreds
+AVERAGE_DECAY = 0.998
+
+GUIDED_COARSE, GUIDED_NEAR, NEAR_WIDTH = 12, 6, 0.06  # samples of a guided ray, and the spread of those near the surface
+SURFACE_DEPTH = 0.012  # behind a surface there is matter for at least this much (frames of glasses are thinner than more)
+FREE_GAP, FREE_REACH = 0.012, 0.9  # in front of it nothing, from the gap on
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("python -m train.generator", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of python -m train.heads render; heads still being rendered join in as they come")
+    parser.add_argument("--held-out", type=Path, help="another such folder, for the printed PSNR")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run: checkpoint, sheets, log")
+    parser.add_argument("--out", type=Path, help="where the finished component is written (default: RUN/generator)")
+    parser.add_argument("--minutes", type=float, help="budget of wall time")
+    parser.add_argument("--steps", type=int, help="budget of steps")
+    parser.add_argument("--batch", type=int, default=12, help="heads per step")
+    parser.add_argument("--rays", type=int, default=192, help="rays per head")
+    parser.add_argument("--points", type=int, default=384, help="surface points per head")
+    parser.add_argument("--patches", type=int, default=4, help="heads per step that also get a patch")
+    parser.add_argument("--patch-rays", type=int, default=24, help="rays along a patch's side")
+    parser.add_argument("--save-minutes", type=float, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
+    args = parser.parse_args()
+    if args.minutes is None and args.steps is None:
+        parser.error("give a budget: --minutes or --steps")
+    torch.set_num_threads(args.threads)
+    try:
+        train(args)
+    except (FileNotFoundError, FloatingPointError) as mistake:
+        print(f"train.generator: {mistake}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def train(args: argparse.Namespace) -> None:
+    data = HeadsDataset(args.data)
+    held_out = HeadsDataset(args.held_out) if args.held_out else None
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    path = args.run / "checkpoint.pt"
+    progress = Progress(args.minutes, args.steps)
+    if path.is_file():
+        resolution = checkpoint.load(path, {})["notes"]["plane_resolution"]
+        network, average, optimizer = start(data.features.shape[1], resolution, args.device)
+        state = checkpoint.load(path, {"network": network, "average": average, "optimizer": optimizer}, rng=rng, device=args.device)
+        progress = Progress(args.minutes, args.steps, step=state["step"], seconds=state["seconds"])
+        print(f"resumed at step {state['step']}", file=sys.stderr)
+    else:
+        network, average, optimizer = start(data.features.shape[1], FIRST_PLANE_RESOLUTION, args.device)
+
+    def save() -> None:
+        parts = {"network": network, "average": average, "optimizer": optimizer}
+        notes = {"plane_resolution": network.config.plane_resolution}
+        checkpoint.save(path, parts, step=progress.step, seconds=progress.seconds, rng=rng, notes=notes)
+
+    saved_at = progress.seconds
+    with Prefetch(lambda: next_batch(data, rng, args, progress.share)) as batches:
+        while not progress.done:
+            if progress.share >= GROW_AT and network.config.plane_resolution < PLANE_RESOLUTION:
+                network, average, optimizer = grow(network, average, args.device)
+                print(f"step {progress.step}  planes grow to {PLANE_RESOLUTION} x {PLANE_RESOLUTION}", file=sys.stderr, flush=True)
+            rate = cosine_rate(progress.share, RATE)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["factor"]
+            with autocast(args.device, args.precision):
+                terms = losses(network, batches.take())
+            loss = sum(LOSS_WEIGHTS[name] * value for name, value in terms.items())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                decay = min(AVERAGE_DECAY, (1 + progress.step) / (10 + progress.step))
+                torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+            progress.advance(args.batch, **{name: value.detach() for name, value in terms.items()})
+            if progress.seconds - saved_at > 60 * args.save_minutes:
+                saved_at = progress.seconds
+                save()
+                if held_out is not None:
+                    report(average, held_out, args, progress.step)
+    save()
+    finish(average, data, args.out or args.run / "generator")
+    if held_out is not None:
+        report(average, held_out, args, progress.step)
+
+
+# ----------------------------------------------------------------------------
+# Losses.
+
+LOSS_WEIGHTS = {"rays": 2.0, "opacity": 0.5, "surface": 1.5, "matter": 0.08, "space": 0.08, "patches": 2.0, "edges": 1.0}
+
+
+def losses(network: TriPlaneGenerator, batch: FieldBatch) -> dict[str, Tensor]:
+    """The terms of LOSS_WEIGHTS that this batch has something for."""
+    ws = network.mapping(batch.z)
+    planes = network.planes(ws)
+    terms = guided_ray_losses(network, planes, batch) | point_losses(network, planes, batch)
+    if len(batch.patch_images):
+        terms |= patch_losses(network, planes, ws, batch)
+    return terms
+
+
+def guided_ray_losses(network: TriPlaneGenerator, planes: Tensor, batch: FieldBatch) -> dict[str, Tensor]:
+    """Colour and opacity of rays, sampled evenly and, where the true depth is known, near the surface."""
+    config = network.config
+    near, span = config.ray_start, config.ray_end - config.ray_start
+    shape = batch.ray_depths.shape
+    device = planes.device
+    even = near + span * (torch.arange(GUIDED_COARSE, device=device) + torch.rand(*shape, GUIDED_COARSE, device=device)) / GUIDED_COARSE
+    around = batch.ray_depths[..., None] + NEAR_WIDTH * (torch.rand(*shape, GUIDED_NEAR, device=device) - 0.4)
+    anywhere = near + span * torch.rand(*shape, GUIDED_NEAR, device=device)
+    depths = torch.cat([even, torch.where(batch.ray_depths[..., None] > 0, around, anywhere)], -1).sort(-1)[0]  # [B, R, S]
+    points = batch.ray_origins[:, :, None] + batch.ray_directions[:, :, None] * depths[..., None]
+    density, color = network.decode(planes, points.flatten(1, 2))
+    density, color = (x.float().unflatten(1, depths.shape[1:]) for x in (density, color[..., :3]))
+    seen, _, weights = march(color, density, depths[..., None], config.background)
+    return {
+        "rays": (seen - batch.ray_colors).abs().mean(),
+        "opacity": (weights.sum(2).squeeze(-1) - batch.ray_opacity).square().mean(),
+    }
+
+
+def point_losses(network: TriPlaneGenerator, planes: Tensor, batch: FieldBatch) -> dict[str, Tensor]:
+    """Colour and matter just behind surface points, nothing before them."""
+    points, directions = batch.points, batch.point_directions
+    half = points.shape[1] // 2
+    place = torch.rand(*points.shape[:2], 1, device=points.device)
+    behind = place * SURFACE_DEPTH
+    # Half of the free space is probed close to the surface, where it is hard, half all the way to the camera.
+    before = -FREE_GAP - torch.where(place < 0.5, place * 0.12, (place - 0.5) * 2 * FREE_REACH)
+    offset = torch.cat([behind[:, :half], before[:, half:]], 1)
+    density, color = network.decode(planes, points + directions * offset)
+    density = F.softplus(density.float().squeeze(-1) - 1)
+    # The chance that light passes a centimetre of this density (negative log-likelihoods of opaque and of free).
+    thickness = density * SURFACE_DEPTH
+    matter = -torch.log1p(-torch.exp(-thickness[:, :half] - 1e-3))
+    inside = (points.abs() < network.config.box_warp / 2).all(-1)[:, :half].float()
+    return {
+        "surface": ((color[:, :half, :3].float() - batch.point_colors[:, :half]).abs().mean(-1) * inside).mean(),
+        "matter": (matter * inside).clamp(max=6).mean(),
+        "space": (thickness[:, half:] * 4).clamp(max=6).mean(),
+    }
+
+
+def patch_losses(network: TriPlaneGenerator, planes: Tensor, ws: Tensor, batch: FieldBatch) -> dict[str, Tensor]:
+    """Pixels and edges of the final picture's patches, as inference makes them."""
+    config = network.config
+    count = len(batch.patch_images)
+    side = round(batch.patch_origins.shape[1] ** 0.5)
+    rays = render_rays(
+        lambda points: network.decode(planes[:count], points), batch.patch_origins, batch.patch_directions,
+        config.ray_start, config.ray_end, config.coarse_samples, config.fine_samples, background=config.background,
+    )  # fmt: skip
+    features = rays.features.permute(0, 2, 1).unflatten(2, (side, side)) * 2 - 1
+    image = network.superresolution(features, ws[:count, -1]).float()
+    raw = F.interpolate(features[:, :3].float(), scale_factor=2, mode="bilinear", align_corners=False)
+    # Super-resolution sees zeros beyond the patch where inference has the rest of the picture: the rim does not count.
+    rim = 6
+    error, raw_error = (x[..., rim:-rim, rim:-rim] - batch.patch_images[..., rim:-rim, rim:-rim] for x in (image, raw))
+    edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
+    return {"patches": 0.5 * error.abs().mean() + 0.1 * raw_error.abs().mean(), "edges": 0.5 * edges}
+
+
+# ----------------------------------------------------------------------------
+# The run.
+
+
+def start(features: int, plane_resolution: int, device: str):
+    """Network, its moving average and its optimizer, new."""
+    network = TriPlaneGenerator(z_dim=features, plane_resolution=plane_resolution, **SIZES)
+    with torch.no_grad():
+        network.decoder.net[2].weight[0] *= DENSITY_GAIN
+    network.to(device, memory_format=torch.channels_last)
+    return network, copy.deepcopy(network).requires_grad_(False), make_optimizer(network)
+
+
+def grow(network: TriPlaneGenerator, average: TriPlaneGenerator, device: str):
+    """The same pictures from planes of full resolution: the new block adds nothing yet."""
+    larger = [TriPlaneGenerator(z_dim=n.config.z_dim, plane_resolution=PLANE_RESOLUTION, **SIZES) for n in (network, average)]
+    for small, large in zip((network, average), larger):
+        state = small.state_dict()
+        planes = F.interpolate(state["average_planes"][None], scale_factor=2, mode="bilinear", align_corners=False)
+        missing, _ = large.load_state_dict(state | {"average_planes": planes[0]}, strict=False)
+        assert all(f".b{PLANE_RESOLUTION}." in name for name in missing), missing
+        with torch.no_grad():
+            large.get_submodule(f"backbone.synthesis.b{PLANE_RESOLUTION}.torgb").weight.zero_()
+        large.to(device, memory_format=torch.channels_last)
+    average = larger[1].requires_grad_(False)
+    average.load_state_dict({name: value for name, value in larger[0].state_dict().items() if f".b{PLANE_RESOLUTION}." in name}, strict=False)
+    return larger[0], average, make_optimizer(larger[0])
+
+
+def make_optimizer(network: TriPlaneGenerator) -> torch.optim.Optimizer:
+    groups: dict[float, list] = {}
+    for name, parameter in network.named_parameters():
+        factor = next((factor for prefix, factor in RATE_FACTORS.items() if name.startswith(prefix)), 1.0)
+        groups.setdefault(factor, []).append(parameter)
+    return torch.optim.Adam([{"params": parameters, "factor": factor} for factor, parameters in groups.items()], RATE, betas=(0.9, 0.99))
+
+
+def next_batch(data: HeadsDataset, rng: np.random.Generator, args: argparse.Namespace, share: float) -> FieldBatch:
+    heads = rng.choice(data.ready, args.batch, replace=False)
+    patches = args.patches if share >= PATCHES_AT else 0
+    return draw_batch(data, heads, rng, args.rays, args.points, patches, args.patch_rays, SIZES["ray_resolution"]).to(args.device)
+
+
+class Prefetch:
+    """Makes the next batch in a thread while the step runs."""
+
+    def __init__(self, make):
+        self.make, self.pool = make, ThreadPoolExecutor(1)
+
+    def __enter__(self):
+        self.pending = self.pool.submit(self.make)
+        return self
+
+    def __exit__(self, *_):
+        self.pool.shutdown(cancel_futures=True)
+
+    def take(self):
+        batch = self.pending.result()
+        self.pending = self.pool.submit(self.make)
+        return batch
+
+
+@torch.no_grad()
+def report(average: TriPlaneGenerator, held_out: HeadsDataset, args: argparse.Namespace, step: int, heads: int = 24) -> None:
+    """Prints the PSNR of held-out heads' front views and saves a sheet: truth over generated."""
+    chosen = held_out.ready[:heads]
+    rows, errors = [], []
+    for head in chosen:
+        z = torch.from_numpy(held_out.features[head : head + 1]).to(args.device)
+        camera = torch.from_numpy(held_out.cameras[head, :2].copy()).to(args.device)
+        ws = average.mapping(z)
+        image = average.render(average.planes(ws), camera, ws).image.clamp(-1, 1).cpu()
+        truth = torch.from_numpy(over_background(held_out.images[head, :2])).permute(0, 3, 1, 2)
+        errors.append((image - truth).square().mean((1, 2, 3)) / 4)
+        rows.append(torch.cat([*truth, *image], 2))
+    psnr = float((-10 * torch.log10(torch.cat(errors))).mean())
+    print(f"step {step}  held-out PSNR {psnr:.2f} dB over {2 * len(chosen)} views", file=sys.stderr, flush=True)
+    columns = torch.cat([torch.cat(rows[i::3], 1) for i in range(3)], 2)
+    picture = ((columns.permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255).astype(np.uint8)
+    Image.fromarray(picture).save(args.run / "held_out.png")
+
+
+@torch.no_grad()
+def finish(average: TriPlaneGenerator, data: HeadsDataset, out: Path) -> None:
+    """Set the mean w and write the component, half precision."""
+    z = torch.from_numpy(data.features).to(average.device)
+    average.backbone.mapping.w_avg.copy_(average.mapping(z)[:, 0].mean(0))
+    copy.deepcopy(average).to("cpu", torch.float16).save_pretrained(out)
+    print(f"wrote {out}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

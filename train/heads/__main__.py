@@ -1,0 +1,80 @@
+"""The command line of the synthetic portraits: build the source, render a data set, look at a sheet."""
+
+import argparse
+import math
+import os
+import sys
+from pathlib import Path
+
+import train.heads
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("python -m train.heads", description=train.heads.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    build = commands.add_parser("build", help="MPFB2 + MakeHuman files -> one compact npz")
+    build.add_argument("--mpfb", type=Path, required=True, help="MPFB2's folder src/mpfb/data")
+    build.add_argument("--assets", type=Path, required=True, help="makehuman-assets' folder base")
+    build.add_argument("--out", type=Path, required=True)
+
+    render = commands.add_parser("render", help="render a data set; run again to resume")
+    render.add_argument("--source", type=Path, required=True)
+    render.add_argument("--out", type=Path, required=True)
+    render.add_argument("--heads", type=int, default=10000)
+    render.add_argument("--seed", type=int, default=1, help="another seed, other people")
+    render.add_argument("--size", type=int, default=128, help="pixels of a canonical view")
+    render.add_argument("--processes", type=int, default=os.cpu_count())
+
+    sheet = commands.add_parser("sheet", help="a picture of eight people from six sides")
+    sheet.add_argument("--source", type=Path, required=True)
+    sheet.add_argument("--out", type=Path, required=True)
+    sheet.add_argument("--seed", type=int, default=0)
+    sheet.add_argument("--size", type=int, default=192)
+
+    args = parser.parse_args()
+    try:
+        if args.command == "build":
+            from train.heads.source import build_source
+
+            build_source(args.mpfb, args.assets, args.out)
+            print(f"wrote {args.out} ({args.out.stat().st_size / 1e6:.1f} MB)")
+        elif args.command == "render":
+            from train.heads.dataset import render_dataset
+
+            count = render_dataset(args.source, args.out, args.heads, args.seed, args.size, args.processes)
+            print(f"rendered {count} heads into {args.out}")
+        else:
+            draw_sheet(args.source, args.out, args.seed, args.size)
+            print(f"wrote {args.out}")
+    except (FileNotFoundError, ValueError) as mistake:
+        print(f"train.heads: {mistake}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def draw_sheet(source: Path, out: Path, seed: int, size: int) -> None:
+    """Eight people: five canonical views, and one under their own light."""
+    import numpy as np
+    from PIL import Image
+
+    from preim3d.camera import camera_from_angles
+    from train.heads.dataset import over_background
+    from train.heads.geometry import HeadBuilder
+    from train.heads.renderer import RenderedHead
+    from train.heads.sampler import Z_DIM, sample_head
+    from train.heads.source import HeadSource
+
+    builder, rng, rows = HeadBuilder(HeadSource(source)), np.random.default_rng(seed), []
+    for _ in range(8):
+        head = sample_head(rng.standard_normal(Z_DIM))
+        rendered = RenderedHead(head, builder)
+        angles = ((-35, 0), (0, 0), (30, -20), (30, 20), (160, 0))
+        views = [rendered.view(camera_from_angles(math.radians(yaw), math.radians(pitch)).numpy(), size)[0] for yaw, pitch in angles]
+        views.append(rendered.view(camera_from_angles(0.0, 0.0).numpy(), size, head.light)[0])
+        rows.append(np.concatenate([over_background(view) for view in views], 1))
+    Image.fromarray(((np.concatenate(rows) + 1) * 127.5).astype(np.uint8)).save(out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
