@@ -19,12 +19,13 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from .camera import FOCAL, PIVOT, RADIUS, camera_from_angles, camera_rays
-from .renderer import render_rays, sample_planes
+from .renderer import coarse_depths, render_rays, sample_planes
 from .stylegan2 import FullyConnected, MappingNetwork, SynthesisBlock, SynthesisNetwork
 
 
-# Points decoded in one go where no gradient is wanted: the hidden layer of a chunk then stays in the processor's cache.
-CHUNK = 16384
+# Points decoded in one go where no gradient is wanted: on a CPU so few that the hidden layer stays in its cache.
+CHUNK_CPU = 16384
+CHUNK_GPU = 2**20
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Decoder(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         density, color = self.net(features).split([1, features.shape[-1]], dim=-1)
         # Slightly more than [0, 1], so that the ends are reached (mip-NeRF, Barron et al. 2021, appendix).
-        return density, torch.sigmoid(color) * (1 + 2 * 0.001) - 0.001
+        return density, torch.add(-0.001, torch.sigmoid(color), alpha=1 + 2 * 0.001)
 
 
 class SuperResolution(nn.Module):
@@ -184,16 +185,20 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         points: Tensor,  # [B, N, 3]
     ) -> tuple[Tensor, Tensor]:
         """Raw density [B, N, 1], before the softplus, and colour features [B, N, C], the first three RGB in [0, 1]."""
-        if torch.is_grad_enabled() or points.shape[1] <= CHUNK:
+        chunk = self._chunk()
+        if torch.is_grad_enabled() or points.shape[1] <= chunk:
             return self._decode(planes, points)
         density = points.new_empty(*points.shape[:2], 1)
         color = points.new_empty(*points.shape[:2], self.config.plane_channels)
-        for i in range(0, points.shape[1], CHUNK):
-            density[:, i : i + CHUNK], color[:, i : i + CHUNK] = self._decode(planes, points[:, i : i + CHUNK])
+        for i in range(0, points.shape[1], chunk):
+            density[:, i : i + chunk], color[:, i : i + chunk] = self._decode(planes, points[:, i : i + chunk])
         return density, color
 
     def _decode(self, planes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         return self.decoder(sample_planes(planes, points, self.config.box_warp, self.config.plane_axes))
+
+    def _chunk(self) -> int:
+        return CHUNK_CPU if self.device.type == "cpu" else CHUNK_GPU
 
     def density(self, planes: Tensor, points: Tensor) -> Tensor:
         """Raw density [B, N] at points [B, N, 3] of planes [B, 3, C, R, R]."""
@@ -216,25 +221,42 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         size = config.ray_resolution if ray_resolution is None else ray_resolution
         views = len(camera)
         assert planes.shape[0] in (1, views), (planes.shape, camera.shape)
+        coarse = config.coarse_samples if coarse_samples is None else coarse_samples
+        fine = config.fine_samples if fine_samples is None else fine_samples
         origins, directions = camera_rays(camera, size)  # [B, R, 3]
+        if generator is not None:
+            shape, device = (*origins.shape[:2], coarse + fine), origins.device
+            jitter, u = torch.rand(shape, generator=generator, device=generator.device).to(device).split([coarse, fine], -1)
+        depths = coarse_depths(config.ray_start, config.ray_end, coarse, jitter, origins.device)
+        depths = depths.expand(*origins.shape[:2], coarse)
+        if u is not None:
+            u = u.expand(*origins.shape[:2], fine)
         if len(planes) == 1:
             # One head: all views' rays are one long list, and the planes need no copies.
-            origins, directions = origins.reshape(1, -1, 3), directions.reshape(1, -1, 3)
-        rays = render_rays(
-            lambda points: self.decode(planes, points),
-            origins,
-            directions,
-            config.ray_start,
-            config.ray_end,
-            config.coarse_samples if coarse_samples is None else coarse_samples,
-            config.fine_samples if fine_samples is None else fine_samples,
-            background=config.background,
-            jitter=jitter,
-            u=u,
-            generator=generator,
-        )
+            origins, directions, depths = (x.reshape(1, -1, x.shape[-1]) for x in (origins, directions, depths))
+            u = None if u is None else u.reshape(1, -1, fine)
+
+        # Where no gradient is wanted, so few rays at a time that their samples stay in the processor's cache.
+        rays = origins.shape[1]
+        step = rays if torch.is_grad_enabled() else max(1, self._chunk() // (coarse + fine))
+        parts = [
+            render_rays(
+                lambda points: self.decode(planes, points),
+                origins[:, i : i + step],
+                directions[:, i : i + step],
+                depths[:, i : i + step],
+                fine,
+                None if u is None else u[:, i : i + step],
+                config.background,
+            )
+            for i in range(0, rays, step)
+        ]
+        features, depth, opacity = (torch.cat(part, dim=1) for part in zip(*parts))
+        # Empty rays get the farthest depth of all, as in EG3D.
+        depth = depth.clamp(max=depths.max())
+
         # [B, size * size, C] is the memory of a channels-last picture.
-        features, depth, opacity = (x.reshape(views, size, size, -1).permute(0, 3, 1, 2) for x in rays)
+        features, depth, opacity = (x.reshape(views, size, size, -1).permute(0, 3, 1, 2) for x in (features, depth, opacity))
         features = features * 2 - 1
         image = self.super_resolve(features, ws)
         return RenderOutput(image.float(), features[:, :3], features, depth, opacity)
