@@ -23,13 +23,14 @@ class PortraitEncoder(ModelMixin, ConfigMixin):
         input_size: int = 256,  # Side of the crop.
         units: Sequence[int] = (3, 4, 14, 3),
         depths: Sequence[int] = (64, 128, 256, 512),
+        stem_stride: int = 1,  # 2 halves the crop in the first convolution. Ours only.
         pool: int = 7,  # Side that the body's output is pooled to.
         feature_dim: int = 512,  # Between the body and the rows of w.
         num_ws: int = 14,
         w_dim: int = 512,
     ):
         super().__init__()
-        self.input_layer, self.body = irse_body(units, depths)
+        self.input_layer, self.body = irse_body(units, depths, stem_stride)
         self.output_layer_2 = nn.Sequential(
             nn.BatchNorm2d(depths[-1]),
             nn.AdaptiveAvgPool2d(pool),

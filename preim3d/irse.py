@@ -50,15 +50,17 @@ class Unit(nn.Module):
         return self.shortcut_layer(x) + self.res_layer(x)
 
 
-def irse_body(units: Sequence[int], depths: Sequence[int]) -> tuple[nn.Sequential, nn.Sequential]:
+def irse_body(
+    units: Sequence[int], depths: Sequence[int], stem_stride: int = 1
+) -> tuple[nn.Sequential, nn.Sequential]:
     """Input layer and body: [B, 3, H, W] -> [B, depths[0], H, W] -> [B, depths[-1], H / 2**stages, W / 2**stages].
 
     `units` are the numbers of units of the stages, `depths` their channels (a multiple of 16); the first unit of every
-    stage halves the picture.
+    stage halves the picture. A `stem_stride` of 2 halves it before all others, for a quarter of the work (ours only).
     """
     assert len(units) == len(depths), (units, depths)
     input_layer = nn.Sequential(
-        nn.Conv2d(3, depths[0], 3, padding=1, bias=False), nn.BatchNorm2d(depths[0]), nn.PReLU(depths[0])
+        nn.Conv2d(3, depths[0], 3, stem_stride, padding=1, bias=False), nn.BatchNorm2d(depths[0]), nn.PReLU(depths[0])
     )
     body, in_channels = [], depths[0]
     for count, depth in zip(units, depths):

@@ -13,7 +13,8 @@ def photo_like(
     rgba: Tensor,                           # [B,4,H,W] in [0, 1], colour not premultiplied.
     generator: torch.Generator,
     *,
-    theta: Tensor | None = None,            # [B,2,3] crop to start from (align_corners False), e.g. of the aligner.
+    theta: Tensor | None = None,            # [B,2,3] crop to start from, e.g. the aligner's (`batches.aligned_theta`).
+    size: int | None = None,                # Side of the pictures; None = as the renders.
     max_shift: float = 0.03,                # Of the image's width, either way.
     max_turn_deg: float = 4.0,
     max_zoom: float = 0.06,                 # Relative, either way.
@@ -26,8 +27,8 @@ def photo_like(
     Returns images [B,3,H,W] in [-1, 1] and the theta [B,2,3] used (output position -> input position)."""
     count = len(rgba)
     theta = misalign(count, generator, max_shift, max_turn_deg, max_zoom, device=rgba.device, start=theta)
-    colour, opacity = warp(rgba, theta)
-    images = colour + (1 - opacity) * random_backgrounds(count, rgba.shape[2:], generator, rgba.device)
+    colour, opacity = warp(rgba, theta, size)
+    images = colour + (1 - opacity) * random_backgrounds(count, colour.shape[2:], generator, rgba.device)
     cover(images, generator, occluder_share)
     images = expose(images, generator)
     grey = _draw(generator, images.device, count, 1, 1, 1) < grey_share
@@ -90,12 +91,13 @@ def misalign(
     return moved
 
 
-def warp(rgba: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-    """Move RGBA [B,4,H,W] by theta [B,2,3] -> colour premultiplied by opacity [B,3,H,W], opacity [B,1,H,W].
+def warp(rgba: Tensor, theta: Tensor, size: int | None = None) -> tuple[Tensor, Tensor]:
+    """Move RGBA [B,4,H,W] by theta [B,2,3] -> colour premultiplied by opacity [B,3,size,size], opacity [B,1,size,size].
 
     Beyond the border the outermost pixels go on, so that shoulders do not end in mid-air."""
     premultiplied = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1)
-    grid = F.affine_grid(theta, list(rgba.shape), align_corners=False)
+    height, width = (size, size) if size else rgba.shape[2:]
+    grid = F.affine_grid(theta, [len(rgba), 4, height, width], align_corners=False)
     moved = F.grid_sample(premultiplied, grid, padding_mode="border", align_corners=False)
     return moved[:, :3], moved[:, 3:]
 

@@ -1,0 +1,55 @@
+"""How much each direction of a code (head features, or w) shows in the picture: the weight of errors in that code.
+
+Predicting codes is a hundred times cheaper than rendering them. To first order the error of the picture is
+|J (code - truth)|^2 = (code - truth)^T M (code - truth) with M = J^T J, J being the picture's linear dependence on the code,
+so a regression weighted by M minimises the picture's error without rendering."""
+
+import torch
+from torch import Tensor
+
+
+# Where the expression is, in the EG3D crop (fractions of its side): left eye, right eye, mouth; and their radius.
+EXPRESSION_SPOTS = ((0.367, 0.376), (0.633, 0.376), (0.5, 0.664))
+SPOT_RADIUS = 0.11
+
+
+def expression_weights(
+    size: int,
+    boost: float = 4.0,                 # Eyes and mouth are 1/12 of the picture but all of the expression.
+    device: str | torch.device = "cpu",
+) -> Tensor:
+    """[1,1,size,size]: 1 + `boost` around the eyes and the mouth of a frontal crop, 1 elsewhere."""
+    place = (torch.arange(size, device=device) + 0.5) / size
+    weights = torch.ones(size, size, device=device)
+    for x, y in EXPRESSION_SPOTS:
+        squared = (place[None, :] - x) ** 2 + (place[:, None] - y) ** 2
+        weights += boost * torch.exp(-squared / (2 * (SPOT_RADIUS / 2) ** 2))
+    return weights[None, None]
+
+
+def picture_metric(
+    codes: Tensor,                      # [N,D], N some times D
+    pictures: Tensor,                   # [N,3,h,w] of these codes, all from about the same camera
+    *,
+    boost: float = 4.0,
+    plain_share: float = 0.2,           # Of the plain squared error, for what a linear map does not see.
+    ridge: float = 1e-2,
+) -> Tensor:
+    """M [D,D], positive definite, mean of the diagonal 1: the picture's squared change per change of the code."""
+    weights = expression_weights(pictures.shape[-1], boost, pictures.device).sqrt()
+    x = (codes - codes.mean(0)).double()
+    y = ((pictures - pictures.mean(0)) * weights).flatten(1).double()
+    covariance = x.T @ x / len(x)
+    # Ridge regression: without it, directions in which the codes hardly vary would get huge, meaningless slopes.
+    damping = ridge * covariance.diagonal().mean() * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    slopes = torch.linalg.solve(covariance + damping, x.T @ y / len(x))     # [D,P], the transpose of J
+    metric = slopes @ slopes.T
+    metric = metric / metric.diagonal().mean()
+    eye = torch.eye(len(metric), dtype=metric.dtype, device=metric.device)
+    return ((1 - plain_share) * metric + plain_share * eye).float()
+
+
+def code_loss(predicted: Tensor, truth: Tensor, metric: Tensor) -> Tensor:
+    """Mean over the batch of (p - t)^T M (p - t) / D; codes [B,D], metric [D,D]. With M = 1 the mean square."""
+    error = predicted.float() - truth
+    return ((error @ metric) * error).sum(1).mean() / error.shape[1]
