@@ -8,7 +8,7 @@ from typing import NamedTuple
 from safetensors import SafetensorError, safe_open
 
 
-COMPONENTS = ("encoder", "generator", "directions")
+COMPONENTS = {"encoder": "PortraitEncoder", "generator": "TriPlaneGenerator", "directions": "Directions"}
 TENSORS = "diffusion_pytorch_model.safetensors"
 BUNDLED = Path(__file__).resolve().parent.parent / "weights" / "heads"
 REMEDY = "restore the folder from the repository, or name another one"
@@ -52,21 +52,26 @@ def check_weights(folder: Path) -> None:
     Raises:
         WeightsError: the first file that is missing or damaged.
     """
-    read_json(folder / "model_index.json")
+    pipeline = read_json(folder / "model_index.json", "_class_name")["_class_name"]
+    if pipeline != "Preim3DPipeline":
+        raise WeightsError(f"{folder} holds a {pipeline}, not a Preim3DPipeline; name another folder with --weights.")
+    for part, network in COMPONENTS.items():
+        found = read_json(folder / part / "config.json", "_class_name")["_class_name"]
+        if found != network:
+            raise WeightsError(f"{folder / part} holds a {found}, not a {network}; {REMEDY}.")
+        tensor_names(folder / part / TENSORS)
     # The landmark network stands beside the components: diffusers cannot hold a detector.
-    for part in (*COMPONENTS, "landmarks"):
-        if part == "landmarks" and not (folder / part).is_dir():
-            continue  # weights for ready-made crops only
-        read_json(folder / part / "config.json")
-        for path in [folder / part / TENSORS] if part in COMPONENTS else sorted((folder / part).glob("*.safetensors")):
-            tensor_names(path)
+    landmarks = folder / "landmarks"
+    if landmarks.is_dir():  # else the weights are for ready-made crops only
+        read_json(landmarks / "config.json")
+        tensor_names(landmarks / TENSORS)
 
 
-def read_json(path: Path) -> dict:
-    """The object in a JSON file of the weights.
+def read_json(path: Path, *keys: str) -> dict:
+    """The object in a JSON file of the weights, which must have these keys.
 
     Raises:
-        WeightsError: the file is missing, unreadable, or holds no JSON object.
+        WeightsError: the file is missing, unreadable, no JSON object, or lacks a key.
     """
     try:
         content = json.loads(path.read_text("utf-8"))
@@ -76,6 +81,9 @@ def read_json(path: Path) -> dict:
         content = None
     if not isinstance(content, dict):
         raise WeightsError(f"The weights file {path} is damaged (not valid JSON); {REMEDY}.")
+    for key in keys:
+        if key not in content:
+            raise WeightsError(f"The weights file {path} is damaged (no `{key}` in it); {REMEDY}.")
     return content
 
 

@@ -1,0 +1,253 @@
+"""The command line: edit one photo or a folder of them, say what the weights are, measure how fast this machine is.
+
+    python -m preim3d edit portrait.jpg --set smile=2 --set age=-1 --out out
+    python -m preim3d edit photos/ --set eyeglasses=2 --out out
+    python -m preim3d info
+    python -m preim3d bench
+
+Torch is imported after everything that a person may have mistyped has been checked.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from preim3d.strengths import check_strengths, parse_strengths
+from preim3d.weights import check_weights, find_weights, read_json
+
+
+# What in a folder is taken for a photo; HEIC is among them as `load_photo` says in words why it cannot be read.
+PICTURES = set(".jpg .jpeg .jfif .png .webp .tif .tiff .bmp .gif .ppm .avif .heic .heif".split())
+RESULTS = ("crop.png", "grid.png", "edited_grid.png", "head.glb", "result.json")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0, or 1 after one sentence about what went wrong."""
+    options = make_parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, OSError) as error:  # ours are one sentence each: WeightsError, PhotoError and the like
+        print(f"preim3d: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("preim3d: stopped.", file=sys.stderr)
+        return 130
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("preim3d", description="From one portrait photo to an editable 3D head.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    edit = commands.add_parser(
+        "edit",
+        help="reconstruct and edit one photo, or every photo of a folder",
+        epilog="example: python -m preim3d edit portrait.jpg --set smile=2 --set age=-1 --out out",
+    )
+    edit.add_argument("photo", metavar="PHOTO|FOLDER", type=Path, help="a portrait photo, or a folder of them")
+    edit.add_argument(
+        "--set",
+        metavar="NAME=STRENGTH",
+        action="append",
+        default=[],
+        help="an attribute and how far to move it, in standard deviations; may be repeated; `info` lists the names",
+    )
+    edit.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the results go")
+    edit.add_argument("--face", metavar="N", type=int, default=0, help="which face of several; 0 is the largest")
+    add_machine_options(edit)
+    edit.set_defaults(run=run_edit)
+
+    info = commands.add_parser("info", help="which weights are used, which attributes they know, how good they are")
+    info.add_argument("--weights", metavar="DIR", help="a folder in pipeline layout; default: the bundled one")
+    info.set_defaults(run=run_info)
+
+    bench = commands.add_parser("bench", help="measure how fast and how large everything is on this machine")
+    bench.add_argument("photo", metavar="PHOTO", type=Path, nargs="?", help="default: the astronaut of scikit-image")
+    bench.add_argument("--json", action="store_true", help="print JSON rather than a table")
+    add_machine_options(bench)
+    bench.set_defaults(run=run_bench)
+    return parser
+
+
+def add_machine_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", metavar="DIR", help="a folder in pipeline layout; default: the bundled one")
+    parser.add_argument("--device", metavar="cpu|cuda", help="default: cuda where there is one")
+
+
+# ----------------------------------------------------------------------------
+# edit
+
+
+def run_edit(options: argparse.Namespace) -> int:
+    strengths = parse_strengths(options.set)
+    if options.face < 0:
+        raise ValueError(f"--face counts from 0, the largest face, so it cannot be {options.face}.")
+    photos, skipped = list_photos(options.photo)
+    weights = find_weights(options.weights)
+    check_weights(weights.folder)
+    strengths = check_strengths(strengths, read_json(weights.folder / "directions" / "config.json", "names")["names"])
+    folders = result_folders(options.photo, photos, options.out)
+
+    with staging_folder(options.out) as staging:
+        print(weights.source, file=sys.stderr)
+        pipeline = load_pipeline(weights.folder, options.device)
+        if not options.photo.is_dir():
+            start = time.perf_counter()
+            edit_photo(pipeline, photos[0], strengths, options.face, staging, folders[0])
+            seconds = time.perf_counter() - start
+            print(f"Wrote {', '.join(RESULTS[:-1])} and {RESULTS[-1]} to {folders[0]} in {seconds:.1f} s.")
+            return 0
+
+        from tqdm import tqdm
+
+        failures = []
+        for photo, folder in zip(tqdm(photos, unit="photo"), folders):
+            try:
+                edit_photo(pipeline, photo, strengths, options.face, staging, folder)
+            except (ValueError, OSError) as error:
+                failures.append(f"  {photo.name}: {error}")
+    print(f"{len(photos) - len(failures)} of {len(photos)} photos done; a folder for each is in {options.out}.")
+    if skipped:
+        print(f"Passed over, as their names are not those of pictures: {', '.join(skipped)}.")
+    if failures:
+        print("Failed:", *failures, sep="\n", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def list_photos(path: Path) -> tuple[list[Path], list[str]]:
+    """The photos at a path in order, and the names of the other files in that folder."""
+    if not path.exists():
+        raise ValueError(f"There is no photo or folder {str(path)!r}.")
+    if not path.is_dir():
+        return [path], []
+    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    photos = [file for file in files if file.suffix.lower() in PICTURES]
+    if not photos:
+        raise ValueError(f"There is no picture in the folder {str(path)!r}; give one with JPEG or PNG files.")
+    return photos, [file.name for file in files if file not in photos]
+
+
+def result_folders(path: Path, photos: list[Path], out: Path) -> list[Path]:
+    """Where each photo's results go: `out` itself for a single photo, else a subfolder with the photo's name.
+
+    Raises:
+        ValueError: a result could not take the place of what is there.
+    """
+    if path.is_dir():
+        stems = [photo.stem.lower() for photo in photos]
+        # ann.jpg and ann.png cannot both have the folder ann.
+        folders = [out / (p.stem if stems.count(p.stem.lower()) == 1 else p.name) for p in photos]
+    else:
+        folders = [out]
+    for folder in folders:
+        for target in [folder / name for name in RESULTS]:
+            if target.is_dir():
+                raise ValueError(f"{target} is a folder, so no result can be written there; choose another --out.")
+    return folders
+
+
+def staging_folder(out: Path) -> tempfile.TemporaryDirectory:
+    """A hidden folder on the same disk as `out`, where results are made before they are moved there whole.
+
+    Raises:
+        ValueError: nothing can be written there.
+    """
+    parent = out.absolute()
+    while not parent.exists():
+        parent = parent.parent
+    try:
+        return tempfile.TemporaryDirectory(prefix=".preim3d-", dir=parent)
+    except OSError as error:
+        raise ValueError(f"Nothing can be written to {out} ({error.strerror}); choose another --out.") from None
+
+
+def load_pipeline(folder: Path, device: str | None):
+    """The pipeline on the device asked for, else on the best one."""
+    import torch
+
+    from preim3d.pipeline import Preim3DPipeline
+
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"There is no device {device!r} on this machine; leave --device out.") from None
+    return Preim3DPipeline.from_pretrained(folder).to(device)
+
+
+def edit_photo(pipeline, photo: Path, strengths: dict[str, float], face: int, staging: str, folder: Path) -> None:
+    """Makes the five results of one photo beside their place, then moves them there: all of them or none."""
+    from preim3d.camera import PITCHES_DEG, YAWS_DEG
+    from preim3d.mesh import mesh_bytes
+    from preim3d.pipeline import grid_sheet
+
+    head = pipeline(photo, strengths, face=face, mesh=True)
+    result = {
+        "photo": photo.name,
+        "face": face,
+        "strengths": strengths,
+        "grid": {"pitch_deg": PITCHES_DEG, "yaw_deg": YAWS_DEG},
+        "mesh": {"vertices": len(head.mesh.vertices), "faces": len(head.mesh.faces)},
+        "files": RESULTS[:-1],
+        "weights": pipeline.directions.config.fingerprint,
+        "w": head.w.tolist(),
+    }
+    with tempfile.TemporaryDirectory(dir=staging) as made:
+        head.crop.save(Path(made, "crop.png"))
+        grid_sheet(head.views).save(Path(made, "grid.png"))
+        grid_sheet(head.edited_views).save(Path(made, "edited_grid.png"))
+        Path(made, "head.glb").write_bytes(mesh_bytes(head.mesh, "glb", {"strengths": strengths}))
+        Path(made, "result.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+        publish(Path(made), folder)
+
+
+def publish(made: Path, folder: Path) -> None:
+    """Moves the finished results to their folder, on the same disk; other files there stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in RESULTS:
+        os.replace(made / name, folder / name)
+
+
+# ----------------------------------------------------------------------------
+# info, bench
+
+
+def run_info(options: argparse.Namespace) -> int:
+    weights = find_weights(options.weights)
+    check_weights(weights.folder)
+    columns = ("names", "labels", "groups", "accuracies", "safe_range")
+    directions = read_json(weights.folder / "directions" / "config.json", *columns, "space")
+    generator = read_json(weights.folder / "generator" / "config.json", "image_resolution")
+    print(weights.source)
+    print(f"Pictures of {generator['image_resolution']} px; directions in {directions['space']} space:")
+    print(f"  {'name':<20}{'shown as':<22}{'group':<16}{'accuracy':>8}  safe strengths")
+    for name, label, group, accuracy, (low, high) in zip(*(directions[column] for column in columns)):
+        print(f"  {name:<20}{label:<22}{group:<16}{accuracy:>8.0%}  {low:+g} to {high:+g}")
+    if (weights.folder / "evaluation.json").is_file():
+        evaluation = read_json(weights.folder / "evaluation.json")
+        for key, value in evaluation.items():
+            if isinstance(value, int | float | str):
+                print(f"{key}: {value}")
+    return 0
+
+
+def run_bench(options: argparse.Namespace) -> int:
+    weights = find_weights(options.weights)
+    check_weights(weights.folder)
+    start = time.perf_counter()
+    pipeline = load_pipeline(weights.folder, options.device)
+    load_s = round(time.perf_counter() - start, 1)
+
+    from preim3d.bench import measure, table
+
+    figures = measure(pipeline, load_s, weights.folder, options.photo)
+    print(json.dumps(figures, indent=2) if options.json else table(figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+"""Photo -> crop -> w -> w_edit -> planes -> nine views and a mesh (paper, figure 2), as one diffusers pipeline."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from PIL import Image
+from torch import Tensor
+
+from preim3d.align import FaceAligner
+from preim3d.camera import PITCHES_DEG, YAWS_DEG, grid_cameras
+from preim3d.directions import Directions, fingerprint
+from preim3d.encoder import PortraitEncoder
+from preim3d.film import angle_label, pictures, pose_sheet
+from preim3d.generator import TriPlaneGenerator
+from preim3d.landmarks import LandmarkNetwork
+from preim3d.mesh import Mesh, extract_mesh
+from preim3d.strengths import check_strengths
+from preim3d.weights import REMEDY, TENSORS, WeightsError, check_weights, find_weights
+
+
+COMPONENT_CLASSES = {"encoder": PortraitEncoder, "generator": TriPlaneGenerator, "directions": Directions}
+
+
+class Head(NamedTuple):
+    """A head in 3D: its planes are computed once per latent, and read by every view and by the mesh."""
+
+    w: Tensor  # [1, num_ws, w_dim]
+    planes: Tensor  # [1, 3, C, R, R]
+
+
+@dataclass
+class Preim3DOutput(BaseOutput):
+    """What one photo gave.
+
+    Args:
+        crop: the upright crop that the encoder saw, PIL RGB.
+        w: latent of the reconstruction, float32 [num_ws, w_dim].
+        w_edit: the edited latent, likewise; the same values where every strength is 0.
+        views: the reconstruction as nine PIL RGB images, row by row: pitch -20 (from above), 0, 20 by yaw -30, 0, 30
+            degrees.
+        edited_views: the edited head, likewise.
+        mesh: the edited head's surface with colours in [0, 1], +y up and the face to +z; None when not asked for.
+    """
+
+    crop: Image.Image
+    w: np.ndarray
+    w_edit: np.ndarray
+    views: list[Image.Image]
+    edited_views: list[Image.Image]
+    mesh: Mesh | None = None
+
+
+class Preim3DPipeline(DiffusionPipeline):
+    """From one portrait photo to an editable 3D head.
+
+    Args:
+        encoder: crop -> w.
+        generator: w -> planes -> images, density, colours.
+        directions: strengths -> an offset of w; learned with this encoder and this generator.
+
+    Example:
+        >>> pipeline = Preim3DPipeline.from_pretrained("weights/heads")
+        >>> head = pipeline("portrait.jpg", {"smile": 2, "age": -1})
+        >>> head.edited_views[4].save("front.png")
+    """
+
+    model_cpu_offload_seq = "encoder->directions->generator"
+
+    def __init__(self, encoder: PortraitEncoder, generator: TriPlaneGenerator, directions: Directions):
+        super().__init__()
+        self.register_modules(encoder=encoder, generator=generator, directions=directions)
+        # Not components: a face detector is no diffusers model. Without them, crops are taken but no photos.
+        self.landmarks_folder: Path | None = None
+        self.aligner: FaceAligner | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls, weights: str | os.PathLike | None = None, dtype: torch.dtype = torch.float32, **components
+    ) -> "Preim3DPipeline":
+        """Loads a folder in pipeline layout; None takes PREIM3D_WEIGHTS or the bundled default.
+
+        Args:
+            weights: the folder.
+            dtype: of the networks in memory, whatever it is on disk.
+            components: networks to take in place of the folder's, as in diffusers.
+
+        Raises:
+            WeightsError: a file is missing or damaged, or the parts do not belong together.
+        """
+        folder = find_weights(weights).folder
+        check_weights(folder)
+        for name, network_class in COMPONENT_CLASSES.items():
+            if name not in components:
+                components[name] = load_component(network_class, folder / name, dtype)
+        pipeline = cls(**components)
+        pair = fingerprint(pipeline.encoder, pipeline.generator)
+        if pipeline.directions.config.fingerprint not in ("", pair):
+            raise WeightsError(
+                f"The directions in {folder} were learned with another encoder or generator;"
+                " learn them again with python -m train.directions."
+            )
+        if (folder / "landmarks").is_dir():
+            load_component(LandmarkNetwork, folder / "landmarks", dtype)  # the aligner would not miss a tensor
+            pipeline.landmarks_folder = folder / "landmarks"
+            pipeline.aligner = FaceAligner(folder / "landmarks")
+        return pipeline
+
+    def save_pretrained(self, folder: str | os.PathLike, **kwargs) -> None:
+        """Writes the folder that `from_pretrained` reads."""
+        super().save_pretrained(folder, **kwargs)
+        if self.landmarks_folder is not None:
+            shutil.copytree(self.landmarks_folder, Path(folder, "landmarks"), dirs_exist_ok=True)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        photo: str | os.PathLike | bytes | Image.Image | None = None,
+        strengths: Mapping[str, float] | None = None,
+        *,
+        face: int = 0,
+        crop: Image.Image | None = None,
+        mesh: bool = False,
+        return_dict: bool = True,
+    ) -> Preim3DOutput | tuple:
+        """Reconstructs the head of a photo and edits it.
+
+        Args:
+            photo: any portrait photo: a path, the bytes of a file, or a picture.
+            strengths: by attribute, in standard deviations of its classifier's logit; 0 changes nothing.
+            face: which face of several, 0 being the largest.
+            crop: a face crop as `align` makes it, in place of a photo.
+            mesh: whether to extract the edited head's surface, which takes seconds on a CPU.
+            return_dict: a `Preim3DOutput` rather than a tuple of its fields.
+
+        Raises:
+            ValueError: impossible arguments.
+            PhotoError: the photo cannot be read, or has no such face.
+        """
+        strengths = self.check_inputs(photo, crop, strengths or {})
+
+        crop = self.align(photo, face) if crop is None else crop
+        w = self.encode(crop)
+        head = self.head(w)
+        views = self.views(head)
+
+        w_edit = self.edit(w, strengths)
+        # An edit of nothing is the reconstruction itself, not a second rendering of it.
+        edited = head if w_edit is w else self.head(w_edit)
+        edited_views = views if edited is head else self.views(edited)
+        surface = self.mesh(edited) if mesh else None
+
+        output = Preim3DOutput(crop, as_array(w), as_array(w_edit), views, edited_views, surface)
+        return output if return_dict else output.to_tuple()
+
+    def check_inputs(self, photo, crop, strengths: Mapping[str, float]) -> dict[str, float]:
+        """Everything that can be said before the work; returns the strengths as floats."""
+        if (photo is None) == (crop is None):
+            raise ValueError("Give either a `photo` or a `crop`.")
+        if crop is not None and not isinstance(crop, Image.Image):
+            raise ValueError(f"`crop` must be a PIL image as `align` makes it, not {type(crop).__name__}.")
+        if photo is not None and self.aligner is None:
+            raise ValueError("These weights have no landmark network: give a `crop` in place of a `photo`.")
+        return check_strengths(strengths, self.directions.names)
+
+    def align(self, photo: str | os.PathLike | bytes | Image.Image, face: int = 0) -> Image.Image:
+        """photo -> the upright crop of its `face`-th largest face, PIL RGB 512 x 512.
+
+        Raises:
+            PhotoError: the photo cannot be read, or has no such face.
+        """
+        return self.aligner.align_photo(photo, face)
+
+    @torch.no_grad()
+    def encode(self, crop: Image.Image) -> Tensor:
+        """crop -> w [1, num_ws, w_dim]."""
+        side = self.encoder.config.input_size
+        pixels = np.asarray(crop.convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
+        image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]  # [1, 3, side, side]
+        return self.encoder(image.to(self.device, self.encoder.dtype) / 127.5 - 1)
+
+    @torch.no_grad()
+    def edit(self, w: Tensor | np.ndarray, strengths: Mapping[str, float]) -> Tensor | np.ndarray:
+        """w [1, num_ws, w_dim] or [num_ws, w_dim] moved along the directions; `w` itself where every strength is 0."""
+        if not any(check_strengths(strengths, self.directions.names).values()):
+            return w
+        return as_latent(w, self.directions.vectors) + self.directions.offset(strengths)
+
+    @torch.no_grad()
+    def head(self, w: Tensor | np.ndarray) -> Head:
+        """w [1, num_ws, w_dim] or [num_ws, w_dim] -> the head that `views` and `mesh` read."""
+        w = as_latent(w, self.directions.vectors)
+        return Head(w, self.generator.planes(w))
+
+    @torch.no_grad()
+    def views(self, head: Head, cameras: Tensor | None = None) -> list[Image.Image]:
+        """A PIL image of the head from each camera [N, 25]; without any, the nine of the pose grid."""
+        cameras = grid_cameras(self.generator.config.pivot) if cameras is None else cameras
+        # One by one on a CPU: nine views at once are no faster there and take nine times the memory.
+        together = 1 if self.device.type == "cpu" else len(cameras)
+        images = [
+            self.generator.render(head.planes, part, head.w).image
+            for part in cameras.to(self.device, head.w.dtype).split(together)
+        ]
+        return pictures(torch.cat(images))
+
+    def mesh(self, head: Head, resolution: int = 128, faces: int = 50_000, level: float = 10.0) -> Mesh:
+        """Its surface where the raw density is `level`, on a grid of resolution^3 cells; `faces` triangles at most."""
+        return extract_mesh(
+            lambda points: self.generator.density(head.planes, points[None].to(head.planes))[0],
+            lambda points: self.generator.decode(head.planes, points[None].to(head.planes))[1][0, :, :3],
+            box_size=self.generator.config.box_warp,
+            level=level,
+            resolution=resolution,
+            faces=faces,
+        )
+
+
+def load_component(network_class: type, folder: Path, dtype: torch.dtype):
+    """One network of the pipeline, ready for use, with every weight from its file.
+
+    Raises:
+        WeightsError: the file lacks a tensor that the network has, has one too many, or one of another shape.
+    """
+    path = folder / TENSORS
+    try:
+        network, report = network_class.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    except (OSError, RuntimeError, TypeError, ValueError, AssertionError) as error:
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"The weights in {folder} do not fit this version: {reason[:200]}; {REMEDY}.") from error
+    # A weight that the file lacks would silently stay without any values.
+    for names, trouble in ((report["missing_keys"], "lacks"), (report["unexpected_keys"], "has an unknown")):
+        if names:
+            raise WeightsError(f"The weights file {path} {trouble} tensor `{sorted(names)[0]}`; {REMEDY}.")
+    return network.eval().requires_grad_(False)
+
+
+def grid_sheet(views: list[Image.Image]) -> Image.Image:
+    """The nine views of the pose grid as one picture, the angles written on the cells."""
+    return pose_sheet(views, [angle_label(yaw, pitch) for pitch in PITCHES_DEG for yaw in YAWS_DEG])
+
+
+def as_latent(w: Tensor | np.ndarray, like: Tensor) -> Tensor:
+    """w as [1, num_ws, w_dim], of the type and on the device of another tensor."""
+    w = torch.as_tensor(w).to(like)
+    return w[None] if w.ndim == 2 else w
+
+
+def as_array(w: Tensor) -> np.ndarray:
+    """[1, num_ws, w_dim] on any device -> float32 [num_ws, w_dim]."""
+    return w[0].float().cpu().numpy()

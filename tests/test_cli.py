@@ -1,0 +1,133 @@
+"""`python -m preim3d`: what it writes, what it says, and that a mistake leaves everything as it was."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from preim3d.__main__ import RESULTS, main
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def command(tiny_weights, monkeypatch, capsys):
+    """Runs the command line in this process with the tiny weights -> exit status, what it printed, its complaints."""
+    monkeypatch.setenv("PREIM3D_WEIGHTS", str(tiny_weights))
+
+    def run(*words) -> tuple[int, str, str]:
+        status = main([str(word) for word in words])
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_edit_writes_five_files(command, portrait, tmp_path):
+    status, said, _ = command(
+        "edit", portrait, "--set", "smile=2", "--set", "age=-1", "--out", tmp_path / "new" / "out"
+    )
+    assert status == 0 and "head.glb" in said
+    assert sorted(contents(tmp_path)) == sorted(f"new/out/{name}" for name in RESULTS)  # no temporary file is left
+    out = tmp_path / "new" / "out"
+    assert Image.open(out / "crop.png").size == (512, 512)
+    assert Image.open(out / "grid.png").size == Image.open(out / "edited_grid.png").size
+    assert (out / "grid.png").read_bytes() != (out / "edited_grid.png").read_bytes()
+    assert (out / "head.glb").read_bytes()[:4] == b"glTF"
+    result = json.loads((out / "result.json").read_text())
+    assert result["strengths"] == {"smile": 2.0, "age": -1.0} and result["photo"] == "astronaut.jpg"
+
+
+def test_an_edit_of_nothing_writes_the_same_grid_twice(command, portrait, tmp_path):
+    assert command("edit", portrait, "--set", "smile=0", "--out", tmp_path)[0] == 0
+    assert (tmp_path / "grid.png").read_bytes() == (tmp_path / "edited_grid.png").read_bytes()
+
+
+def test_a_folder_does_them_all_and_lists_what_failed(command, portrait, tmp_path):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for name in ("ann.jpg", "bob.png", "Bob.jpg"):
+        Image.open(portrait).save(photos / name)
+    (photos / "cut.jpg").write_bytes(portrait.read_bytes()[:5000])
+    Image.new("RGB", (300, 300), "green").save(photos / "grass.png")
+    (photos / "notes.txt").write_text("not a photo")
+    status, said, complained = command("edit", photos, "--out", out)
+    assert status == 1
+    assert sorted(path.name for path in out.iterdir()) == ["Bob.jpg", "ann", "bob.png"]
+    assert all(sorted(path.name for path in folder.iterdir()) == sorted(RESULTS) for folder in out.iterdir())
+    assert "3 of 5 photos done" in said and "notes.txt" in said
+    assert "cut.jpg: " in complained and "grass.png: No face found" in complained
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["--set", "smiel=2"], "did you mean `smile`"),
+        (["--set", "smile=much"], "must be a number"),
+        (["--set", "smile=nan"], "strength of `smile`"),
+        (["--set", "smile"], "NAME=STRENGTH"),
+        (["--face", "-1"], "counts from 0"),
+        (["--weights", "nowhere"], "no folder of weights"),
+        (["--out", "/dev/null/out"], "Nothing can be written to /dev/null/out"),
+        (["--device", "abacus"], "no device 'abacus'"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_touches_nothing(command, tmp_path, words, sentence):
+    photo, out = tmp_path / "photo.png", tmp_path / "out"
+    Image.new("RGB", (100, 100)).save(photo)
+    out.mkdir()
+    (out / "grid.png").write_bytes(b"earlier")
+    before = contents(tmp_path)
+    status, said, complained = command("edit", photo, "--out", out, *words)
+    assert status == 1 and said == "" and sentence in complained
+    assert complained.strip().splitlines()[-1].startswith("preim3d: ") and "Traceback" not in complained
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [(b"", "empty"), (b"hello", "not a picture"), (None, "There is no photo or folder")],
+)
+def test_a_bad_photo_leaves_earlier_results(command, portrait, tmp_path, content, sentence):
+    photo, out = tmp_path / "bad.jpg", tmp_path / "out"
+    if content is not None:
+        photo.write_bytes(content)
+    out.mkdir()
+    (out / "grid.png").write_bytes(b"earlier")
+    status, _, complained = command("edit", photo, "--out", out)
+    assert status == 1 and sentence in complained and contents(out) == {"grid.png": b"earlier"}
+
+
+def test_a_folder_in_the_place_of_a_result_is_told_before_the_work(command, portrait, tmp_path):
+    (tmp_path / "head.glb").mkdir()
+    status, _, complained = command("edit", portrait, "--out", tmp_path)
+    assert status == 1 and "head.glb is a folder" in complained and contents(tmp_path) == {}
+
+
+def test_an_empty_folder_is_told(command, tmp_path):
+    status, _, complained = command("edit", tmp_path, "--out", tmp_path / "out")
+    assert status == 1 and "no picture in the folder" in complained
+
+
+def test_info_lists_the_attributes(command):
+    status, said, _ = command("info")
+    assert status == 0 and "PREIM3D_WEIGHTS" in said and "eyeglasses" in said and "90%" in said
+
+
+def test_help_and_mistakes_are_answered_without_torch():
+    """In a process of its own: torch and diffusers alone would take over three seconds."""
+    script = (
+        "import sys; from preim3d.__main__ import main; status = main(['edit', 'nowhere.jpg', '--out', 'out']);"
+        "print(status, 'torch' in sys.modules, 'diffusers' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout.split() == ["1", "False", "False"], run.stderr
+    help_text = subprocess.run([sys.executable, "-m", "preim3d", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert help_text.returncode == 0 and "edit" in help_text.stdout

@@ -1,0 +1,135 @@
+"""The whole chain on tiny networks: a crop in; latents, nine views and a mesh out."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from preim3d.camera import camera_from_angles
+from preim3d.film import pictures
+from preim3d.photo import PhotoError
+from preim3d.pipeline import Preim3DPipeline, grid_sheet
+
+
+@pytest.fixture(scope="module")
+def crop() -> Image.Image:
+    rng = np.random.default_rng(0)
+    return Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize((512, 512))
+
+
+def test_the_output_has_the_shapes_it_promises(pipeline, crop):
+    output = pipeline(crop=crop, strengths={"smile": 2, "age": -1}, mesh=True)
+    rows, width = pipeline.generator.num_ws, 24
+    assert output.crop is crop
+    assert output.w.shape == output.w_edit.shape == (rows, width) and output.w.dtype == np.float32
+    assert len(output.views) == len(output.edited_views) == 9
+    assert {view.size for view in output.views} == {(32, 32)} and output.views[0].mode == "RGB"
+    assert output.mesh.vertices.shape[1] == 3 and output.mesh.faces.max() < len(output.mesh.vertices)
+    assert 0 <= output.mesh.colors.min() and output.mesh.colors.max() <= 1
+
+
+def test_the_tuple_holds_the_same_fields(pipeline, crop):
+    output, fields = pipeline(crop=crop), pipeline(crop=crop, return_dict=False)
+    assert np.array_equal(output.w, fields[1]) and output.views == fields[3]
+
+
+def test_strength_zero_changes_nothing_bit_for_bit(pipeline, crop):
+    output = pipeline(crop=crop, strengths={"smile": 0, "hat": 0.0})
+    assert output.w.tobytes() == output.w_edit.tobytes()
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(output.views, output.edited_views))
+    w = pipeline.encode(crop)
+    assert pipeline.edit(w, {"smile": 0}) is w
+
+
+def test_an_edit_moves_w_along_its_directions_and_back(pipeline, crop):
+    w = pipeline.encode(crop)
+    moved = pipeline.edit(w, {"smile": 2})
+    assert torch.allclose(moved - w, 2 * pipeline.directions.vectors[0], atol=1e-5)
+    assert torch.allclose(pipeline.edit(moved, {"smile": -2}), w, atol=1e-5)
+    output = pipeline(crop=crop, strengths={"smile": 3})
+    assert any(a.tobytes() != b.tobytes() for a, b in zip(output.views, output.edited_views))
+
+
+def test_the_same_photo_gives_the_same_result(pipeline, crop):
+    first, second = (pipeline(crop=crop, strengths={"age": 1}) for _ in range(2))
+    assert first.w.tobytes() == second.w.tobytes() and first.edited_views == second.edited_views
+
+
+def test_planes_are_computed_once_per_latent(pipeline, crop, monkeypatch):
+    calls, planes = [], pipeline.generator.planes
+    monkeypatch.setattr(pipeline.generator, "planes", lambda w: calls.append(1) or planes(w))
+    pipeline(crop=crop, strengths={"smile": 1}, mesh=True)
+    assert len(calls) == 2
+    pipeline(crop=crop, strengths={"smile": 0}, mesh=True)
+    assert len(calls) == 3
+
+
+def test_a_view_is_what_the_generator_renders(pipeline, crop):
+    head = pipeline.head(pipeline.encode(crop))
+    camera = camera_from_angles(0.3, -0.1)[None]
+    rendered = pipeline.generator.render(pipeline.generator.planes(head.w), camera, head.w).image
+    assert pipeline.views(head, camera) == pictures(rendered)
+
+
+def test_a_latent_as_array_gives_the_same_head(pipeline, crop):
+    w = pipeline.encode(crop)
+    assert torch.equal(pipeline.head(w[0].numpy()).planes, pipeline.head(w).planes)
+    assert torch.equal(pipeline.edit(w[0].numpy(), {"hat": 1}), pipeline.edit(w, {"hat": 1}))
+
+
+def test_the_mesh_of_the_ball_is_a_ball(pipeline, crop):
+    mesh = pipeline.mesh(pipeline.head(pipeline.encode(crop)), resolution=64)
+    radius = np.linalg.norm(mesh.vertices, axis=1)
+    assert 0.15 < radius.min() and radius.max() < 0.4
+    outward = (mesh.normals * mesh.vertices).sum(1) / radius
+    assert (outward > 0.5).mean() > 0.99
+
+
+def test_the_sheet_has_nine_cells(pipeline, crop):
+    sheet = grid_sheet(pipeline(crop=crop).views)
+    assert sheet.width == sheet.height and sheet.width >= 3 * 32
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ({}, "either a `photo` or a `crop`"),
+        ({"photo": "a.jpg", "crop": Image.new("RGB", (8, 8))}, "either a `photo` or a `crop`"),
+        ({"crop": "a.jpg"}, "`crop` must be a PIL image"),
+        ({"crop": Image.new("RGB", (8, 8)), "strengths": {"smiel": 1}}, "did you mean `smile`"),
+        ({"crop": Image.new("RGB", (8, 8)), "strengths": {"smile": float("nan")}}, "strength of `smile`"),
+    ],
+)
+def test_mistakes_are_told_before_the_work(pipeline, arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        pipeline(**arguments)
+
+
+def test_saving_and_loading_gives_the_same_pictures(pipeline, crop, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    again = Preim3DPipeline.from_pretrained(tmp_path)
+    before, after = pipeline(crop=crop, strengths={"hat": 2}), again(crop=crop, strengths={"hat": 2})
+    assert before.w.tobytes() == after.w.tobytes() and before.edited_views == after.edited_views
+
+
+def test_half_precision_on_disk_becomes_float32_in_memory(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    for name in ("encoder", "generator", "directions"):
+        again = type(getattr(pipeline, name)).from_pretrained(tmp_path / name)
+        again.half().save_pretrained(tmp_path / name)
+    loaded = Preim3DPipeline.from_pretrained(tmp_path)
+    assert {p.dtype for p in loaded.generator.parameters()} == {torch.float32} == {loaded.directions.vectors.dtype}
+
+
+def test_a_photo_becomes_a_head(pipeline, portrait):
+    output = pipeline(portrait, {"smile": 1})
+    assert output.crop.size == (512, 512) and len(output.edited_views) == 9
+    with pytest.raises(PhotoError, match="no face 7"):
+        pipeline(portrait, face=7)
+
+
+def test_without_a_landmark_network_only_crops_are_taken(pipeline, crop):
+    bare = Preim3DPipeline(pipeline.encoder, pipeline.generator, pipeline.directions)
+    assert len(bare(crop=crop).views) == 9
+    with pytest.raises(ValueError, match="give a `crop`"):
+        bare("photo.jpg")

@@ -1,0 +1,100 @@
+"""Where weights come from, and that each way of being missing or damaged is one sentence."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from preim3d import weights
+from preim3d.pipeline import Preim3DPipeline
+from preim3d.weights import TENSORS, WeightsError, check_weights, find_weights
+
+
+@pytest.fixture
+def folder(tiny_weights, tmp_path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(tiny_weights, tmp_path / "weights"))
+
+
+def test_order_is_explicit_then_environment_then_bundled(folder, tmp_path, monkeypatch):
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    monkeypatch.setattr(weights, "BUNDLED", folder)
+    monkeypatch.delenv("PREIM3D_WEIGHTS", raising=False)
+    assert find_weights().folder == folder and "bundled" in find_weights().source
+    monkeypatch.setenv("PREIM3D_WEIGHTS", str(other))
+    assert find_weights().folder == other and "PREIM3D_WEIGHTS" in find_weights().source
+    assert find_weights(folder).folder == folder and "as asked for" in find_weights(folder).source
+
+
+def test_a_named_folder_that_is_absent_is_never_replaced_by_another(folder, monkeypatch):
+    monkeypatch.setattr(weights, "BUNDLED", folder)
+    monkeypatch.setenv("PREIM3D_WEIGHTS", str(folder / "absent"))
+    with pytest.raises(WeightsError, match="no folder of weights at .*absent .from PREIM3D_WEIGHTS."):
+        find_weights()
+    with pytest.raises(WeightsError, match="model_index.json"):
+        find_weights(folder / "encoder")
+
+
+def test_whole_weights_pass(folder):
+    check_weights(folder)
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "encoder/config.json", f"generator/{TENSORS}"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(WeightsError, match=Path(name).name):
+        check_weights(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "", "\xff\xfe", '{"other": 1}'])
+def test_bad_json_is_named(folder, text):
+    (folder / "directions" / "config.json").write_text(text, "latin-1")
+    with pytest.raises(WeightsError, match="directions/config.json is damaged"):
+        check_weights(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, -1])
+def test_a_truncated_tensor_file_is_named(folder, keep):
+    path = folder / "encoder" / TENSORS
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(WeightsError, match="encoder/.* is damaged"):
+        check_weights(folder)
+
+
+def test_another_kind_of_pipeline_is_named(folder):
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    with pytest.raises(WeightsError, match="holds a StableDiffusionPipeline, not a Preim3DPipeline"):
+        check_weights(folder)
+
+
+def test_a_missing_and_an_unknown_tensor_are_named(folder):
+    """diffusers would leave a missing one on the meta device, and drop an unknown one, without a word."""
+    path = folder / "generator" / TENSORS
+    tensors = load_file(path)
+    first = sorted(tensors)[0]
+    save_file({**tensors, "stranger": tensors[first].clone()}, path)
+    with pytest.raises(WeightsError, match="has an unknown tensor `stranger`"):
+        Preim3DPipeline.from_pretrained(folder)
+    del tensors[first]
+    save_file(tensors, path)
+    with pytest.raises(WeightsError, match=f"lacks tensor `{first}`"):
+        Preim3DPipeline.from_pretrained(folder)
+
+
+def test_a_tensor_of_another_shape_is_one_sentence(folder):
+    path = folder / "directions" / TENSORS
+    save_file({"vectors": load_file(path)["vectors"][:3].clone()}, path)
+    with pytest.raises(WeightsError, match="directions do not fit this version") as error:
+        Preim3DPipeline.from_pretrained(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_directions_of_another_pair_are_refused(folder):
+    path = folder / "encoder" / TENSORS
+    tensors = load_file(path)
+    tensors["latent_average"] = tensors["latent_average"] + 1
+    save_file(tensors, path)
+    with pytest.raises(WeightsError, match="learned with another encoder or generator"):
+        Preim3DPipeline.from_pretrained(folder)
