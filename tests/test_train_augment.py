@@ -41,5 +41,7 @@ def test_points_follow_the_warp():
 
 def test_a_start_crop_is_kept():
     start = torch.tensor([[[0.5, 0.0, 0.2], [0.0, 0.5, -0.1]]])
-    theta = augment.misalign(1, torch.Generator().manual_seed(0), 0.0, 0.0, 0.0, device=torch.device("cpu"), start=start)
+    theta = augment.misalign(
+        1, torch.Generator().manual_seed(0), 0.0, 0.0, 0.0, device=torch.device("cpu"), start=start
+    )
     assert torch.allclose(theta, start)

@@ -23,7 +23,7 @@ class LinearTrial:
     """Stands where EditTrial does: logits that depend on w by a known matrix."""
 
     def __init__(self, slopes):
-        self.slopes = slopes                                    # [A,D]
+        self.slopes = slopes  # [A,D]
 
     def response(self, offset):
         return self.slopes @ offset.flatten()
@@ -66,9 +66,13 @@ def test_expression_weights_stand_on_eyes_and_mouth():
 
 
 def test_metrics_by_hand():
-    assert torch.allclose(metrics.psnr_db(torch.full((1, 3, 2, 2), 0.2), torch.zeros(1, 3, 2, 2)), torch.tensor([20.0]))
+    assert torch.allclose(
+        metrics.psnr_db(torch.full((1, 3, 2, 2), 0.2), torch.zeros(1, 3, 2, 2)), torch.tensor([20.0])
+    )
     before, after = torch.zeros(2, 3), torch.tensor([[2.0, 1.0, -3.0], [4.0, 1.0, 3.0]])
     sigma = torch.tensor([2.0, 1.0, 3.0])
     assert metrics.attribute_altering(before, after, sigma, 0) == 1.5
     assert metrics.attribute_dependency(before, after, sigma, 0) == 1.0
-    assert torch.allclose(metrics.identity_cosine(torch.tensor([[1.0, 0]]), torch.tensor([[1.0, 1]])), torch.tensor([0.5**0.5]))
+    assert torch.allclose(
+        metrics.identity_cosine(torch.tensor([[1.0, 0]]), torch.tensor([[1.0, 1]])), torch.tensor([0.5**0.5])
+    )

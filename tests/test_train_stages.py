@@ -1,4 +1,5 @@
-"""The stages after the generator, end to end on a made-up dataset of a few tiny 'heads': attributes, encoder, manifold, directions."""
+"""The stages after the generator, end to end on a made-up dataset of a few tiny 'heads': attributes, encoder,
+manifold, directions."""
 
 import json
 
@@ -38,13 +39,23 @@ def fake_heads(folder):
 
     points = np.array([[0.4, 0.39], [0.6, 0.39], [0.5, 0.52], [0.42, 0.61], [0.58, 0.61]], np.float32) * WIDE
     arrays = {
-        "images": disc(SIZE, 5), "cameras": cameras(5, 4.2647), "depth": np.zeros((HEADS, 5, SIZE, SIZE), np.float16),
-        "photos": disc(WIDE, 2), "photo_cameras": cameras(2, 3.41), "photo_points": np.tile(points, (HEADS, 2, 1, 1)),
+        "images": disc(SIZE, 5),
+        "cameras": cameras(5, 4.2647),
+        "depth": np.zeros((HEADS, 5, SIZE, SIZE), np.float16),
+        "photos": disc(WIDE, 2),
+        "photo_cameras": cameras(2, 3.41),
+        "photo_points": np.tile(points, (HEADS, 2, 1, 1)),
         "done": np.ones(HEADS, np.uint8),
     }
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
-    np.savez(folder / "heads.npz", z=features, features=features, attributes=attributes.astype(np.float32), attribute_names=NAMES)
+    np.savez(
+        folder / "heads.npz",
+        z=features,
+        features=features,
+        attributes=attributes.astype(np.float32),
+        attribute_names=NAMES,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +65,21 @@ def stages(tmp_path_factory):
     fake_heads(folder / "heads")
     torch.manual_seed(0)
     generator = TriPlaneGenerator(
-        z_dim=FEATURES, c_dim=0, w_dim=8, plane_resolution=8, plane_channels=4, channel_base=64, channel_max=8,
-        decoder_hidden=8, image_resolution=SIZE, ray_resolution=16, superresolution_input=16,
-        superresolution_blocks=({"in": 4, "out": 8, "up": True},), superresolution_clamp=None, coarse_samples=4, fine_samples=4,
+        z_dim=FEATURES,
+        c_dim=0,
+        w_dim=8,
+        plane_resolution=8,
+        plane_channels=4,
+        channel_base=64,
+        channel_max=8,
+        decoder_hidden=8,
+        image_resolution=SIZE,
+        ray_resolution=16,
+        superresolution_input=16,
+        superresolution_blocks=({"in": 4, "out": 8, "up": True},),
+        superresolution_clamp=None,
+        coarse_samples=4,
+        fine_samples=4,
         background=0.82,
     )
     generator.save_pretrained(folder / "weights" / "generator")
@@ -69,15 +92,48 @@ def stages(tmp_path_factory):
     run(attributes, *common, *small, "--out", folder / "attributes", "--steps", 4)
     reader = folder / "attributes" / "reader"
     run(
-        encoder, *common, "--generator", folder / "weights" / "generator", "--reader", reader, "--out", folder / "encoder",
-        "--steps", 4, "--fit-batches", 2, "--picture-batch", 2, "--picture-every", 2, "--pictures-from", 0, "--pool-from", 0,
+        encoder,
+        *common,
+        "--generator",
+        folder / "weights" / "generator",
+        "--reader",
+        reader,
+        "--out",
+        folder / "encoder",
+        "--steps",
+        4,
+        "--fit-batches",
+        2,
+        "--picture-batch",
+        2,
+        "--picture-every",
+        2,
+        "--pictures-from",
+        0,
+        "--pool-from",
+        0,
     )
     (folder / "encoder" / "encoder").rename(folder / "weights" / "encoder")
     latents = folder / "latents.npz"
     run(manifold, "--weights", folder / "weights", "--reader", reader, "--data", folder / "heads", "--out", latents)
     run(
-        directions, "--weights", folder / "weights", "--reader", reader, "--latents", latents, "--heads", 4,
-        "--out", folder / "weights" / "directions", "--scores", "labels", "--least-accuracy", 0, "--least-altering", -99,
+        directions,
+        "--weights",
+        folder / "weights",
+        "--reader",
+        reader,
+        "--latents",
+        latents,
+        "--heads",
+        4,
+        "--out",
+        folder / "weights" / "directions",
+        "--scores",
+        "labels",
+        "--least-accuracy",
+        0,
+        "--least-altering",
+        -99,
     )
     return folder
 
@@ -105,7 +161,8 @@ def test_directions_are_a_pipeline_component(stages):
 
 def test_a_stage_resumes(stages, capsys):
     attributes.main([
-        "--data", str(stages / "heads"), "--batch", "8", "--precision", "float32", "--size", str(SIZE), "--threads", "1",
+        "--data", str(stages / "heads"), "--batch", "8", "--precision", "float32", "--size", str(SIZE),
+        "--threads", "1",
         "--depths", "16", "16", "16", "16", "--units", "1", "1", "1", "1", "--embedding", "16",
         "--out", str(stages / "attributes"), "--steps", "6",
     ])  # fmt: skip

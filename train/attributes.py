@@ -1,11 +1,12 @@
-"""Pictures of heads -> attributes, head features and camera: the classifier that edits are judged by, and the encoder's first body.
+"""Pictures of heads -> attributes, head features and camera: the classifier that edits are judged by, and the
+encoder's first body.
 
     python -m train.attributes --data dataset/heads --out dataset/attributes --minutes 45
 
 One small IR-SE body learns from photo-like renders and from plain ones, so that it reads photos as well as generated
-images. The paper takes a ResNet-50 trained on CelebA as classifier (A.2) and starts its encoder from a face recognition
-body; here both come from known labels. Needs a dataset of `train.heads render`; makes OUT/checkpoint.pt (to resume),
-OUT/reader/ (the network) and OUT/report.json (accuracy per attribute on held-out heads)."""
+images. The paper takes a ResNet-50 trained on CelebA as classifier (A.2) and starts its encoder from a face
+recognition body; here both come from known labels. Needs a dataset of `train.heads render`; makes OUT/checkpoint.pt
+(to resume), OUT/reader/ (the network) and OUT/report.json (accuracy per attribute on held-out heads)."""
 
 import argparse
 import json
@@ -29,13 +30,14 @@ from train.precision import autocast, settle
 from train.progress import Progress, cosine_rate
 
 
-ANGLE_SCALE = 0.35              # Radians; about the spread of yaw in the dataset, so that the regression's target is about 1.
-METRIC_PICTURE = 32             # Side of the pictures that weigh the features,
-METRIC_HEADS = 3000             # and how many heads they show: many times the number of features.
+ANGLE_SCALE = 0.35  # Radians; about the spread of yaw in the dataset, so that the regression's target is about 1.
+METRIC_PICTURE = 32  # Side of the pictures that weigh the features,
+METRIC_HEADS = 3000  # and how many heads they show: many times the number of features.
 
 
 class Reading(NamedTuple):
-    """What the network reads from images: embedding [B,E], attribute logits [B,A], features [B,F], yaw and pitch [B,2] in rad."""
+    """What the network reads from images: embedding [B,E], attribute logits [B,A], features [B,F], yaw and pitch
+    [B,2] in rad."""
 
     embedding: Tensor
     logits: Tensor
@@ -89,8 +91,11 @@ class HeadReader(ModelMixin, ConfigMixin):
         return Reading(embedding, self.attributes(embedding), self.features(embedding), angles)
 
 
-def frontal_pictures(dataset: HeadsDataset, heads: np.ndarray, size: int = METRIC_PICTURE) -> tuple[np.ndarray, Tensor]:
-    """The most frontal plain view of each of `heads`, where it is near enough -> which heads, pictures [n,3,size,size]."""
+def frontal_pictures(
+    dataset: HeadsDataset, heads: np.ndarray, size: int = METRIC_PICTURE
+) -> tuple[np.ndarray, Tensor]:
+    """The most frontal plain view of each of `heads`, where it is near enough -> which heads, pictures
+    [n,3,size,size]."""
     cameras = torch.as_tensor(np.asarray(dataset.cameras[heads]), dtype=torch.float32)
     yaw, pitch = angles_from_camera(cameras.flatten(0, 1))
     tilt = (yaw.square() + pitch.square()).sqrt().reshape(cameras.shape[:2])
@@ -107,10 +112,10 @@ def frontal_pictures(dataset: HeadsDataset, heads: np.ndarray, size: int = METRI
 
 def reading_loss(
     reading: Reading,
-    attributes: Tensor,             # [B,A] in [0, 1]
-    features: Tensor,               # [B,F]
-    angles: Tensor,                 # [B,2] radians
-    metric: Tensor,                 # [F,F]
+    attributes: Tensor,  # [B,A] in [0, 1]
+    features: Tensor,  # [B,F]
+    angles: Tensor,  # [B,2] radians
+    metric: Tensor,  # [F,F]
 ) -> dict[str, Tensor]:
     """The three terms, each about 1 for a network that knows nothing."""
     return {
@@ -154,8 +159,14 @@ def train(args: argparse.Namespace) -> None:
     precision = settle(args.precision, reader, torch.zeros(args.batch, 3, size, size, device=device))
 
     def save() -> None:
-        checkpoint.save(out / "checkpoint.pt", parts, step=progress.step, seconds=progress.seconds, rng=rng,
-                        notes={"draws": draws.get_state()})
+        checkpoint.save(
+            out / "checkpoint.pt",
+            parts,
+            step=progress.step,
+            seconds=progress.seconds,
+            rng=rng,
+            notes={"draws": draws.get_state()},
+        )
 
     progress = Progress(args.minutes, args.steps, step=state["step"], seconds=state["seconds"])
     saved_at = progress.seconds
@@ -190,7 +201,9 @@ def train(args: argparse.Namespace) -> None:
     report["trained"] = {"steps": progress.step, "minutes": round(progress.seconds / 60, 1), "heads": len(learned)}
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     accuracy = {kind: report[kind]["mean_balanced_accuracy"] for kind in ("photos", "plain")}
-    print(f"Mean balanced accuracy on held-out heads: {accuracy['photos']} on photos, {accuracy['plain']} on plain renders.")
+    print(
+        f"Balanced accuracy on held-out heads: {accuracy['photos']} on photos, {accuracy['plain']} on plain renders."
+    )
 
 
 @torch.no_grad()
@@ -201,7 +214,8 @@ def read_images(reader: HeadReader, images: Tensor, batch: int = 32) -> Reading:
 
 
 def evaluate(reader: HeadReader, dataset: HeadsDataset, held_out: np.ndarray, seed: int) -> dict:
-    """AUC and balanced accuracy per attribute, R2 of the features, angle errors in degrees, on photo-like and plain renders."""
+    """AUC and balanced accuracy per attribute, R2 of the features, angle errors in degrees, on photo-like and plain
+    renders."""
     rng, draws = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     report = {"n": len(held_out), "seed": seed}
     for kind in ("photos", "plain"):
@@ -256,7 +270,9 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--size", type=int, default=128, help="side of the pictures read")
     parser.add_argument("--units", type=int, nargs=4, default=(2, 2, 2, 2), help="residual units of the four stages")
-    parser.add_argument("--depths", type=int, nargs=4, default=(32, 64, 128, 256), help="their channels, multiples of 16")
+    parser.add_argument(
+        "--depths", type=int, nargs=4, default=(32, 64, 128, 256), help="their channels, multiples of 16"
+    )
     parser.add_argument("--embedding", type=int, default=384)
     parser.add_argument("--photo-share", type=float, default=0.7, help="of a batch; the rest are plain renders")
     parser.add_argument("--held-out", type=int, default=400, help="the last heads of the dataset, never learned from")

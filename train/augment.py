@@ -1,6 +1,7 @@
 """RGBA renders of heads -> pictures as a camera, or as the generator, would give them: [B,3,H,W] in [-1, 1].
 
-`photo_like` is for the networks that must read real photos; `generator_like` for those that must read generated images."""
+`photo_like` is for the networks that must read real photos; `generator_like` for those that must read generated
+images."""
 
 import math
 
@@ -10,14 +11,14 @@ from torch import Tensor
 
 
 def photo_like(
-    rgba: Tensor,                           # [B,4,H,W] in [0, 1], colour not premultiplied.
+    rgba: Tensor,  # [B,4,H,W] in [0, 1], colour not premultiplied.
     generator: torch.Generator,
     *,
-    theta: Tensor | None = None,            # [B,2,3] crop to start from, e.g. the aligner's (`batches.aligned_theta`).
-    size: int | None = None,                # Side of the pictures; None = as the renders.
-    max_shift: float = 0.03,                # Of the image's width, either way.
+    theta: Tensor | None = None,  # [B,2,3] crop to start from, e.g. the aligner's (`batches.aligned_theta`).
+    size: int | None = None,  # Side of the pictures; None = as the renders.
+    max_shift: float = 0.03,  # Of the image's width, either way.
     max_turn_deg: float = 4.0,
-    max_zoom: float = 0.06,                 # Relative, either way.
+    max_zoom: float = 0.06,  # Relative, either way.
     grey_share: float = 0.1,
     occluder_share: float = 0.15,
     blur_share: float = 0.35,
@@ -40,14 +41,15 @@ def photo_like(
 
 
 def generator_like(
-    rgba: Tensor,                           # [B,4,H,W] in [0, 1], colour not premultiplied.
-    background: float,                      # Grey level in [0, 1] behind the head.
+    rgba: Tensor,  # [B,4,H,W] in [0, 1], colour not premultiplied.
+    background: float,  # Grey level in [0, 1] behind the head.
     generator: torch.Generator,
     *,
-    blur_share: float = 0.7,                # A trained generator is a little blurred almost everywhere.
+    blur_share: float = 0.7,  # A trained generator is a little blurred almost everywhere.
     max_shift: float = 0.02,
 ) -> Tensor:
-    """The plain background and light of the generator, blurred and shifted a little, so that its softness fools no classifier.
+    """The plain background and light of the generator, blurred and shifted a little, so that its softness fools no
+    classifier.
 
     Returns images [B,3,H,W] in [-1, 1]."""
     theta = misalign(len(rgba), generator, max_shift, 2.0, 0.03, device=rgba.device)
@@ -74,7 +76,8 @@ def misalign(
     device: torch.device,
     start: Tensor | None = None,
 ) -> Tensor:
-    """Random small similarity transforms [count,2,3] for affine_grid, applied inside the crop `start` where one is given."""
+    """Random small similarity transforms [count,2,3] for affine_grid, applied inside the crop `start` where one is
+    given."""
     turn = math.radians(max_turn_deg) * (2 * _draw(generator, device, count) - 1)
     zoom = 1 + max_zoom * (2 * _draw(generator, device, count) - 1)
     # affine_grid counts from -1 to 1 across the image: a shift of one width is 2.
@@ -92,7 +95,8 @@ def misalign(
 
 
 def warp(rgba: Tensor, theta: Tensor, size: int | None = None) -> tuple[Tensor, Tensor]:
-    """Move RGBA [B,4,H,W] by theta [B,2,3] -> colour premultiplied by opacity [B,3,size,size], opacity [B,1,size,size].
+    """Move RGBA [B,4,H,W] by theta [B,2,3] -> colour premultiplied by opacity [B,3,size,size], opacity
+    [B,1,size,size].
 
     Beyond the border the outermost pixels go on, so that shoulders do not end in mid-air."""
     premultiplied = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1)
@@ -123,13 +127,14 @@ def random_backgrounds(count: int, shape: tuple[int, int], generator: torch.Gene
 
 
 def expose(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Random gamma, exposure, white balance, saturation, contrast and fall-off of light across the image; [B,3,H,W] in [0, 1]."""
+    """Random gamma, exposure, white balance, saturation, contrast and fall-off of light across the image; [B,3,H,W]
+    in [0, 1]."""
     count, device = len(images), images.device
 
     def between(low: float, high: float, channels: int = 1) -> Tensor:
         return low + (high - low) * _draw(generator, device, count, channels, 1, 1)
 
-    images = images.clamp(1e-3, 1) ** between(0.7, 1.4)          # The floor keeps the power's gradient and logarithm finite.
+    images = images.clamp(1e-3, 1) ** between(0.7, 1.4)  # The floor keeps the power's gradient and logarithm finite.
     images = images * between(0.75, 1.25) * between(0.9, 1.1, 3)
     grey = images.mean(1, keepdim=True)
     images = grey + (images - grey) * between(0.6, 1.3)
@@ -141,7 +146,8 @@ def expose(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def soften(images: Tensor, generator: torch.Generator, share: float, smallest: float) -> Tensor:
-    """Shrink a `share` of the images to between `smallest` and 1 of their size and enlarge them again, as small photos are.
+    """Shrink a `share` of the images to between `smallest` and 1 of their size and enlarge them again, as small
+    photos are.
 
     The batch shares two random sizes, half each: one pair of resizes per half, not one per image."""
     count, size = len(images), images.shape[2:]
@@ -156,7 +162,8 @@ def soften(images: Tensor, generator: torch.Generator, share: float, smallest: f
 
 
 def cover(images: Tensor, generator: torch.Generator, share: float) -> None:
-    """Draw a flat ellipse of random colour over a `share` of the images, in place: hands, hair, a microphone, a caption."""
+    """Draw a flat ellipse of random colour over a `share` of the images, in place: hands, hair, a microphone, a
+    caption."""
     count, _, height, width = images.shape
     down = torch.linspace(0, 1, height, device=images.device)[:, None]
     across = torch.linspace(0, 1, width, device=images.device)

@@ -1,4 +1,5 @@
-"""Random batches of a synthetic heads dataset as float tensors, which of its heads are held out, and batches of renders."""
+"""Random batches of a synthetic heads dataset as float tensors, which of its heads are held out, and batches of
+renders."""
 
 import numpy as np
 import torch
@@ -9,13 +10,14 @@ from preim3d.generator import TriPlaneGenerator
 from train.heads.dataset import FRONT_VIEWS, HeadsDataset
 
 
-POINT_ERROR_PX = 1.2        # Of the landmark network, in pixels of a 160 px photo (train.landmarks reports it).
+POINT_ERROR_PX = 1.2  # Of the landmark network, in pixels of a 160 px photo (train.landmarks reports it).
 
 
 def split_heads(dataset: HeadsDataset, held_out: int = 400) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the complete heads to learn from, and of those kept back: the dataset's last, at most a tenth of it.
 
-    A dataset may still be rendering: ask again, and the heads to learn from grow; those kept back never change sides."""
+    A dataset may still be rendering: ask again, and the heads to learn from grow; those kept back never change
+    sides."""
     first_kept = len(dataset) - min(held_out, max(1, len(dataset) // 10))
     ready = dataset.ready
     return ready[ready < first_kept], ready[ready >= first_kept]
@@ -27,17 +29,18 @@ def to_float(pixels: np.ndarray, device: str | torch.device = "cpu") -> Tensor:
 
 
 def aligned_theta(
-    points_px: np.ndarray,                      # [B,5,2] in pixels of a size x size picture.
+    points_px: np.ndarray,  # [B,5,2] in pixels of a size x size picture.
     size: int,
-    rng: np.random.Generator | None = None,     # Draws the errors of the points.
-    error_px: float = 0.0,                      # Standard deviation of those errors, as the landmark network makes them.
+    rng: np.random.Generator | None = None,  # Draws the errors of the points.
+    error_px: float = 0.0,  # Standard deviation of those errors, as the landmark network makes them.
 ) -> Tensor:
-    """The aligner's crop of each picture as theta [B,2,3] of `affine_grid`: the encoder learns from what it will be given."""
+    """The aligner's crop of each picture as theta [B,2,3] of `affine_grid`: the encoder learns from what it will be
+    given."""
     theta = np.empty((len(points_px), 2, 3), np.float32)
     for i, points in enumerate(np.asarray(points_px, np.float64)):
         if rng is not None:
             points = points + rng.normal(0, error_px, points.shape)
-        to_picture = fit_template(points).crop_to_photo(CROP_SIDE, size)        # [3,3] pixels of the crop -> of the picture
+        to_picture = fit_template(points).crop_to_photo(CROP_SIDE, size)  # [3,3] pixels of the crop -> of the picture
         # affine_grid counts from -1 to 1: crop pixel = (g + 1) size / 2.
         theta[i, :, :2] = to_picture[:2, :2]
         theta[i, :, 2] = (to_picture[:2, :2].sum(1) * size / 2 + to_picture[:2, 2]) * 2 / size - 1
@@ -46,23 +49,25 @@ def aligned_theta(
 
 def draw_plain(
     dataset: HeadsDataset,
-    heads: np.ndarray,              # [B] indices
+    heads: np.ndarray,  # [B] indices
     rng: np.random.Generator,
     device: str | torch.device = "cpu",
 ) -> tuple[Tensor, Tensor, np.ndarray]:
-    """One frontal view of each head in the generator's light: RGBA [B,4,S,S] in [0, 1], cameras [B,25], which views [B]."""
+    """One frontal view of each head in the generator's light: RGBA [B,4,S,S] in [0, 1], cameras [B,25], which views
+    [B]."""
     views = rng.integers(0, min(FRONT_VIEWS, dataset.images.shape[1]), len(heads))
     return to_float(dataset.images[heads, views], device), to_camera(dataset.cameras[heads, views], device), views
 
 
 def draw_photos(
     dataset: HeadsDataset,
-    heads: np.ndarray,              # [B] indices
+    heads: np.ndarray,  # [B] indices
     rng: np.random.Generator,
     device: str | torch.device = "cpu",
     error_px: float = POINT_ERROR_PX,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One photo of each head in its own light: RGBA [B,4,S',S'] in [0, 1], the aligner's crop of it [B,2,3], cameras [B,25]."""
+    """One photo of each head in its own light: RGBA [B,4,S',S'] in [0, 1], the aligner's crop of it [B,2,3], cameras
+    [B,25]."""
     views = rng.integers(0, dataset.photos.shape[1], len(heads))
     rgba = to_float(dataset.photos[heads, views], device)
     theta = aligned_theta(dataset.photo_points[heads, views], rgba.shape[-1], rng, error_px).to(device)
@@ -76,7 +81,8 @@ def to_camera(cameras: np.ndarray, device: str | torch.device = "cpu") -> Tensor
 
 @torch.no_grad()
 def render_views(generator: TriPlaneGenerator, ws: Tensor, cameras: Tensor, batch: int = 8) -> Tensor:
-    """Images [N,3,H,W] in [-1, 1] of latents [N,num_ws,w_dim], each from its camera [N,25] (or all from one, [1,25])."""
+    """Images [N,3,H,W] in [-1, 1] of latents [N,num_ws,w_dim], each from its camera [N,25] (or all from one,
+    [1,25])."""
     cameras = cameras.expand(len(ws), -1)
     images = []
     for w, camera in zip(ws.split(batch), cameras.split(batch)):

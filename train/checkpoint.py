@@ -1,4 +1,5 @@
-"""A training run's state on disk: written whole or not at all, and enough of it that a resumed run goes on as if never stopped."""
+"""A training run's state on disk: written whole or not at all, and enough of it that a resumed run goes on as if
+never stopped."""
 
 import os
 from pathlib import Path
@@ -10,14 +11,15 @@ import torch
 
 def save(
     path: str | Path,
-    parts: dict[str, Any],                         # Whatever has state_dict(): modules, optimizers, averages.
+    parts: dict[str, Any],  # Whatever has state_dict(): modules, optimizers, averages.
     *,
-    step: int,                                     # Steps done.
-    seconds: float = 0.0,                          # Time spent, over all the pieces of the run.
-    rng: np.random.Generator | None = None,        # The run's own numpy generator; torch's global one is always kept.
-    notes: dict[str, Any] | None = None,           # Plain numbers, strings, lists, tensors.
+    step: int,  # Steps done.
+    seconds: float = 0.0,  # Time spent, over all the pieces of the run.
+    rng: np.random.Generator | None = None,  # The run's own numpy generator; torch's global one is always kept.
+    notes: dict[str, Any] | None = None,  # Plain numbers, strings, lists, tensors.
 ) -> None:
-    """Write a checkpoint beside `path` and move it into place, so that a kill at any moment leaves the old file or the new one.
+    """Write a checkpoint beside `path` and move it into place, so that a kill at any moment leaves the old file or
+    the new one.
 
     Raises OSError (disk full, folder not writable) with the earlier checkpoint untouched."""
     path = Path(path)
@@ -49,7 +51,8 @@ def load(
     rng: np.random.Generator | None = None,
     device: str | torch.device = "cpu",
 ) -> dict[str, Any]:
-    """Put a checkpoint's state back into `parts` (by name; a name the file lacks is a KeyError) and into the random generators.
+    """Put a checkpoint's state back into `parts` (by name; a name the file lacks is a KeyError) and into the random
+    generators.
 
     Returns {"step", "seconds", "notes"}. Nothing in the file is executed (weights_only)."""
     state = torch.load(path, map_location=device, weights_only=True)

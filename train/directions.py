@@ -1,12 +1,15 @@
-"""Labelled latents -> named directions in calibrated units: linear SVMs in the inversion manifold (paper, 3.4 and A.2).
+r"""Labelled latents -> named directions in calibrated units: linear SVMs in the inversion manifold (paper, 3.4 and
+A.2).
 
-    python -m train.directions --weights weights/heads --reader dataset/attributes/reader --latents latents.npz --out weights/heads/directions
+    python -m train.directions --weights weights/heads --reader dataset/attributes/reader --latents latents.npz \
+        --out weights/heads/directions
 
 InterFaceGAN's protocol (Shen et al. 2020): of the labelled latents take the extremes of the classifier's score, split
-70/30, fit a linear SVM; the direction is the unit normal of its plane. Then heads are edited, rendered and classified again:
-the response to each direction tells which others it drags along (these are projected out where that helps, section 3.4's
-conditional form) and how far to go for strength 1 = one standard deviation of the attribute's logit over the photos.
-Makes OUT/ (config.json and safetensors, a pipeline component) and OUT/../directions.json (accuracies, responses, cosines)."""
+70/30, fit a linear SVM; the direction is the unit normal of its plane. Then heads are edited, rendered and classified
+again: the response to each direction tells which others it drags along (these are projected out where that helps,
+section 3.4's conditional form) and how far to go for strength 1 = one standard deviation of the attribute's logit
+over the photos. Makes OUT/ (config.json and safetensors, a pipeline component) and OUT/../directions.json
+(accuracies, responses, cosines)."""
 
 import argparse
 import json
@@ -25,11 +28,22 @@ from train.attributes import HeadReader, read_images
 from train.batches import render_views
 
 
-# Attributes that go together by definition: their labels share a cause, so moving one without the other is meaningless.
+# Attributes that go together by definition: their labels share a cause, so moving one without the other is
+# meaningless.
 ALLIED = (
     {"Full_Beard", "Goatee", "Mustache", "No_Beard", "Sideburns", "5_o_Clock_Shadow"},
     {"Black_Hair", "Brown_Hair", "Blond_Hair", "Gray_Hair"},
-    {"Bald", "Black_Hair", "Brown_Hair", "Blond_Hair", "Gray_Hair", "Bangs", "Long_Hair", "Straight_Hair", "Wavy_Hair"},
+    {
+        "Bald",
+        "Black_Hair",
+        "Brown_Hair",
+        "Blond_Hair",
+        "Gray_Hair",
+        "Bangs",
+        "Long_Hair",
+        "Straight_Hair",
+        "Wavy_Hair",
+    },
     {"Bald", "Receding_Hairline"},
     {"Wearing_Hat", "Bangs", "Receding_Hairline"},
     {"Smiling", "High_Cheekbones"},
@@ -45,20 +59,20 @@ ALLIED = (
 class Boundary:
     """The plane between an attribute's extremes in W+."""
 
-    normal: np.ndarray      # [num_ws,w_dim], unit length over all entries; towards more of the attribute
-    accuracy: float         # on the 30 % that the SVM did not see
-    sigma: float            # standard deviation of the latents along the normal
-    low: float              # 1st and 99th percentile of the latents along the normal, from their mean
+    normal: np.ndarray  # [num_ws,w_dim], unit length over all entries; towards more of the attribute
+    accuracy: float  # on the 30 % that the SVM did not see
+    sigma: float  # standard deviation of the latents along the normal
+    low: float  # 1st and 99th percentile of the latents along the normal, from their mean
     high: float
-    taken: int              # latents that the SVM was fitted and validated on
+    taken: int  # latents that the SVM was fitted and validated on
 
 
 def fit_boundary(
-    w: np.ndarray,                      # [N,num_ws,w_dim]
-    score: np.ndarray,                  # [N] classifier logit or label, higher = more of the attribute
+    w: np.ndarray,  # [N,num_ws,w_dim]
+    score: np.ndarray,  # [N] classifier logit or label, higher = more of the attribute
     seed: int,
-    extremes: int = 1500,               # At most so many of either end of the score.
-    cost: float = 1.0,                  # SVM's C on latents scaled to unit variance in the mean.
+    extremes: int = 1500,  # At most so many of either end of the score.
+    cost: float = 1.0,  # SVM's C on latents scaled to unit variance in the mean.
 ) -> Boundary:
     """Linear SVM between the highest and the lowest scores."""
     from sklearn.svm import LinearSVC
@@ -100,9 +114,9 @@ class EditTrial:
 
     def __init__(self, generator: TriPlaneGenerator, reader: HeadReader, ws: Tensor, sigma: Tensor):
         self.generator, self.reader, self.ws = generator, reader, ws
-        self.sigma = sigma                          # [A] standard deviation of each logit over the photos
+        self.sigma = sigma  # [A] standard deviation of each logit over the photos
         self.camera = generator.frontal_camera()
-        self.before = self.logits(ws)               # [M,A]
+        self.before = self.logits(ws)  # [M,A]
 
     def logits(self, ws: Tensor) -> Tensor:
         return read_images(self.reader, render_views(self.generator, ws, self.camera)).logits
@@ -118,14 +132,15 @@ class EditTrial:
 
 def calibrate(
     trial: EditTrial,
-    normal: Tensor,             # [num_ws,w_dim], unit length
-    sigma_w: float,             # spread of the latents along it
+    normal: Tensor,  # [num_ws,w_dim], unit length
+    sigma_w: float,  # spread of the latents along it
     attribute: int,
-    sign: int = 1,              # -1: the direction is to lower the logit
+    sign: int = 1,  # -1: the direction is to lower the logit
     rounds: int = 3,
-    furthest: float = 6.0,      # steps longer than so many spreads leave the manifold
+    furthest: float = 6.0,  # steps longer than so many spreads leave the manifold
 ) -> tuple[float, Tensor]:
-    """How far along the normal the mean logit moves by one standard deviation (secant search), and the response there."""
+    """How far along the normal the mean logit moves by one standard deviation (secant search), and the response
+    there."""
     step = sigma_w
     below, gain_below = 0.0, 0.0
     for turn in range(rounds):
@@ -148,12 +163,12 @@ def allied(first: str, second: str) -> bool:
 
 
 def purify(
-    vectors: dict[str, Tensor],         # CelebA name -> calibrated direction (towards more of it)
-    responses: dict[str, Tensor],       # CelebA name -> response to it [A]
-    names: list[str],                   # the A names of the response
+    vectors: dict[str, Tensor],  # CelebA name -> calibrated direction (towards more of it)
+    responses: dict[str, Tensor],  # CelebA name -> response to it [A]
+    names: list[str],  # the A names of the response
     name: str,
     most: int = 3,
-    least: float = 0.15,                # a drag below this is left alone
+    least: float = 0.15,  # a drag below this is left alone
 ) -> Tensor:
     """The direction less those of the attributes that it drags along most, each in the measured amount."""
     drags = {
@@ -255,8 +270,13 @@ def train(args: argparse.Namespace) -> None:
         cosines = {other: round(value, 3) for (other, *_), value in zip(kept, row.tolist()) if other != key}
         report[key]["cosines"] = dict(sorted(cosines.items(), key=lambda item: -abs(item[1]))[:5])
     summary = {
-        "space": "inversion", "scores": args.scores, "latents": len(w), "heads": args.heads, "seed": args.seed,
-        "fingerprint": directions.config.fingerprint, "left_out": sorted(set(wanted) - {key for key, *_ in kept}),
+        "space": "inversion",
+        "scores": args.scores,
+        "latents": len(w),
+        "heads": args.heads,
+        "seed": args.seed,
+        "fingerprint": directions.config.fingerprint,
+        "left_out": sorted(set(wanted) - {key for key, *_ in kept}),
         "directions": report,
     }
     out.with_suffix(".json").write_text(json.dumps(summary, indent=2) + "\n")
@@ -270,14 +290,18 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--latents", required=True, help="made by `python -m train.manifold`")
     parser.add_argument("--out", required=True, help="the pipeline's directions/ folder")
     parser.add_argument(
-        "--scores", choices=("classifier", "labels"), default="classifier",
+        "--scores",
+        choices=("classifier", "labels"),
+        default="classifier",
         help="what sorts the latents: the classifier's logits on the photos, as in the paper, or the true labels",
     )
     parser.add_argument("--cost", type=float, default=1.0, help="the SVM's C, over the number of latents of a class")
     parser.add_argument("--heads", type=int, default=24, help="heads that are edited and rendered to calibrate")
     parser.add_argument("--purify", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--least-accuracy", type=float, default=0.75, help="directions below are left out")
-    parser.add_argument("--least-altering", type=float, default=0.6, help="likewise, standard deviations at strength 1")
+    parser.add_argument(
+        "--least-altering", type=float, default=0.6, help="likewise, standard deviations at strength 1"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)

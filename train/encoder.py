@@ -1,7 +1,7 @@
-"""Photos -> w: trains the encoder of one generator by alternating rounds (paper, sections 3.2, 3.3 and A.1).
+r"""Photos -> w: trains the encoder of one generator by alternating rounds (paper, sections 3.2, 3.3 and A.1).
 
-    python -m train.encoder --data dataset/heads --generator weights/heads/generator --reader dataset/attributes/reader \
-        --out dataset/encoder --minutes 30
+    python -m train.encoder --data dataset/heads --generator weights/heads/generator \
+        --reader dataset/attributes/reader --out dataset/encoder --minutes 30
 
 The body starts from `train.attributes`, the last layer from a ridge regression of w. Then, step by step:
 
@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from preim3d.camera import camera_from_angles
@@ -34,10 +33,10 @@ from train.precision import autocast, settle
 from train.progress import Progress, cosine_rate
 
 
-METRIC_SAMPLES = 1500       # Small pictures of G that weigh the latent regression: several times w_dim.
-METRIC_RAYS = 24            # Their side.
-PLACE = [3, 7, 11]          # Entries of a camera label that hold its position.
-POOL_SIZE = 2048            # Generated images kept for in-domain rounds: rendering costs far more than reading.
+METRIC_SAMPLES = 1500  # Small pictures of G that weigh the latent regression: several times w_dim.
+METRIC_RAYS = 24  # Their side.
+PLACE = [3, 7, 11]  # Entries of a camera label that hold its position.
+POOL_SIZE = 2048  # Generated images kept for in-domain rounds: rendering costs far more than reading.
 
 
 def new_encoder(generator: TriPlaneGenerator, reader: HeadReader) -> PortraitEncoder:
@@ -61,7 +60,8 @@ def new_encoder(generator: TriPlaneGenerator, reader: HeadReader) -> PortraitEnc
 
 @torch.no_grad()
 def fit_last_layer(encoder: PortraitEncoder, batches, ridge: float = 1e-3) -> float:
-    """Set the last layer by ridge regression of w on the embedding; `batches` yields images [B,3,S,S], w [B,num_ws,w_dim].
+    """Set the last layer by ridge regression of w on the embedding; `batches` yields images [B,3,S,S], w
+    [B,num_ws,w_dim].
 
     Returns R2 of w on the same images. A start, not an end: it spares the first thousands of steps."""
     encoder.eval()
@@ -74,7 +74,7 @@ def fit_last_layer(encoder: PortraitEncoder, batches, ridge: float = 1e-3) -> fl
     x, y = x - mean_x, y - mean_y
     covariance = x.T @ x / len(x)
     damping = ridge * covariance.diagonal().mean() * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    slopes = torch.linalg.solve(covariance + damping, x.T @ y / len(x))         # [E,w_dim]
+    slopes = torch.linalg.solve(covariance + damping, x.T @ y / len(x))  # [E,w_dim]
     encoder.latent_average.copy_(mean_y.float().expand_as(encoder.latent_average))
     rows, linear = encoder.config.num_ws, encoder.linear
     # All rows of w alike; the layer multiplies its weight by a gain when it is used.
@@ -97,10 +97,14 @@ def latent_metric(generator: TriPlaneGenerator, features: Tensor, rng: np.random
     return picture_metric(torch.cat(codes), torch.cat(pictures))
 
 
-def random_cameras(count: int, rng: np.random.Generator, generator: TriPlaneGenerator, yaw_deg=30.0, pitch_deg=20.0) -> Tensor:
+def random_cameras(
+    count: int, rng: np.random.Generator, generator: TriPlaneGenerator, yaw_deg=30.0, pitch_deg=20.0
+) -> Tensor:
     """Cameras [count,25], uniform in yaw and nominal pitch (A.1: within 30 and 20 degrees)."""
     config = generator.config
-    yaw, pitch = (torch.tensor(rng.uniform(-math.radians(d), math.radians(d), count)).float() for d in (yaw_deg, pitch_deg))
+    yaw, pitch = (
+        torch.tensor(rng.uniform(-math.radians(d), math.radians(d), count)).float() for d in (yaw_deg, pitch_deg)
+    )
     cameras = camera_from_angles(yaw, pitch, radius=config.camera_radius, pivot=config.pivot, focal=config.focal)
     return cameras.to(generator.device)
 
@@ -119,7 +123,7 @@ class EncoderTraining:
         self.reader = HeadReader.from_pretrained(args.reader).to(self.device).eval().requires_grad_(False)
         self.encoder = new_encoder(self.generator, self.reader).to(self.device)
         self.optimizer = torch.optim.AdamW(self.encoder.parameters(), args.rate, weight_decay=0.01)
-        self.pool: deque[tuple[Tensor, Tensor]] = deque(maxlen=POOL_SIZE)      # uint8 image [3,S,S], w [num_ws,w_dim]
+        self.pool: deque[tuple[Tensor, Tensor]] = deque(maxlen=POOL_SIZE)  # uint8 image [3,S,S], w [num_ws,w_dim]
         size = self.generator.config.image_resolution
         weights = expression_weights(size, device=self.device)
         self.weights = weights / weights.mean()
@@ -134,7 +138,7 @@ class EncoderTraining:
         images, _ = augment.photo_like(rgba, self.draws, size=size)
         rgba, theta, camera = draw_photos(self.dataset, heads[plain:], self.rng, self.device)
         images = torch.cat([images, augment.photo_like(rgba, self.draws, theta=theta, size=size)[0]])
-        places = to_camera(self.dataset.cameras[heads[plain:], :FRONT_VIEWS], self.device)[..., PLACE]     # [B,V,3]
+        places = to_camera(self.dataset.cameras[heads[plain:], :FRONT_VIEWS], self.device)[..., PLACE]  # [B,V,3]
         nearest = (places - camera[:, None, PLACE]).square().sum(2).argmin(1).cpu().numpy()
         with torch.no_grad():
             return images, self.generator.mapping(self.features[heads]), np.concatenate([plain_views, nearest])
@@ -189,7 +193,13 @@ class EncoderTraining:
                 terms |= self.picture_terms(w[few].float(), heads[few], views[few])
         loss = args.w_weight * terms["w"]
         if with_pictures:
-            loss = loss + 1.0 * terms["l2"] + 0.3 * terms["edge"] + args.lpips_weight * terms["lpips"] + args.id_weight * terms["id"]
+            loss = (
+                loss
+                + 1.0 * terms["l2"]
+                + 0.3 * terms["edge"]
+                + args.lpips_weight * terms["lpips"]
+                + args.id_weight * terms["id"]
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.pool:
@@ -217,15 +227,23 @@ def train(args: argparse.Namespace) -> None:
     metric = latent_metric(run.generator, run.features[run.learned], np.random.default_rng(args.seed))
     metric = metric / (run.generator.mapping(run.features[run.learned[:1000]])[:, 0].var(0).mean())
     if not resumed:
-        fitted = fit_last_layer(run.encoder, (run.photos(run.rng.choice(run.learned, 32))[:2] for _ in range(args.fit_batches)))
+        fitted = fit_last_layer(
+            run.encoder, (run.photos(run.rng.choice(run.learned, 32))[:2] for _ in range(args.fit_batches))
+        )
         print(f"The last layer explains {fitted:.2f} of the variance of w.")
     size = run.encoder.config.input_size
     sample = torch.zeros(args.batch, 3, size, size, device=run.device)
     precision = settle(args.precision, run.encoder, sample)
 
     def save() -> None:
-        checkpoint.save(out / "checkpoint.pt", parts, step=progress.step, seconds=progress.seconds, rng=run.rng,
-                        notes={"draws": run.draws.get_state()})
+        checkpoint.save(
+            out / "checkpoint.pt",
+            parts,
+            step=progress.step,
+            seconds=progress.seconds,
+            rng=run.rng,
+            notes={"draws": run.draws.get_state()},
+        )
         run.encoder.save_pretrained(out / "encoder")
 
     progress = Progress(args.minutes, args.steps, step=state["step"], seconds=state["seconds"])
@@ -254,12 +272,24 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, help="time budget; a resumed run counts what it spent before")
     parser.add_argument("--steps", type=int, help="or a budget of steps")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--picture-batch", type=int, default=4, help="images of a batch that are rendered for the image losses")
-    parser.add_argument("--picture-every", type=int, default=4, help="steps between image losses: rendering costs most of the time")
-    parser.add_argument("--pictures-from", type=float, default=0.3, help="share of the run after which image losses begin")
-    parser.add_argument("--pool-from", type=float, default=0.1, help="share of the run after which in-domain rounds begin")
-    parser.add_argument("--plain-share", type=float, default=0.2, help="of the inputs rendered in the generator's light")
-    parser.add_argument("--w-weight", type=float, default=0.3, help="lambda_w; large, for here w is known for photos too")
+    parser.add_argument(
+        "--picture-batch", type=int, default=4, help="images of a batch that are rendered for the image losses"
+    )
+    parser.add_argument(
+        "--picture-every", type=int, default=4, help="steps between image losses: rendering costs most of the time"
+    )
+    parser.add_argument(
+        "--pictures-from", type=float, default=0.3, help="share of the run after which image losses begin"
+    )
+    parser.add_argument(
+        "--pool-from", type=float, default=0.1, help="share of the run after which in-domain rounds begin"
+    )
+    parser.add_argument(
+        "--plain-share", type=float, default=0.2, help="of the inputs rendered in the generator's light"
+    )
+    parser.add_argument(
+        "--w-weight", type=float, default=0.3, help="lambda_w; large, for here w is known for photos too"
+    )
     parser.add_argument("--lpips-weight", type=float, default=0.2)
     parser.add_argument("--id-weight", type=float, default=0.1)
     parser.add_argument("--fit-batches", type=int, default=100, help="batches of 32 for the last layer's regression")

@@ -1,9 +1,10 @@
-"""Held-out heads -> evaluation.json and contact sheets: how good generator, encoder and directions are.
+r"""Held-out heads -> evaluation.json and contact sheets: how good generator, encoder and directions are.
 
     python -m train.evaluate --weights weights/heads --data dataset/heldout --source heads_source.npz \
         --reader dataset/attributes/reader --out weights/heads/evaluation.json --sheets sheets
 
-The metrics are those of `train.metrics`; the protocol is written into the file with the figures. Takes minutes on a CPU."""
+The metrics are those of `train.metrics`; the protocol is written into the file with the figures. Takes minutes on a
+CPU."""
 
 import argparse
 import json
@@ -26,7 +27,7 @@ from preim3d.film import pictures
 from preim3d.generator import TriPlaneGenerator
 from train import augment, losses, metrics
 from train.attributes import HeadReader, read_images
-from train.batches import draw_photos, draw_plain, render_views, to_float
+from train.batches import draw_photos, render_views, to_float
 from train.heads.dataset import BACKGROUND, HeadsDataset
 from train.heads.geometry import HeadBuilder
 from train.heads.renderer import RenderedHead
@@ -38,16 +39,17 @@ EDIT_STRENGTH = 2.0
 SHEET_HEADS = 8
 
 PROTOCOL = """\
-Heads that neither network ever saw, seed {seed}. Generator: {n} heads, 3 of each head's frontal views (yaw within 45, nominal \
-pitch within 32 degrees) from the head's true features, against the renders; PSNR is the mean over images of the PSNR of \
-[0, 1] RGB. Encoder: one photo per head (random light, random background, aligned by its true five points, no other \
-augmentation) -> w -> image at the photo's camera, against the render of the same head from there in the generator's light \
-(encoder_psnr_db); the same with the render itself as input (encoder_plain_psnr_db). Identity: cosine of the embedding of \
-train.attributes' network, which learned from synthetic heads only and whose body the encoder started from: between the photo \
-and views within 10 and at 20-30 degrees of yaw (pitch within 20); `other` is the cosine with the views of another person, `match_of_10` how often \
-the view at 20-30 degrees is nearest to its own photo among ten. lpips_like: distance of that network's features. \
-AA and AD: {edited} inverted photos, frontal view, strength {strength:+.0f}, logits of the same network over their standard \
-deviation on the photos; AD is the mean over the other {others} attributes, ad_per_aa = AD / AA."""
+Heads that no network ever saw, seed {seed}. Generator: {n} heads, 3 of each head's frontal views (yaw within 45, \
+nominal pitch within 32 degrees) from the head's true features, against the renders; PSNR is the mean over images \
+of the PSNR of [0, 1] RGB. Encoder: one photo per head (random light, random background, aligned by its true five \
+points, no other augmentation) -> w -> image at the photo's camera, against the render of the same head from there \
+in the generator's light (encoder_psnr_db); the same with that render as input (encoder_plain_psnr_db). Identity: \
+cosine of the embedding of train.attributes' network, which learned from synthetic heads only and whose body the \
+encoder started from, between the photo and views within 10 and at 20-30 degrees of yaw (pitch within 20); `other` \
+is the cosine with the views of another person, `match_of_10` how often the view at 20-30 degrees is nearest to \
+its own photo among ten. lpips_like: distance of that network's features. AA and AD: {edited} inverted photos, \
+frontal view, strength {strength:+.0f}, logits of the same network over their standard deviation on the photos; AD \
+is the mean over the other {others} attributes, ad_per_aa = AD / AA."""
 
 
 class Evaluation:
@@ -77,7 +79,9 @@ class Evaluation:
             psnr.append(metrics.psnr_db(images, truth))
             lpips.append(batched_lpips(self.reader, images, truth))
             identity.append(
-                metrics.identity_cosine(read_images(self.reader, images).embedding, read_images(self.reader, truth).embedding)
+                metrics.identity_cosine(
+                    read_images(self.reader, images).embedding, read_images(self.reader, truth).embedding
+                )
             )
             rows += [truth[:SHEET_HEADS], images[:SHEET_HEADS]]
         figures = {
@@ -178,7 +182,10 @@ class Evaluation:
 
 def batched_lpips(reader: HeadReader, images: Tensor, truth: Tensor) -> Tensor:
     with torch.no_grad():
-        parts = [losses.perceptual_loss(reader, a.to(reader.device), b.to(reader.device)) for a, b in zip(images.split(16), truth.split(16))]
+        parts = [
+            losses.perceptual_loss(reader, a.to(reader.device), b.to(reader.device))
+            for a, b in zip(images.split(16), truth.split(16))
+        ]
     return torch.stack(parts).cpu()
 
 
@@ -205,8 +212,12 @@ def sheet(rows: list[Tensor]) -> Image.Image:
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True, help="pipeline folder")
-    parser.add_argument("--data", required=True, help="folder of `python -m train.heads render` with a seed of its own")
-    parser.add_argument("--source", required=True, help="the .npz of `python -m train.heads build`, to render the truth anywhere")
+    parser.add_argument(
+        "--data", required=True, help="folder of `python -m train.heads render` with a seed of its own"
+    )
+    parser.add_argument(
+        "--source", required=True, help="the .npz of `python -m train.heads build`, to render the truth anywhere"
+    )
     parser.add_argument("--reader", required=True, help="folder made by `python -m train.attributes` (OUT/reader)")
     parser.add_argument("--out", required=True, help="the .json to write")
     parser.add_argument("--sheets", help="folder for the contact sheets")
@@ -225,13 +236,17 @@ def main(words: list[str] | None = None) -> None:
     edit_figures, edit_sheet = evaluation.edit_figures()
     n, edited = len(evaluation.heads), min(args.edited, len(evaluation.heads))
     others = len(evaluation.reader.config.attribute_names) - 1
-    figures |= encoder_figures | edit_figures | {
-        "n": n,
-        "seed": args.seed,
-        "protocol": PROTOCOL.format(seed=args.seed, n=n, edited=edited, strength=EDIT_STRENGTH, others=others),
-        "hardware": f"{platform.processor() or platform.machine()}, {args.threads} threads, torch {torch.__version__}, {args.device}",
-        "seconds": round(time.monotonic() - started),
-    }
+    figures |= (
+        encoder_figures
+        | edit_figures
+        | {
+            "n": n,
+            "seed": args.seed,
+            "protocol": PROTOCOL.format(seed=args.seed, n=n, edited=edited, strength=EDIT_STRENGTH, others=others),
+            "hardware": f"{platform.machine()}, {args.device}, {args.threads} threads, torch {torch.__version__}",
+            "seconds": round(time.monotonic() - started),
+        }
+    )
     partial = Path(args.out).with_suffix(".part")
     partial.write_text(json.dumps(figures, indent=2) + "\n")
     os.replace(partial, args.out)

@@ -21,7 +21,8 @@ def edge_loss(images: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
 
 
 def latent_loss(w: Tensor, truth: Tensor, metric: Tensor) -> Tensor:
-    """L_w, Eq. 4: squared error of w [B,num_ws,w_dim], weighted by `metric` [w_dim,w_dim] (see `train.picture_metric`)."""
+    """L_w, Eq. 4: squared error of w [B,num_ws,w_dim], weighted by `metric` [w_dim,w_dim] (see
+    `train.picture_metric`)."""
     error = w.float() - truth
     return ((error @ metric) * error).mean()
 
@@ -29,7 +30,8 @@ def latent_loss(w: Tensor, truth: Tensor, metric: Tensor) -> Tensor:
 def perceptual_loss(reader: HeadReader, images: Tensor, truth: Tensor) -> Tensor:
     """L_LPIPS of Eq. 7 on our own network: distance of the body's unit-length features, averaged over its stages.
 
-    Like LPIPS (Zhang et al. 2018, Eq. 1) with all channel weights 1; published backbones are third parties' weights."""
+    Like LPIPS (Zhang et al. 2018, Eq. 1) with all channel weights 1; published backbones are third parties'
+    weights."""
     seen = stage_features(reader, images)
     with torch.no_grad():
         wanted = stage_features(reader, truth)

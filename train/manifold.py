@@ -1,7 +1,7 @@
 """Photos -> the inversion manifold: the latent that the encoder gives each photo, and what the classifier says of it.
 
-    python -m train.manifold --weights weights/heads --reader dataset/attributes/reader --data dataset/heads --out latents.npz
-    python -m train.manifold --weights weights/heads --reader dataset/attributes/reader --crops FOLDER --out latents.npz
+    python -m train.manifold --weights weights/heads --reader READER --data dataset/heads --out latents.npz
+    python -m train.manifold --weights weights/heads --reader READER --crops FOLDER --out latents.npz
 
 Section 3.4 of the paper: directions are learned here and not among sampled latents. Makes latents.npz with w
 [N,num_ws,w_dim], logits [N,A] of the attributes read from the photos, attribute_names [A], and, for synthetic heads,
@@ -42,7 +42,9 @@ def crop_images(folder: Path, size: int, batch: int = 32) -> Iterator[tuple[Tens
         raise FileNotFoundError(f"{folder} holds no .png or .jpg crops; make them with `python -m preim3d edit`.")
     for start in range(0, len(paths), batch):
         part = paths[start : start + batch]
-        pixels = [np.asarray(Image.open(p).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)) for p in part]
+        pixels = [
+            np.asarray(Image.open(p).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)) for p in part
+        ]
         yield torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1, [p.name for p in part]
 
 
@@ -51,7 +53,7 @@ def invert(
     encoder: PortraitEncoder,
     reader: HeadReader,
     batches: Iterator[tuple[Tensor, object]],
-    count: int,                             # Images in all, for the progress bar.
+    count: int,  # Images in all, for the progress bar.
 ) -> tuple[np.ndarray, np.ndarray, list]:
     """w [N,num_ws,w_dim], the attributes' logits [N,A], and the names or indices that came with the images."""
     latents, logits, names = [], [], []
@@ -85,7 +87,9 @@ def main(words: list[str] | None = None) -> None:
     if args.data:
         dataset = HeadsDataset(args.data)
         heads = dataset.ready[: args.heads]
-        w, logits, heads = invert(encoder, reader, head_photos(dataset, heads, args.seed, encoder.config.input_size), len(heads))
+        w, logits, heads = invert(
+            encoder, reader, head_photos(dataset, heads, args.seed, encoder.config.input_size), len(heads)
+        )
         known = {"heads": np.array(heads), "labels": np.asarray(dataset.attributes[heads])}
     else:
         count = len(list(Path(args.crops).iterdir()))

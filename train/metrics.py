@@ -1,4 +1,5 @@
-"""What is measured and how, fixed once: PSNR, identity cosine, attribute altering and dependency (paper, section 4.2 and C)."""
+"""What is measured and how, fixed once: PSNR, identity cosine, attribute altering and dependency (paper, section 4.2
+and C)."""
 
 import torch
 import torch.nn.functional as F

@@ -1,8 +1,8 @@
 """How much each direction of a code (head features, or w) shows in the picture: the weight of errors in that code.
 
 Predicting codes is a hundred times cheaper than rendering them. To first order the error of the picture is
-|J (code - truth)|^2 = (code - truth)^T M (code - truth) with M = J^T J, J being the picture's linear dependence on the code,
-so a regression weighted by M minimises the picture's error without rendering."""
+|J (code - truth)|^2 = (code - truth)^T M (code - truth) with M = J^T J, J being the picture's linear dependence on
+the code, so a regression weighted by M minimises the picture's error without rendering."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ SPOT_RADIUS = 0.11
 
 def expression_weights(
     size: int,
-    boost: float = 4.0,                 # Eyes and mouth are 1/12 of the picture but all of the expression.
+    boost: float = 4.0,  # Eyes and mouth are 1/12 of the picture but all of the expression.
     device: str | torch.device = "cpu",
 ) -> Tensor:
     """[1,1,size,size]: 1 + `boost` around the eyes and the mouth of a frontal crop, 1 elsewhere."""
@@ -28,11 +28,11 @@ def expression_weights(
 
 
 def picture_metric(
-    codes: Tensor,                      # [N,D], N some times D
-    pictures: Tensor,                   # [N,3,h,w] of these codes, all from about the same camera
+    codes: Tensor,  # [N,D], N some times D
+    pictures: Tensor,  # [N,3,h,w] of these codes, all from about the same camera
     *,
     boost: float = 4.0,
-    plain_share: float = 0.2,           # Of the plain squared error, for what a linear map does not see.
+    plain_share: float = 0.2,  # Of the plain squared error, for what a linear map does not see.
     ridge: float = 1e-2,
 ) -> Tensor:
     """M [D,D], positive definite, mean of the diagonal 1: the picture's squared change per change of the code."""
@@ -42,7 +42,7 @@ def picture_metric(
     covariance = x.T @ x / len(x)
     # Ridge regression: without it, directions in which the codes hardly vary would get huge, meaningless slopes.
     damping = ridge * covariance.diagonal().mean() * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    slopes = torch.linalg.solve(covariance + damping, x.T @ y / len(x))     # [D,P], the transpose of J
+    slopes = torch.linalg.solve(covariance + damping, x.T @ y / len(x))  # [D,P], the transpose of J
     metric = slopes @ slopes.T
     metric = metric / metric.diagonal().mean()
     eye = torch.eye(len(metric), dtype=metric.dtype, device=metric.device)

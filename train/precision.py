@@ -12,7 +12,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def autocast(device: str | torch.device, precision: Precision) -> AbstractContextManager:
-    """A context in which convolutions and matrix products run in `precision` ("auto" must be settled first, see `settle`)."""
+    """A context in which convolutions and matrix products run in `precision` ("auto" must be settled first, see
+    `settle`)."""
     assert precision in ("float32", "bfloat16"), precision
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
 

@@ -1,4 +1,5 @@
-"""How far a stage is: its budget in minutes or steps, one printed line now and then (loss terms, images/s, time left)."""
+"""How far a stage is: its budget in minutes or steps, one printed line now and then (loss terms, images/s, time
+left)."""
 
 import math
 import sys
@@ -8,16 +9,17 @@ import time
 class Progress:
     """Counts steps against a budget of minutes, or of steps, over all the pieces of a resumed run.
 
-    The learning rate follows `share` (0 at the start, 1 at the end), so a run's schedule fits whatever time it is given."""
+    The learning rate follows `share` (0 at the start, 1 at the end), so a run's schedule fits whatever time it is
+    given."""
 
     def __init__(
         self,
-        minutes: float | None = None,       # Budget of wall time...
-        steps: int | None = None,           # ...or of steps; with both, whichever comes first.
+        minutes: float | None = None,  # Budget of wall time...
+        steps: int | None = None,  # ...or of steps; with both, whichever comes first.
         *,
-        step: int = 0,                      # Steps done before (from a checkpoint).
-        seconds: float = 0.0,               # Seconds spent before (from a checkpoint).
-        every_seconds: float = 15.0,        # A line at most this often.
+        step: int = 0,  # Steps done before (from a checkpoint).
+        seconds: float = 0.0,  # Seconds spent before (from a checkpoint).
+        every_seconds: float = 15.0,  # A line at most this often.
     ):
         if minutes is None and steps is None:
             raise ValueError("Give a budget: `minutes` or `steps`.")
@@ -40,7 +42,8 @@ class Progress:
         return self.share >= 1.0
 
     def advance(self, images: int, **terms: float) -> bool:
-        """Count one step of `images` images and its loss terms; True when a line was printed (a moment to save or to look).
+        """Count one step of `images` images and its loss terms; True when a line was printed (a moment to save or to
+        look).
 
         Raises FloatingPointError naming the step and the term that is not a number."""
         self.step += 1
@@ -57,13 +60,16 @@ class Progress:
         left = self.seconds * (1 - share) / share
         losses = "  ".join(f"{name} {value:.4f}" for name, value in self.averages.items())
         rate = self.images / max(now - self.shown_at, 1e-6)
-        print(f"step {self.step}  {losses}  {rate:.0f} images/s  {left / 60:.1f} min left", file=sys.stderr, flush=True)
+        print(
+            f"step {self.step}  {losses}  {rate:.0f} images/s  {left / 60:.1f} min left", file=sys.stderr, flush=True
+        )
         self.shown_at, self.images = now, 0
         return True
 
 
 def cosine_rate(share: float, peak: float, *, warm: float = 0.02, floor: float = 0.02) -> float:
-    """Learning rate at `share` of the run: linear warm-up over the first `warm`, then a cosine from `peak` to `floor * peak`."""
+    """Learning rate at `share` of the run: linear warm-up over the first `warm`, then a cosine from `peak` to `floor
+    * peak`."""
     if share < warm:
         return peak * max(share / warm, 0.01)
     turn = (share - warm) / (1 - warm)
