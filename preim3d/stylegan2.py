@@ -22,10 +22,9 @@ def second_moment_norm(x: Tensor) -> Tensor:
     return x * (x.square().mean(dim=-1, keepdim=True) + 1e-8).rsqrt()
 
 
-def leaky_relu(x: Tensor, clamp: float | None = None) -> Tensor:
-    """Leaky ReLU of slope 0.2 times sqrt(2), which keeps the variance, then clamped to [-clamp, clamp]."""
-    x = F.leaky_relu(x, 0.2) * math.sqrt(2)
-    return x if clamp is None else x.clamp(-clamp, clamp)
+def leaky_relu(x: Tensor) -> Tensor:
+    """Leaky ReLU of slope 0.2 times sqrt(2), which keeps the variance."""
+    return F.leaky_relu(x, 0.2) * math.sqrt(2)
 
 
 class FullyConnected(nn.Module):
@@ -49,46 +48,36 @@ class FullyConnected(nn.Module):
         return F.linear(x, self.weight * self.weight_gain, bias)
 
 
-def upsample(x: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, C, 2H, 2W]: zero-stuffing and the filter [1, 3, 3, 1] (x) [1, 3, 3, 1] / 16.
+def smoothing_filter(x: Tensor) -> Tensor:
+    """[1, 3, 3, 1] (x) [1, 3, 3, 1] / 16 for each channel of x on its own: [C, 1, 4, 4]. Its gain, 4, makes up for stuffed zeros."""
+    row = x.new_tensor([0.25, 0.75, 0.75, 0.25])
+    return torch.outer(row, row).expand(x.shape[1], 1, 4, 4)
 
-    Away from the border that is bilinear interpolation; the ring of zeros makes it so at the border too.
-    """
-    height, width = x.shape[2:]
-    x = F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2, mode="bilinear", align_corners=False)
-    return x[:, :, 2 : 2 + 2 * height, 2 : 2 + 2 * width]
+
+def upsample(x: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, C, 2H, 2W]: zero-stuffing and the smoothing filter. Away from the border that is bilinear."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.conv_transpose2d(x, smoothing_filter(x), stride=2, padding=1, groups=x.shape[1])
 
 
 def blur(x: Tensor) -> Tensor:
-    """[B, C, 2H+1, 2W+1] -> [B, C, 2H, 2W]: zero padding by 1 and the filter [1, 3, 3, 1] (x) [1, 3, 3, 1] / 16.
-
-    [1, 3, 3, 1] is [1, 1] convolved with itself twice, so three 2x2 averages do it; their gain is 1/64.
-    """
-    x = F.avg_pool2d(x, 2, stride=1, padding=1)
-    x = F.avg_pool2d(x, 2, stride=1)
-    return 4 * F.avg_pool2d(x, 2, stride=1)
+    """[B, C, 2H+1, 2W+1] -> [B, C, 2H, 2W]: zero padding by 1 and the smoothing filter."""
+    return F.conv2d(x, smoothing_filter(x), padding=1, groups=x.shape[1])
 
 
-def modulated_conv(
-    x: Tensor,  # [B, I, H, W]
-    weight: Tensor,  # [O, I, k, k]
-    style: Tensor,  # [B, I], or [1, I] for all
-    demodulate: bool = True,
-    up: bool = False,
-) -> Tensor:
-    """Convolution by weights that `style` scales per input channel (StyleGAN2, equations 1 and 3); `up` doubles H, W."""
+def scaled_conv(x: Tensor, weight: Tensor, style: Tensor, up: bool = False, bias: Tensor | None = None) -> Tensor:
+    """Convolution of [B, I, H, W] by [O, I, k, k] after scaling the input channels by `style` [B, I]; `up` doubles H, W."""
     x = x * style.to(x.dtype)[:, :, None, None]
     if up:
-        x = blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
-    else:
-        x = F.conv2d(x, weight, padding=weight.shape[2] // 2)
-    if demodulate:
-        # 1 / norm of the modulated weights of each output channel, always in float32.
-        with torch.autocast(x.device.type, enabled=False):
-            energy = weight.float().square().sum(dim=(2, 3))  # [O, I]
-            scale = (style.float().square() @ energy.t() + 1e-8).rsqrt()  # [B, O]
-        x = x * scale.to(x.dtype)[:, :, None, None]
-    return x
+        return blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
+    return F.conv2d(x, weight, bias, padding=weight.shape[2] // 2)
+
+
+def demodulation(weight: Tensor, style: Tensor) -> Tensor:
+    """1 / norm of the styled weights of each output channel [B, O] (StyleGAN2, equation 3), always in float32."""
+    with torch.autocast(style.device.type, enabled=False):
+        energy = weight.float().square().sum(dim=(2, 3))  # [O, I]
+        return (style.float().square() @ energy.t() + 1e-8).rsqrt()
 
 
 class SynthesisLayer(nn.Module):
@@ -114,10 +103,18 @@ class SynthesisLayer(nn.Module):
         self.up, self.use_noise, self.clamp = up, use_noise, clamp
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x = modulated_conv(x, self.weight, self.affine(w), up=self.up)
+        style = self.affine(w)
+        x = scaled_conv(x, self.weight, style, self.up)
+        offset = self.bias[None, None]
         if self.use_noise:
-            x = x + (self.noise_const * self.noise_strength).to(x.dtype)
-        return leaky_relu(x + self.bias.to(x.dtype)[:, None, None], self.clamp)
+            offset = offset + (self.noise_const * self.noise_strength)[:, :, None]
+        offset = offset[None].permute(0, 3, 1, 2)  # [1, O, H, W] or [1, O, 1, 1], channels last like x
+        # The gain of the activation, sqrt(2), is moved in front of it: a leaky ReLU does not mind, and large pictures are
+        # passed over once instead of five times.
+        scale = demodulation(self.weight, style)[:, :, None, None] * math.sqrt(2)
+        x = torch.addcmul((offset * math.sqrt(2)).to(x.dtype), x, scale.to(x.dtype))
+        x = F.leaky_relu(x, 0.2, inplace=True)
+        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
 
 class ToRGB(nn.Module):
@@ -132,8 +129,7 @@ class ToRGB(nn.Module):
         self.clamp = clamp
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x = modulated_conv(x, self.weight, self.affine(w) * self.style_gain, demodulate=False)
-        x = x + self.bias.to(x.dtype)[:, None, None]
+        x = scaled_conv(x, self.weight, self.affine(w) * self.style_gain, bias=self.bias)
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
 
