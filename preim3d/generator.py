@@ -19,7 +19,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from .camera import FOCAL, PIVOT, RADIUS, camera_from_angles, camera_rays
-from .renderer import coarse_depths, render_rays, sample_planes
+from .renderer import render_rays, sample_planes
 from .stylegan2 import FullyConnected, MappingNetwork, SynthesisBlock, SynthesisNetwork
 
 
@@ -171,13 +171,11 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         self,
         ws: Tensor,  # [B, num_ws, w_dim]
     ) -> Tensor:
-        """ws -> planes [B, 3, C, R, R], each plane channels last in memory, which is how they are read fastest."""
-        image = self.backbone.synthesis(ws).float()
+        """ws -> planes [B, 3, C, R, R], in memory [B, R, R, 3, C]: the channels of a point side by side."""
+        image = self.backbone.synthesis(ws)
         if self.config.mean_planes:
-            image = image + self.average_planes
-        size = self.config.plane_resolution
-        planes = image.reshape(-1, self.config.plane_channels, size, size)
-        return planes.contiguous(memory_format=torch.channels_last).unflatten(0, (-1, 3))
+            image = image + self.average_planes[None].contiguous(memory_format=torch.channels_last)
+        return image.contiguous(memory_format=torch.channels_last).unflatten(1, (3, -1))
 
     def decode(
         self,
@@ -212,8 +210,8 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         ray_resolution: int | None = None,  # None = as configured, here and below.
         coarse_samples: int | None = None,
         fine_samples: int | None = None,
-        jitter: float | Tensor = 0.5,  # Places of the coarse samples within their strata, [B, R, S] or one for all.
-        u: Tensor | None = None,  # Places of the fine samples, [B, R, fine_samples] in [0, 1]; None = evenly spread.
+        jitter: float | Tensor = 0.5,  # Where samples lie, as in `render_rays`: [1, B * R, ...] where planes are [1, ...].
+        u: Tensor | None = None,
         generator: torch.Generator | None = None,  # Draws both at random. None = the same every time.
     ) -> RenderOutput:
         """Views of the planes from `camera`."""
@@ -221,42 +219,26 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         size = config.ray_resolution if ray_resolution is None else ray_resolution
         views = len(camera)
         assert planes.shape[0] in (1, views), (planes.shape, camera.shape)
-        coarse = config.coarse_samples if coarse_samples is None else coarse_samples
-        fine = config.fine_samples if fine_samples is None else fine_samples
         origins, directions = camera_rays(camera, size)  # [B, R, 3]
-        if generator is not None:
-            shape, device = (*origins.shape[:2], coarse + fine), origins.device
-            jitter, u = torch.rand(shape, generator=generator, device=generator.device).to(device).split([coarse, fine], -1)
-        depths = coarse_depths(config.ray_start, config.ray_end, coarse, jitter, origins.device)
-        depths = depths.expand(*origins.shape[:2], coarse)
-        if u is not None:
-            u = u.expand(*origins.shape[:2], fine)
         if len(planes) == 1:
             # One head: all views' rays are one long list, and the planes need no copies.
-            origins, directions, depths = (x.reshape(1, -1, x.shape[-1]) for x in (origins, directions, depths))
-            u = None if u is None else u.reshape(1, -1, fine)
-
-        # Where no gradient is wanted, so few rays at a time that their samples stay in the processor's cache.
-        rays = origins.shape[1]
-        step = rays if torch.is_grad_enabled() else max(1, self._chunk() // (coarse + fine))
-        parts = [
-            render_rays(
-                lambda points: self.decode(planes, points),
-                origins[:, i : i + step],
-                directions[:, i : i + step],
-                depths[:, i : i + step],
-                fine,
-                None if u is None else u[:, i : i + step],
-                config.background,
-            )
-            for i in range(0, rays, step)
-        ]
-        features, depth, opacity = (torch.cat(part, dim=1) for part in zip(*parts))
-        # Empty rays get the farthest depth of all, as in EG3D.
-        depth = depth.clamp(max=depths.max())
-
+            origins, directions = origins.reshape(1, -1, 3), directions.reshape(1, -1, 3)
+        rays = render_rays(
+            lambda points: self.decode(planes, points),
+            origins,
+            directions,
+            config.ray_start,
+            config.ray_end,
+            config.coarse_samples if coarse_samples is None else coarse_samples,
+            config.fine_samples if fine_samples is None else fine_samples,
+            background=config.background,
+            jitter=jitter,
+            u=u,
+            generator=generator,
+            points_at_a_time=None if torch.is_grad_enabled() else self._chunk(),
+        )
         # [B, size * size, C] is the memory of a channels-last picture.
-        features, depth, opacity = (x.reshape(views, size, size, -1).permute(0, 3, 1, 2) for x in (features, depth, opacity))
+        features, depth, opacity = (x.reshape(views, size, size, -1).permute(0, 3, 1, 2) for x in rays)
         features = features * 2 - 1
         image = self.super_resolve(features, ws)
         return RenderOutput(image.float(), features[:, :3], features, depth, opacity)

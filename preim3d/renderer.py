@@ -36,7 +36,7 @@ class Rays(NamedTuple):
 
 
 def sample_planes(
-    planes: Tensor,  # [B, 3, C, H, H], fastest where each plane is channels last in memory
+    planes: Tensor,  # [B, 3, C, H, H], fastest where memory is [B, H, H, 3, C]
     points: Tensor,  # [B, N, 3], the box being [-box_warp / 2, box_warp / 2] in each coordinate
     box_warp: float = 1.0,  # Side of the cube that the planes cover; zero outside.
     plane_axes: Literal["eg3d", "fixed"] = "eg3d",
@@ -63,18 +63,18 @@ def sample_planes(
 
     # The four corners in each of the three planes.
     rows, weights = [], []
-    head = torch.arange(batch, dtype=torch.int32, device=points.device)[:, None] * (3 * size**2)
+    head = torch.arange(batch, dtype=torch.int32, device=points.device)[:, None] * size**2
     for plane, (column, row) in enumerate(PLANE_AXES[plane_axes]):
         for row_index, row_weight in ends:
-            start = row_index[row] * size + (head + plane * size**2)
+            start = row_index[row] * size + head
             third = row_weight[row] / 3
             for column_index, column_weight in ends:
-                rows.append(start + column_index[column])
+                rows.append((start + column_index[column]) * 3 + plane)
                 weights.append(third * column_weight[column])
     rows = torch.stack(rows, dim=-1).view(-1, 12)
     weights = torch.stack(weights, dim=-1).view(-1, 12)
 
-    table = planes.movedim(2, -1).reshape(-1, planes.shape[2])  # [B * 3 * H * H, C]
+    table = planes.permute(0, 3, 4, 1, 2).reshape(-1, planes.shape[2])  # [B * H * H * 3, C]
     if table.device.type == "cpu" and not weights.requires_grad:
         features = WeightedRows.apply(table, rows, weights)
     else:
@@ -156,7 +156,7 @@ def importance_depths(
     return fine.view(*shape, samples)
 
 
-def march(
+def sample_shares(
     densities: Tensor,  # [B, R, S] raw, before the softplus
     depths: Tensor,  # [B, R, S] in any order
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,10 +164,10 @@ def march(
 
     Returns:
         **shares** [B, R, S] of the samples in their ray's colour; **depth** [B, R, 1], the weighted mean, infinite where
-        the ray met nothing; **opacity** [B, R, 1], the sum of the shares.
+        the ray met nothing; **weights** [B, R, S-1] of the intervals from near to far, whose sum is the opacity.
     """
     depths, order = torch.sort(depths, dim=-1)
-    weights = interval_weights(densities.gather(-1, order), depths)  # [B, R, S-1]
+    weights = interval_weights(densities.gather(-1, order), depths)
     opacity = weights.sum(dim=-1, keepdim=True)
     depth = (weights * (depths[..., :-1] + depths[..., 1:])).sum(dim=-1, keepdim=True) / 2
     # Two wheres: without the inner one the gradient of 0 / 0 would be not a number, whatever the outer one picks.
@@ -177,19 +177,61 @@ def march(
     # An interval's colour is the mean of its ends', so each sample has half the weights of its two intervals. Sorting
     # these S numbers back is cheaper than sorting S x C colours.
     shares = (F.pad(weights, (1, 0)) + F.pad(weights, (0, 1))) / 2
-    return torch.zeros_like(shares).scatter(-1, order, shares), depth, opacity
+    return torch.zeros_like(shares).scatter(-1, order, shares), depth, weights
+
+
+def march(
+    colors: Tensor,  # [B, R, S, C]
+    densities: Tensor,  # [B, R, S, 1] raw, before the softplus
+    depths: Tensor,  # [B, R, S, 1] in any order
+    background: float = 0.0,  # Colour behind the volume: 0 = EG3D's faces, 1 = white.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Composite the samples of each ray: features [B, R, C], and depth and weights as `sample_shares` gives them."""
+    shares, depth, weights = sample_shares(densities.squeeze(-1), depths.squeeze(-1))
+    features = (shares[:, :, None] @ colors).squeeze(2)
+    return features + background * (1 - weights.sum(dim=-1, keepdim=True)), depth, weights
 
 
 def render_rays(
     field: Callable[[Tensor], tuple[Tensor, Tensor]],  # points [B, N, 3] -> raw density [B, N, 1], colours [B, N, C]
     origins: Tensor,  # [B, R, 3]
     directions: Tensor,  # [B, R, 3] unit
-    depths: Tensor,  # [B, R, S] of the coarse pass, S of 4 or more
+    start: float,  # Nearest and farthest depth sampled.
+    end: float,
+    samples: int,  # Coarse samples, 4 or more.
     fine_samples: int,  # 0 = coarse only.
-    u: Tensor | None = None,  # [B, R, fine_samples] in [0, 1]: places of the fine samples; None = evenly spread
-    background: float = 0.0,  # Colour behind the volume: 0 = EG3D's faces, 1 = white.
+    background: float = 0.0,  # Colour behind the volume.
+    jitter: float | Tensor = 0.5,  # Places of the coarse samples in their strata, [B, R, S] or one for all, in [0, 1].
+    u: Tensor | None = None,  # Places of the fine samples [B, R, fine_samples] in [0, 1]; None = evenly spread.
+    generator: torch.Generator | None = None,  # Draws jitter and u at random.
+    points_at_a_time: int | None = None,  # Bounds the memory; None = all in one go, which a gradient needs.
 ) -> Rays:
     """Coarse pass, fine pass where the coarse one found matter, and both composited together."""
+    batch, rays = origins.shape[:2]
+    if generator is not None:
+        draw = torch.rand(batch, rays, samples + fine_samples, generator=generator, device=generator.device)
+        jitter, u = draw.to(origins.device).split([samples, fine_samples], dim=2)
+    depths = coarse_depths(start, end, samples, jitter, origins.device).expand(batch, rays, samples)
+    step = rays if points_at_a_time is None else max(1, points_at_a_time // (samples + fine_samples))
+    parts = [
+        _render_rays(
+            field,
+            origins[:, i : i + step],
+            directions[:, i : i + step],
+            depths[:, i : i + step],
+            fine_samples,
+            u[:, i : i + step] if u is not None else None,
+            background,
+        )
+        for i in range(0, rays, step)
+    ]
+    features, depth, opacity = (torch.cat(part, dim=1) for part in zip(*parts))
+    # A ray that met nothing gets the farthest depth of all.
+    return Rays(features, depth.clamp(max=depths.max()), opacity)
+
+
+def _render_rays(field, origins, directions, depths, fine_samples, u, background) -> Rays:
+    """`render_rays` at given coarse depths [B, R, S], infinite where nothing was met."""
 
     def sample(depths: Tensor) -> tuple[Tensor, Tensor]:
         points = origins[:, :, None] + depths[..., None] * directions[:, :, None]  # [B, R, S, 3]
@@ -197,13 +239,13 @@ def render_rays(
         return densities.view(depths.shape).float(), colors.unflatten(1, depths.shape[1:]).float()
 
     densities, colors = sample(depths)  # [B, R, S], [B, R, S, C]
-    if not fine_samples:
-        shares, depth, opacity = march(densities, depths)
-        return Rays((shares[:, :, None] @ colors).squeeze(2) + background * (1 - opacity), depth, opacity)
-
-    fine = importance_depths(depths, interval_weights(densities.detach(), depths), fine_samples, u)
-    fine_densities, fine_colors = sample(fine)
-    shares, depth, opacity = march(torch.cat([densities, fine_densities], dim=2), torch.cat([depths, fine], dim=2))
-    coarse_shares, fine_shares = shares[:, :, None].split([depths.shape[2], fine_samples], dim=3)
-    features = (coarse_shares @ colors + fine_shares @ fine_colors).squeeze(2)
-    return Rays(features + background * (1 - opacity), depth, opacity)
+    if fine_samples:
+        fine = importance_depths(depths, interval_weights(densities.detach(), depths), fine_samples, u)
+        fine_densities, fine_colors = sample(fine)
+        densities, depths = torch.cat([densities, fine_densities], dim=2), torch.cat([depths, fine], dim=2)
+    shares, depth, weights = sample_shares(densities, depths)
+    features = shares[:, :, None, : colors.shape[2]] @ colors
+    if fine_samples:
+        features = features + shares[:, :, None, colors.shape[2] :] @ fine_colors
+    opacity = weights.sum(dim=-1, keepdim=True)
+    return Rays(features.squeeze(2) + background * (1 - opacity), depth, opacity)
