@@ -281,19 +281,23 @@ class Prefetch:
 
 @torch.no_grad()
 def report(average: TriPlaneGenerator, held_out: HeadsDataset, args: argparse.Namespace, step: int, heads: int = 24) -> None:
-    """Prints the PSNR of held-out heads' front views and saves a sheet: truth over generated."""
+    """Prints the PSNR of held-out heads' front views and saves a sheet: truth, generated."""
     chosen = held_out.ready[:heads]
-    rows, errors = [], []
+    rows, errors, raw_errors = [], [], []
     for head in chosen:
         z = torch.from_numpy(held_out.features[head : head + 1]).to(args.device)
         camera = torch.from_numpy(held_out.cameras[head, :2].copy()).to(args.device)
         ws = average.mapping(z)
-        image = average.render(average.planes(ws), camera, ws).image.clamp(-1, 1).cpu()
+        view = average.render(average.planes(ws), camera, ws)
+        image = view.image.clamp(-1, 1).cpu()
         truth = torch.from_numpy(over_background(held_out.images[head, :2])).permute(0, 3, 1, 2)
+        raw = F.interpolate(view.raw.clamp(-1, 1).cpu(), truth.shape[-2:], mode="bilinear", align_corners=False)
         errors.append((image - truth).square().mean((1, 2, 3)) / 4)
+        raw_errors.append((raw - truth).square().mean((1, 2, 3)) / 4)
         rows.append(torch.cat([*truth, *image], 2))
-    psnr = float((-10 * torch.log10(torch.cat(errors))).mean())
-    print(f"step {step}  held-out PSNR {psnr:.2f} dB over {2 * len(chosen)} views", file=sys.stderr, flush=True)
+    psnr, raw_psnr = (float((-10 * torch.log10(torch.cat(e))).mean()) for e in (errors, raw_errors))
+    count = 2 * len(chosen)
+    print(f"step {step}  held-out PSNR {psnr:.2f} dB, before super-resolution {raw_psnr:.2f} dB, {count} views", file=sys.stderr, flush=True)
     columns = torch.cat([torch.cat(rows[i::3], 1) for i in range(3)], 2)
     picture = ((columns.permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255).astype(np.uint8)
     Image.fromarray(picture).save(args.run / "held_out.png")

@@ -1,0 +1,134 @@
+"""The generator's training: rays and points agree with the renders, growing keeps the picture, a run resumes and ends whole."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from preim3d.camera import FOCAL, camera_from_angles
+from preim3d.generator import TriPlaneGenerator
+from train import generator as stage
+from train.field_batches import Pinhole, draw_batch
+from train.heads.dataset import HeadsDataset
+from train.heads.sampler import Z_DIM
+
+
+SIZE, BALL = 32, 0.2  # pixels, and the radius of the ball that stands in for every head
+TINY = {
+    "w_dim": 16, "mapping_layers": 2, "c_dim": 0, "plane_channels": 8, "channel_base": 256, "channel_max": 16, "mean_planes": True,
+    "decoder_hidden": 16, "image_resolution": 32, "ray_resolution": 16, "superresolution_input": 16,
+    "superresolution_blocks": [{"in": 8, "out": 8, "up": True}], "superresolution_clamp": None, "box_warp": 0.8,
+    "ray_start": 2.28, "ray_end": 3.08, "coarse_samples": 6, "fine_samples": 6, "plane_axes": "fixed", "background": 0.82,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setattr(stage, "SIZES", TINY)
+    monkeypatch.setattr(stage, "PLANE_RESOLUTION", 16)
+    monkeypatch.setattr(stage, "FIRST_PLANE_RESOLUTION", 8)
+
+
+@pytest.fixture
+def balls(tmp_path):
+    """A data set of red balls of known depth, in the layout that train.heads writes."""
+    heads, views = 6, 3
+    rng = np.random.default_rng(0)
+    images = np.zeros((heads, views, SIZE, SIZE, 4), np.uint8)
+    depth = np.zeros((heads, views, SIZE, SIZE), np.float16)
+    cameras = np.zeros((heads, views, 25), np.float32)
+    for head in range(heads):
+        for view in range(views):
+            cameras[head, view] = camera_from_angles(*rng.uniform(-0.5, 0.5, 2))
+            camera = Pinhole(cameras[head, view])
+            v, u = np.mgrid[0:SIZE, 0:SIZE].reshape(2, -1)
+            rays = camera.directions((u + 0.5) / SIZE, (v + 0.5) / SIZE)
+            b = rays @ camera.origin
+            hit = b**2 - camera.origin @ camera.origin + BALL**2
+            distance = np.where(hit > 0, -b - np.sqrt(np.maximum(hit, 0)), 0)
+            depth[head, view] = (distance * (rays @ camera.forward)).reshape(SIZE, SIZE)
+            images[head, view, ..., 0] = 200
+            images[head, view, ..., 3] = 255 * (hit > 0).reshape(SIZE, SIZE)
+    for name, array in {"images": images, "depth": depth, "cameras": cameras, "done": np.ones(heads, np.uint8), "photos": images,
+                        "photo_cameras": cameras, "photo_points": np.zeros((heads, views, 5, 2), np.float32)}.items():  # fmt: skip
+        np.save(tmp_path / f"{name}.npy", array)
+    np.savez(tmp_path / "heads.npz", z=np.zeros((heads, Z_DIM), np.float32), features=rng.standard_normal((heads, 5)).astype(np.float32),
+             attributes=np.zeros((heads, 2), np.float32), attribute_names=np.array(["Male", "Young"]), seed=0)  # fmt: skip
+    return tmp_path
+
+
+def test_rays_and_points_lie_on_the_surface(balls):
+    data = HeadsDataset(balls)
+    batch = draw_batch(data, np.arange(4), np.random.default_rng(1), rays=64, points=64, patches=2, patch_rays=8, ray_resolution=16)
+    assert torch.allclose(batch.points.norm(dim=-1), torch.tensor(BALL), atol=2e-3)  # depth is stored in half precision
+    hit = batch.ray_depths > 0
+    places = batch.ray_origins + batch.ray_depths[..., None] * batch.ray_directions
+    assert 0.2 < hit.float().mean() < 1 and torch.allclose(places[hit].norm(dim=-1), torch.tensor(BALL), atol=2e-3)
+    red, grey = torch.tensor([200 / 255, 0, 0]), torch.full((3,), 0.82)
+    assert torch.allclose(batch.ray_colors[hit], red.expand(int(hit.sum()), 3), atol=1e-3)
+    assert torch.allclose(batch.ray_colors[~hit], grey.expand(int((~hit).sum()), 3), atol=1e-3)
+    assert batch.patch_images.shape == (2, 3, 16, 16) and batch.patch_origins.shape == (2, 64, 3)
+
+
+def test_pinhole_is_the_renderer_s_camera():
+    from preim3d.camera import camera_rays
+
+    camera = camera_from_angles(0.3, -0.4, focal=FOCAL / 1.25)
+    origins, directions = camera_rays(camera[None], 8)
+    place = (np.arange(8) + 0.5) / 8
+    ours = Pinhole(camera.numpy()).directions(np.tile(place, 8), np.repeat(place, 8))
+    assert np.allclose(ours, directions[0], atol=1e-5) and np.allclose(Pinhole(camera.numpy()).origin, origins[0, 0], atol=1e-6)
+
+
+def test_growing_keeps_the_planes():
+    torch.manual_seed(0)
+    network, average, _ = stage.start(features=5, plane_resolution=8, device="cpu")
+    torch.nn.init.normal_(network.average_planes)
+    z = torch.randn(2, 5)
+    before = network.planes(network.mapping(z))
+    large, large_average, _ = stage.grow(network, average, "cpu")
+    after = large.planes(large.mapping(z))
+    assert large.config.plane_resolution == 16 and after.shape[-1] == 16
+    # Away from the border, where the two ways of upsampling differ, the new planes are the old ones, finer.
+    finer = torch.nn.functional.interpolate(before.flatten(1, 2), scale_factor=2, mode="bilinear", align_corners=False)
+    assert torch.allclose(after.flatten(1, 2)[..., 2:-2, 2:-2], finer[..., 2:-2, 2:-2], atol=1e-4)
+
+
+def test_losses_fall_and_every_term_is_finite(balls):
+    data, rng = HeadsDataset(balls), np.random.default_rng(0)
+    torch.manual_seed(0)
+    network, _, optimizer = stage.start(5, 16, "cpu")
+    history = []
+    for _ in range(60):
+        terms = stage.losses(network, draw_batch(data, rng.integers(0, 6, 4), rng, 64, 64, 2, 12, 16))
+        assert set(terms) == set(stage.LOSS_WEIGHTS) and all(torch.isfinite(value) for value in terms.values())
+        loss = sum(stage.LOSS_WEIGHTS[name] * value for name, value in terms.items())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(float(loss.detach()))
+    assert np.mean(history[-5:]) < 0.8 * np.mean(history[:5])
+
+
+def run(*arguments) -> int:
+    argv, sys.argv = sys.argv, ["train.generator", *map(str, arguments)]
+    try:
+        return stage.main()
+    finally:
+        sys.argv = argv
+
+
+def test_a_run_grows_resumes_and_writes_the_component(balls, tmp_path):
+    common = ("--data", balls, "--held-out", balls, "--run", tmp_path / "run", "--batch", 2, "--rays", 16, "--points", 16,
+              "--patches", 1, "--patch-rays", 12, "--threads", 1, "--precision", "float32")  # fmt: skip
+    assert run(*common, "--steps", 4) == 0
+    assert run(*common, "--steps", 8) == 0  # goes on from step 4
+    generator = TriPlaneGenerator.from_pretrained(tmp_path / "run" / "generator")
+    assert generator.config.plane_resolution == 16 and float(generator.w_avg.abs().sum()) > 0
+    assert (tmp_path / "run" / "held_out.png").is_file()
+
+
+def test_missing_data_is_one_sentence(tmp_path, capsys):
+    assert run("--data", tmp_path, "--run", tmp_path, "--steps", 1) == 1
+    assert "holds no rendered heads" in capsys.readouterr().err
