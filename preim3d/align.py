@@ -1,4 +1,4 @@
-"""Photo -> upright EG3D crop (PIL, 512 px), the only crop the encoder knows (EG3D, supplement 5; PREIM3D, section 4.1).
+"""Photo -> upright EG3D crop (PIL, 512 px), the only crop the encoder knows (Chan et al. 2022, supplement).
 
     photo ── Haar cascade, on turned copies ──> boxes ── landmark network, twice ──> five points ── fit ──> crop
 
@@ -38,8 +38,8 @@ MIN_FACE_PX = 64  # width; the crop of such a face is 109 px wide, less than the
 
 # The cascade finds faces that lean by up to 15 degrees.
 ROLLS_DEG = (0, -15, 15, -30, 30)
-# Sides of the copies that the cascade reads. The small one is quick; the large one finds faces of 2 % of the photo.
-SEARCH_SIDES_PX = (640, 1600)
+# Sides of the copies that the cascade reads. The small one is quick; the large one finds faces of 2 % of its width.
+SEARCH_SIDES_PX = (480, 1600)
 # Half of that on each side, so that a face that fills the photo has a border, too.
 SEARCH_PAD = 0.2
 
@@ -105,7 +105,8 @@ def crop_face(photo: Image.Image, face: Face) -> Image.Image:
     # At the photo's own resolution first, then Lanczos, which averages when it shrinks.
     native_px = max(CROP_PX, math.ceil(CROP_SIDE * face.fit.scale_px))
     source = np.asarray(photo)
-    native = _warp(source, face.fit.crop_to_photo(CROP_SIDE, native_px), native_px, cv2.INTER_CUBIC, cv2.BORDER_REFLECT)
+    to_photo = face.fit.crop_to_photo(CROP_SIDE, native_px)
+    native = _warp(source, to_photo, native_px, cv2.INTER_CUBIC, cv2.BORDER_REFLECT)
     crop = Image.fromarray(native).resize((CROP_PX, CROP_PX), Image.Resampling.LANCZOS)
     return _blur_beyond(crop, face.fit.crop_to_photo(CROP_SIDE, CROP_PX), photo.size, face.fit)
 
@@ -133,14 +134,14 @@ class FaceAligner:
     def __init__(
         self,
         landmarks_folder: str | Path,  # of our landmark network, e.g. weights/heads/landmarks
-        insightface_folder: str | Path | None = None,  # with det_*.onnx. None: look where insightface keeps its models
+        insightface_folder: str | Path | None = "installed",  # one with det_*.onnx, or where insightface keeps them
     ):
-        folder = find_insightface() if insightface_folder is None else Path(insightface_folder)
+        folder = find_insightface() if insightface_folder == "installed" else insightface_folder
         if folder is None:
             self._finder = _OwnFinder(Path(landmarks_folder))
             self.source = "faces by OpenCV's cascade and our own landmark network"
         else:
-            self._finder = _InsightFaceFinder(folder)
+            self._finder = _InsightFaceFinder(Path(folder))
             self.source = f"faces by insightface's models in {folder} (for non-commercial research only)"
 
     def faces(self, photo: Image.Image) -> list[Face]:
@@ -155,13 +156,15 @@ class FaceAligner:
                 return sorted(found, key=lambda face: face.width_px, reverse=True)
         return []
 
-    def choose(self, photo: Image.Image, number: int = 0) -> Face:
-        """Face `number` of a photo, 0 the largest. Raises `PhotoError` if there is none, or it is too small."""
-        faces = self.faces(photo)
+    def choose(self, photo: Image.Image, number: int = 0, faces: list[Face] | None = None) -> Face:
+        """Face `number` of a photo, 0 the largest; `faces`, where they are known already, saves finding them again.
+
+        Raises `PhotoError` if there is no such face, or it is too small."""
+        faces = self.faces(photo) if faces is None else faces
         if not faces:
             width, height = photo.size
             raise PhotoError(
-                "no_face", f"No face found in the photo ({width} x {height} px): take one where a face looks at the camera."
+                "no_face", f"No face found in the photo ({width} x {height} px): choose one that looks at the camera."
             )
         if not 0 <= number < len(faces):
             raise PhotoError(
@@ -207,8 +210,8 @@ class _InsightFaceFinder:
 
 
 class _OwnFinder:
-    """Haar boxes on copies turned by `ROLLS_DEG`, then the landmark network: once on each box, once on the box that its
-    own points give."""
+    """Haar boxes on copies turned by `ROLLS_DEG`, then the landmark network: once on each box, once more on the box
+    that its own points give."""
 
     def __init__(self, folder: Path):
         self._network = LandmarkNetwork.from_pretrained(str(folder), local_files_only=True).eval()
@@ -301,7 +304,7 @@ def _one_each(faces: list[Face]) -> list[Face]:
 
 
 def _roll(points_px: np.ndarray) -> float:
-    """The lean that FFHQ's alignment takes out: of the sum of the eye line and the eye-to-mouth line turned by 90 degrees.
+    """The lean that FFHQ's alignment takes out: that of the eye line plus the eye-to-mouth line turned by 90 degrees.
 
     On turned heads it is off by less than either line alone (perspective tilts them in opposite ways)."""
     eye_to_eye = points_px[1] - points_px[0]

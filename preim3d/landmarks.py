@@ -1,4 +1,4 @@
-"""A face box (grey, 96 px) -> five points and whether it is a face at all: a small network of our own.
+"""A face box (grey, 64 px) -> five points and whether it is a face at all: a small network of our own.
 
 The five points are those of the EG3D crop (see align.py): eye centres, nose tip, mouth corners, image left first."""
 
@@ -21,7 +21,7 @@ class Landmarks(NamedTuple):
 
 
 class LandmarkNetwork(ModelMixin, ConfigMixin):
-    """Convolutions down to 1/16, up again to 1/4, and there one heat map a point, whose mean is the point (soft-argmax).
+    """Convolutions down to 1/16, up again to 1/4; there one heat map a point, whose mean is the point (soft-argmax).
 
     Heat maps look at local features (an eye's corners, the lips' ends) and so carry over from rendered to real faces
     better than a regression from one pooled vector; the deepest level still sees the whole face."""
@@ -29,7 +29,7 @@ class LandmarkNetwork(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        input_size: int = 96,  # a multiple of 16
+        input_size: int = 64,  # a multiple of 16
         widths: tuple[int, ...] = (16, 32, 64, 80),  # channels at 1/2, 1/4, 1/8, 1/16
         points: int = 5,
     ):
@@ -81,7 +81,7 @@ class LandmarkNetwork(ModelMixin, ConfigMixin):
 def gaussian_heatmaps(
     points: Tensor,  # [B,5,2] box = [-1, 1]
     size: int,
-    sigma: float = 0.06,  # of the half box: .7 cell of a 24-cell map
+    sigma: float = 0.08,  # of the half box: .6 cell of a 16-cell map
 ) -> Tensor:
     """The heat maps that the network should give, [B,5,size,size], each summing to 1."""
     cells = _cell_centres(size, points.device)

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
-MAX_MEGAPIXELS = 100  # 4 bytes a pixel, and some steps keep two copies: 800 MB of the 2 GB we allow ourselves
+MAX_MEGAPIXELS = 64  # to decode: 4 bytes a pixel, in up to three copies, are .8 of the 2 GB we allow ourselves
 MAX_SIDE_PX = 4096  # of the picture returned: the crop of a face that fills it is still many times what the model sees
 MIN_SIDE_PX = 64  # a face must be that wide (align.MIN_FACE_PX), so a picture must be, too
 NEUTRAL = (128, 128, 128)  # what shows through transparent pixels
@@ -34,16 +34,17 @@ def load_photo(photo: str | Path | bytes | Image.Image) -> Image.Image:
     """Reads a photo (a path, the bytes of a file, or a PIL image) as upright PIL RGB, both sides <= `MAX_SIDE_PX`.
 
     Turns it by its EXIF orientation; takes the first frame of an animation; lays transparency over grey; brings CMYK,
-    palette, grey and 16-bit pictures to 8-bit RGB. A picture over `MAX_MEGAPIXELS` is refused by its header, before a
-    pixel is decoded. Raises `PhotoError`. A PIL image that was passed in stays as it was."""
+    palette, grey and 16-bit pictures to 8-bit RGB. A picture over `MAX_MEGAPIXELS` (JPEG, which can be decoded small:
+    over 179) is refused by its header, before a pixel is decoded. Raises `PhotoError`. A PIL image that was passed in
+    stays as it was."""
     image = photo.copy() if isinstance(photo, Image.Image) else _open(photo)
+    # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, with a fraction of the memory; other formats take no notice.
+    image.draft(None, (MAX_SIDE_PX, MAX_SIDE_PX))
     _check_size(*image.size)
 
     # Pillow's decoders raise OSError, SyntaxError, ValueError, EOFError, struct.error and more on damaged files; to
-    # the user all mean the same. JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, with a fraction of the memory:
-    # draft asks for that, and does nothing for other formats.
+    # the user all mean the same.
     try:
-        image.draft(None, (MAX_SIDE_PX, MAX_SIDE_PX))
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:
@@ -74,7 +75,7 @@ def _open(photo: str | Path | bytes) -> Image.Image:
         raise PhotoError("unsupported", "HEIC pictures cannot be read here: export the photo as JPEG or PNG.")
     try:
         with warnings.catch_warnings():
-            # Pillow warns at 89 megapixels and refuses at 179; our own limit lies between.
+            # Pillow warns at 89 megapixels and refuses at 179; our own limits are other.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(source, formats=FORMATS)
     except Image.DecompressionBombError as error:

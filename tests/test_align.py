@@ -1,0 +1,235 @@
+"""align.py: five points -> the EG3D crop (interoperability facts, section 5), and finding faces in photos."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from preim3d.align import (
+    CROP_PX,
+    CROP_SIDE,
+    TEMPLATE,
+    Face,
+    FaceAligner,
+    _turn_back,
+    crop_face,
+    find_insightface,
+    fit_template,
+)
+from preim3d.photo import PhotoError
+
+
+LANDMARKS = Path(__file__).parents[1] / "weights" / "heads" / "landmarks"
+# Where a frontal face lands in the crop.
+EXPECTED_PX = np.array([[187.7, 192.3], [324.0, 192.4], [256.7, 266.1], [200.7, 339.7], [310.5, 339.7]])
+
+
+def frontal_points(scale_px: float, centre_px: tuple[float, float], roll: float) -> np.ndarray:
+    """The template as a frontal face in a photo, leaning clockwise by `roll` radians."""
+    x, y = TEMPLATE[:, 0], -TEMPLATE[:, 1]
+    turned = np.stack([x * math.cos(roll) - y * math.sin(roll), x * math.sin(roll) + y * math.cos(roll)], 1)
+    return turned * scale_px + centre_px
+
+
+@pytest.mark.parametrize("roll_deg", [0, 10, -30, 90, 179])
+@pytest.mark.parametrize("scale_px", [30.0, 300.0])
+def test_frontal_face_lands_where_the_spec_says(scale_px, roll_deg):
+    points = frontal_points(scale_px, (410.0, 275.0), math.radians(roll_deg))
+    fit = fit_template(points)
+    to_crop = np.linalg.inv(fit.crop_to_photo(CROP_SIDE, CROP_PX))
+    landed = points @ to_crop[:2, :2].T + to_crop[:2, 2]
+    # The template's own eye line leans by .06 degrees, which levelling takes out: .1 px.
+    assert np.abs(landed - EXPECTED_PX).max() < 0.25
+    assert fit.scale_px == pytest.approx(scale_px, rel=1e-3)
+    assert math.degrees(fit.roll) == pytest.approx(roll_deg, abs=0.1)
+
+
+def test_fit_moves_with_the_points():
+    """On any five points: shifting, scaling and turning the photo shifts, scales and turns the fit."""
+    points = frontal_points(80, (200, 150), 0.1) + np.random.default_rng(0).normal(0, 4, (5, 2))
+    fit = fit_template(points)
+    turn, factor, shift = 0.7, 2.5, np.array([31.0, -12.0])
+    matrix = factor * np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    moved = fit_template(points @ matrix.T + shift)
+    assert moved.scale_px == pytest.approx(factor * fit.scale_px)
+    assert moved.roll == pytest.approx(fit.roll + turn)
+    assert np.allclose(moved.centre_px, matrix @ fit.centre_px + shift)
+
+
+def dotted_photo(points_px: np.ndarray, size: tuple[int, int], radius_px: float) -> Image.Image:
+    """White discs at the points on dark grey, drawn at their sub-pixel places."""
+    x, y = np.meshgrid(np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5)
+    nearest = np.min([np.hypot(x - px, y - py) for px, py in points_px], 0)
+    grey = 40 + 200 * np.clip(radius_px - nearest + 0.5, 0, 1)
+    return Image.fromarray(np.repeat(grey[..., None], 3, 2).round().astype(np.uint8))
+
+
+@pytest.mark.parametrize("scale_px, roll", [(60.0, 0.0), (150.0, -0.4), (400.0, 0.25)])
+def test_pixels_land_where_the_points_do(scale_px, roll):
+    """Enlarging and shrinking: the centroid of each disc in the crop is within half a pixel of the spec."""
+    size = int(scale_px * 4)
+    points = frontal_points(scale_px, (size * 0.5, size * 0.52), roll)
+    photo = dotted_photo(points, (size, size), 0.05 * scale_px)
+    crop = crop_face(photo, Face(points, 1.0))
+    assert (crop.mode, crop.size) == ("RGB", (CROP_PX, CROP_PX))
+    bright = np.asarray(crop)[..., 0].astype(float) - 40
+    centres = np.arange(CROP_PX) + 0.5
+    for x, y in EXPECTED_PX:
+        window = bright * (np.abs(centres - x) < 20) * (np.abs(centres - y)[:, None] < 20)
+        found = [(window * centres).sum() / window.sum(), (window * centres[:, None]).sum() / window.sum()]
+        assert np.hypot(found[0] - x, found[1] - y) < 0.5, (found, x, y)
+
+
+def test_crop_of_a_crop_is_itself():
+    rng = np.random.default_rng(1)
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+    smooth = coarse.resize((CROP_PX, CROP_PX), Image.Resampling.BICUBIC)
+    again = crop_face(smooth, Face(frontal_points(CROP_PX / CROP_SIDE, (256, 256), 0), 1.0))
+    assert np.abs(np.asarray(again).astype(int) - np.asarray(smooth)).max() <= 3
+
+
+def test_beyond_the_border_it_is_mirrored_and_blurred_not_black():
+    stripes = np.full((300, 300, 3), 90, np.uint8)
+    stripes[:, ::8] = 200
+    points = frontal_points(120, (20, 150), 0)  # the left part of the crop lies outside
+    crop = np.asarray(crop_face(Image.fromarray(stripes), Face(points, 1.0))).astype(float)
+    assert crop.min() > 60
+    assert crop[200:300, :100].std() < 0.25 * crop[200:300, 300:].std()
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_points_of_a_turned_photo_turn_back(quarters):
+    pixels = np.zeros((30, 50), np.uint8)
+    pixels[7, 41] = 1
+    (y,), (x,) = np.nonzero(np.rot90(pixels, quarters))
+    back = _turn_back(np.array([[x + 0.5, y + 0.5]]), quarters, (50, 30))
+    assert back.tolist() == [[41.5, 7.5]]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# With our own landmark network: real photos that come with the requirements.
+
+
+@pytest.fixture(scope="module")
+def aligner():
+    if not (LANDMARKS / "config.json").is_file():
+        pytest.skip(f"{LANDMARKS} is not there: python -m train.landmarks makes it")
+    return FaceAligner(LANDMARKS, insightface_folder=None)
+
+
+@pytest.fixture(scope="module")
+def astronaut():
+    import skimage.data
+
+    return Image.fromarray(skimage.data.astronaut())
+
+
+def test_portrait(aligner, astronaut):
+    (face,) = aligner.faces(astronaut)
+    eye_distance = 47
+    by_hand = np.array([[202.0, 109.0], [248.0, 104.0], [229.0, 133.0], [208.0, 155.0], [251.0, 151.0]])
+    assert np.linalg.norm(face.points_px - by_hand, axis=1).max() < 0.2 * eye_distance
+    left, top, right, bottom = face.box_px
+    assert left < by_hand[:, 0].min() < by_hand[:, 0].max() < right and top < 104 and bottom > 155
+    assert np.array_equal(np.asarray(aligner.align_photo(astronaut)), np.asarray(crop_face(astronaut, face)))
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_portrait_on_its_side(aligner, astronaut, quarters):
+    (upright,) = aligner.faces(astronaut)
+    turned = Image.fromarray(np.ascontiguousarray(np.rot90(np.asarray(astronaut), quarters)))
+    (face,) = aligner.faces(turned)
+    difference = np.asarray(crop_face(turned, face)).astype(float) - np.asarray(crop_face(astronaut, upright))
+    assert np.abs(difference).mean() < 2
+
+
+def test_group_photo_has_six_faces_the_largest_first(aligner):
+    import insightface.data
+
+    photo = Image.fromarray(insightface.data.get_image("t1")[..., ::-1].copy())
+    faces = aligner.faces(photo)
+    assert len(faces) == 6
+    widths = [face.width_px for face in faces]
+    assert widths == sorted(widths, reverse=True)
+    first, last = aligner.choose(photo), aligner.choose(photo, 5)
+    assert first.width_px == widths[0] and last.width_px == widths[5]
+    with pytest.raises(PhotoError, match="no face 6.*6 found") as caught:
+        aligner.choose(photo, 6)
+    assert caught.value.reason == "no_such_face"
+
+
+def test_photo_without_a_face(aligner):
+    import skimage.data
+
+    with pytest.raises(PhotoError, match="No face found") as caught:
+        aligner.align_photo(Image.fromarray(skimage.data.rocket()))
+    assert caught.value.reason == "no_face"
+    with pytest.raises(PhotoError, match="No face found"):
+        aligner.align_photo(Image.new("RGB", (200, 200), "white"))
+
+
+def test_face_too_small(aligner, astronaut):
+    with pytest.raises(PhotoError, match=r"The face is \d\d px wide; 64 px is the least\.") as caught:
+        aligner.align_photo(astronaut.resize((256, 256)))
+    assert caught.value.reason == "face_too_small"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# insightface instead of ours.
+
+
+def test_insightface_is_looked_for_on_disk_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_insightface() is None
+    pack = tmp_path / ".insightface" / "models" / "buffalo_l"
+    pack.mkdir(parents=True)
+    assert find_insightface() is None  # an empty folder would make insightface fail
+    (pack / "det_10g.onnx").touch()
+    assert find_insightface() == pack
+
+
+def write_detector(path: Path, column: int, row: int, stride: int, offsets: np.ndarray) -> None:
+    """An ONNX file with SCRFD's nine outputs (score, box, points at strides 8, 16, 32; two anchors a cell).
+
+    It finds one face in any picture: at a cell of `stride`, its points at `offsets` [5,2] strides from there."""
+    onnx = pytest.importorskip("onnx")
+    from onnx import helper, numpy_helper
+
+    nodes, outputs, constants = [], [], []
+
+    def constant(name: str, value: np.ndarray) -> str:
+        constants.append(numpy_helper.from_array(value, name))
+        return name
+
+    for kind, values in (("score", [0.0]), ("box", [2.0] * 4), ("points", offsets.ravel().tolist())):
+        for s in (8, 16, 32):
+            count, name = 2 * (640 // s) ** 2, f"{kind}{s}"
+            shape = constant(f"{name}_shape", np.array([count, len(values)], np.int64))
+            row_name = constant(f"{name}_row", np.array([values], np.float32))
+            spread = f"{name}_spread" if kind == "score" and s == stride else name
+            nodes.append(helper.make_node("Expand", [row_name, shape], [spread]))
+            if spread != name:
+                cell = constant("cell", np.array([[2 * (row * 640 // s + column)]], np.int64))
+                sure = constant("sure", np.array([[0.9]], np.float32))
+                nodes.append(helper.make_node("ScatterND", [spread, cell, sure], [name]))
+            outputs.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [count, len(values)]))
+    picture = helper.make_tensor_value_info("input.1", onnx.TensorProto.FLOAT, [1, 3, 640, 640])
+    graph = helper.make_graph(nodes, "detector", [picture], outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+
+
+def test_insightface_is_used_where_its_model_is(tmp_path):
+    pytest.importorskip("onnxruntime")
+    offsets = TEMPLATE[:, :2] * [1, -1] * 3
+    write_detector(tmp_path / "det_test.onnx", column=10, row=8, stride=32, offsets=offsets)
+    aligner = FaceAligner(tmp_path / "no-landmarks-needed", insightface_folder=tmp_path)
+    assert "insightface" in aligner.source and "non-commercial" in aligner.source
+    photo = Image.new("RGB", (640, 640))
+    (face,) = aligner.faces(photo)
+    assert np.allclose(face.points_px, np.array([320, 256]) + 0.5 + 32 * offsets, atol=0.01)
+    assert face.confidence == pytest.approx(0.9)
+    assert face.fit.scale_px == pytest.approx(96, rel=1e-3)
+    assert aligner.align_photo(photo).size == (CROP_PX, CROP_PX)
