@@ -60,8 +60,12 @@ def balls(tmp_path):
 
 def test_rays_and_points_lie_on_the_surface(balls):
     data = HeadsDataset(balls)
-    batch = draw_batch(data, np.arange(4), np.random.default_rng(1), rays=64, points=64, patches=2, patch_rays=8, ray_resolution=16)
-    assert torch.allclose(batch.points.norm(dim=-1), torch.tensor(BALL), atol=2e-3)  # depth is stored in half precision
+    batch = draw_batch(
+        data, np.arange(4), np.random.default_rng(1), rays=64, points=64, patches=2, patch_rays=8, ray_resolution=16
+    )
+    assert torch.allclose(
+        batch.points.norm(dim=-1), torch.tensor(BALL), atol=2e-3
+    )  # depth is stored in half precision
     hit = batch.ray_depths > 0
     places = batch.ray_origins + batch.ray_depths[..., None] * batch.ray_directions
     assert 0.2 < hit.float().mean() < 1 and torch.allclose(places[hit].norm(dim=-1), torch.tensor(BALL), atol=2e-3)
@@ -78,7 +82,9 @@ def test_pinhole_is_the_renderer_s_camera():
     origins, directions = camera_rays(camera[None], 8)
     place = (np.arange(8) + 0.5) / 8
     ours = Pinhole(camera.numpy()).directions(np.tile(place, 8), np.repeat(place, 8))
-    assert np.allclose(ours, directions[0], atol=1e-5) and np.allclose(Pinhole(camera.numpy()).origin, origins[0, 0], atol=1e-6)
+    assert np.allclose(ours, directions[0], atol=1e-5) and np.allclose(
+        Pinhole(camera.numpy()).origin, origins[0, 0], atol=1e-6
+    )
 
 
 def test_growing_keeps_the_planes():

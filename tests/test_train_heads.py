@@ -71,7 +71,9 @@ class TestSampler:
 
     def test_every_label_occurs(self):
         rng = np.random.default_rng(3)
-        labels = np.array([list(head_attributes(sample_head(rng.standard_normal(Z_DIM))).values()) for _ in range(1500)])
+        labels = np.array(
+            [list(head_attributes(sample_head(rng.standard_normal(Z_DIM))).values()) for _ in range(1500)]
+        )
         names = list(head_attributes(sample_head(np.zeros(Z_DIM))))
         share = (labels > 0.5).mean(0)
         rare = [name for name, s in zip(names, share) if not 0.01 < s < 0.99]
@@ -102,7 +104,9 @@ class TestRenderer:
     def test_points_lie_where_the_crop_has_them(self, builder):
         template = np.array([[187.7, 192.3], [324.0, 192.4], [256.7, 266.1], [200.7, 339.7], [310.5, 339.7]])
         camera = camera_from_angles(0.0, 0.0).numpy()
-        points = [RenderedHead(sample_head(z_of(s, smile=-0.4, open=-1)), builder).points_px(camera, 512) for s in range(12)]
+        points = [
+            RenderedHead(sample_head(z_of(s, smile=-0.4, open=-1)), builder).points_px(camera, 512) for s in range(12)
+        ]
         assert np.abs(np.mean(points, 0) - template).max() < 12  # of 512 px
 
     def test_depth_and_picture_agree_between_views(self, builder):
@@ -150,10 +154,14 @@ class TestDataset:
 
 
 def test_missing_material_is_named(tmp_path, capsys):
-    from train.heads.__main__ import main
     import sys
 
-    argv, sys.argv = sys.argv, ["heads", "build", "--mpfb", str(tmp_path), "--assets", str(tmp_path), "--out", str(tmp_path / "x.npz")]
+    from train.heads.__main__ import main
+
+    argv, sys.argv = (
+        sys.argv,
+        ["heads", "build", "--mpfb", str(tmp_path), "--assets", str(tmp_path), "--out", str(tmp_path / "x.npz")],
+    )
     try:
         assert main() == 1
     finally:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from train.heads.dataset import BACKGROUND, HeadsDataset
 
+
 # Where expressions and gaze happen, as boxes in the EG3D frame (x is taken absolute): they cover few pixels but matter,
 # so rays and points land there more often.
 EYE_BOX = (0.03, 0.13), (0.04, 0.14), (0.10, 0.30)
@@ -92,7 +93,9 @@ def draw_batch(
             top, left = rng.integers(0, ray_resolution - patch_rays + 1, 2)
             y, x = np.mgrid[top : top + patch_rays, left : left + patch_rays].reshape(2, -1)
             directions = camera.directions((x + 0.5) / ray_resolution, (y + 0.5) / ray_resolution)
-            rgba = dataset.images[head, view, top * scale : (top + patch_rays) * scale, left * scale : (left + patch_rays) * scale]
+            rgba = dataset.images[
+                head, view, top * scale : (top + patch_rays) * scale, left * scale : (left + patch_rays) * scale
+            ]
             alpha = rgba[..., 3:].astype(np.float32) / 255
             picture = rgba[..., :3] * (alpha / 255) + BACKGROUND * (1 - alpha)
             add(
@@ -121,7 +124,9 @@ class Pinhole:
         """The surface points [S, S, 3] of a depth picture [S, S] along the axis."""
         size, k = len(depth), self.intrinsics
         place = (np.arange(size, dtype=np.float32) + 0.5) / size
-        seen = np.stack([(place - k[0, 2])[None] / k[0, 0] * depth, (place - k[1, 2])[:, None] / k[1, 1] * depth, depth], -1)
+        seen = np.stack(
+            [(place - k[0, 2])[None] / k[0, 0] * depth, (place - k[1, 2])[:, None] / k[1, 1] * depth, depth], -1
+        )
         return seen @ self.rotation.T.astype(np.float32) + self.origin
 
 

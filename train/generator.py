@@ -36,6 +36,7 @@ from train.heads.dataset import BACKGROUND, HeadsDataset, over_background
 from train.precision import autocast
 from train.progress import Progress, cosine_rate
 
+
 SIZES = {
     "w_dim": 192, "mapping_layers": 2, "c_dim": 0,
     "plane_channels": 32, "channel_base": 6144, "channel_max": 192, "mean_planes": True, "decoder_hidden": 64,
@@ -54,14 +55,27 @@ RATE_FACTORS = {"backbone.mapping": 50.0, "average_planes": 4.0, "superresolutio
 DENSITY_GAIN = 20.0  # on the density's first weights: opaque means densities of some hundreds
 AVERAGE_DECAY = 0.998
 
-GUIDED_COARSE, GUIDED_NEAR, NEAR_WIDTH = 12, 6, 0.06  # samples of a guided ray, and the spread of those near the surface
-SURFACE_DEPTH = 0.012  # behind a surface there is matter for at least this much (frames of glasses are thinner than more)
+GUIDED_COARSE, GUIDED_NEAR, NEAR_WIDTH = (
+    12,
+    6,
+    0.06,
+)  # samples of a guided ray, and the spread of those near the surface
+SURFACE_DEPTH = (
+    0.012  # behind a surface there is matter for at least this much (frames of glasses are thinner than more)
+)
 FREE_GAP, FREE_REACH = 0.012, 0.9  # in front of it nothing, from the gap on
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser("python -m train.generator", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of python -m train.heads render; heads still being rendered join in as they come")
+    parser = argparse.ArgumentParser(
+        "python -m train.generator", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="folder of python -m train.heads render; heads still being rendered join in as they come",
+    )
     parser.add_argument("--held-out", type=Path, help="another such folder, for the printed PSNR")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run: checkpoint, sheets, log")
     parser.add_argument("--out", type=Path, help="where the finished component is written (default: RUN/generator)")
@@ -99,7 +113,9 @@ def train(args: argparse.Namespace) -> None:
     if path.is_file():
         resolution = checkpoint.load(path, {})["notes"]["plane_resolution"]
         network, average, optimizer = start(data.features.shape[1], resolution, args.device)
-        state = checkpoint.load(path, {"network": network, "average": average, "optimizer": optimizer}, rng=rng, device=args.device)
+        state = checkpoint.load(
+            path, {"network": network, "average": average, "optimizer": optimizer}, rng=rng, device=args.device
+        )
         progress = Progress(args.minutes, args.steps, step=state["step"], seconds=state["seconds"])
         print(f"resumed at step {state['step']}", file=sys.stderr)
     else:
@@ -115,7 +131,11 @@ def train(args: argparse.Namespace) -> None:
         while not progress.done:
             if progress.share >= GROW_AT and network.config.plane_resolution < PLANE_RESOLUTION:
                 network, average, optimizer = grow(network, average, args.device)
-                print(f"step {progress.step}  planes grow to {PLANE_RESOLUTION} x {PLANE_RESOLUTION}", file=sys.stderr, flush=True)
+                print(
+                    f"step {progress.step}  planes grow to {PLANE_RESOLUTION} x {PLANE_RESOLUTION}",
+                    file=sys.stderr,
+                    flush=True,
+                )
             rate = cosine_rate(progress.share, RATE)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["factor"]
@@ -143,7 +163,15 @@ def train(args: argparse.Namespace) -> None:
 # ----------------------------------------------------------------------------
 # Losses.
 
-LOSS_WEIGHTS = {"rays": 2.0, "opacity": 0.5, "surface": 1.5, "matter": 0.08, "space": 0.08, "patches": 2.0, "edges": 1.0}
+LOSS_WEIGHTS = {
+    "rays": 2.0,
+    "opacity": 0.5,
+    "surface": 1.5,
+    "matter": 0.08,
+    "space": 0.08,
+    "patches": 2.0,
+    "edges": 1.0,
+}
 
 
 def losses(network: TriPlaneGenerator, batch: FieldBatch) -> dict[str, Tensor]:
@@ -162,10 +190,17 @@ def guided_ray_losses(network: TriPlaneGenerator, planes: Tensor, batch: FieldBa
     near, span = config.ray_start, config.ray_end - config.ray_start
     shape = batch.ray_depths.shape
     device = planes.device
-    even = near + span * (torch.arange(GUIDED_COARSE, device=device) + torch.rand(*shape, GUIDED_COARSE, device=device)) / GUIDED_COARSE
+    even = (
+        near
+        + span
+        * (torch.arange(GUIDED_COARSE, device=device) + torch.rand(*shape, GUIDED_COARSE, device=device))
+        / GUIDED_COARSE
+    )
     around = batch.ray_depths[..., None] + NEAR_WIDTH * (torch.rand(*shape, GUIDED_NEAR, device=device) - 0.4)
     anywhere = near + span * torch.rand(*shape, GUIDED_NEAR, device=device)
-    depths = torch.cat([even, torch.where(batch.ray_depths[..., None] > 0, around, anywhere)], -1).sort(-1)[0]  # [B, R, S]
+    depths = torch.cat([even, torch.where(batch.ray_depths[..., None] > 0, around, anywhere)], -1).sort(-1)[
+        0
+    ]  # [B, R, S]
     points = batch.ray_origins[:, :, None] + batch.ray_directions[:, :, None] * depths[..., None]
     density, color = network.decode(planes, points.flatten(1, 2))
     density, color = (x.float().unflatten(1, depths.shape[1:]) for x in (density, color[..., :3]))
@@ -232,7 +267,9 @@ def start(features: int, plane_resolution: int, device: str):
 
 def grow(network: TriPlaneGenerator, average: TriPlaneGenerator, device: str):
     """The same pictures from planes of full resolution: the new block adds nothing yet."""
-    larger = [TriPlaneGenerator(z_dim=n.config.z_dim, plane_resolution=PLANE_RESOLUTION, **SIZES) for n in (network, average)]
+    larger = [
+        TriPlaneGenerator(z_dim=n.config.z_dim, plane_resolution=PLANE_RESOLUTION, **SIZES) for n in (network, average)
+    ]
     for small, large in zip((network, average), larger):
         state = small.state_dict()
         planes = F.interpolate(state["average_planes"][None], scale_factor=2, mode="bilinear", align_corners=False)
@@ -242,7 +279,10 @@ def grow(network: TriPlaneGenerator, average: TriPlaneGenerator, device: str):
             large.get_submodule(f"backbone.synthesis.b{PLANE_RESOLUTION}.torgb").weight.zero_()
         large.to(device, memory_format=torch.channels_last)
     average = larger[1].requires_grad_(False)
-    average.load_state_dict({name: value for name, value in larger[0].state_dict().items() if f".b{PLANE_RESOLUTION}." in name}, strict=False)
+    average.load_state_dict(
+        {name: value for name, value in larger[0].state_dict().items() if f".b{PLANE_RESOLUTION}." in name},
+        strict=False,
+    )
     return larger[0], average, make_optimizer(larger[0])
 
 
@@ -251,13 +291,17 @@ def make_optimizer(network: TriPlaneGenerator) -> torch.optim.Optimizer:
     for name, parameter in network.named_parameters():
         factor = next((factor for prefix, factor in RATE_FACTORS.items() if name.startswith(prefix)), 1.0)
         groups.setdefault(factor, []).append(parameter)
-    return torch.optim.Adam([{"params": parameters, "factor": factor} for factor, parameters in groups.items()], RATE, betas=(0.9, 0.99))
+    return torch.optim.Adam(
+        [{"params": parameters, "factor": factor} for factor, parameters in groups.items()], RATE, betas=(0.9, 0.99)
+    )
 
 
 def next_batch(data: HeadsDataset, rng: np.random.Generator, args: argparse.Namespace, share: float) -> FieldBatch:
     heads = rng.choice(data.ready, args.batch, replace=False)
     patches = args.patches if share >= PATCHES_AT else 0
-    return draw_batch(data, heads, rng, args.rays, args.points, patches, args.patch_rays, SIZES["ray_resolution"]).to(args.device)
+    return draw_batch(data, heads, rng, args.rays, args.points, patches, args.patch_rays, SIZES["ray_resolution"]).to(
+        args.device
+    )
 
 
 class Prefetch:
@@ -280,7 +324,9 @@ class Prefetch:
 
 
 @torch.no_grad()
-def report(average: TriPlaneGenerator, held_out: HeadsDataset, args: argparse.Namespace, step: int, heads: int = 24) -> None:
+def report(
+    average: TriPlaneGenerator, held_out: HeadsDataset, args: argparse.Namespace, step: int, heads: int = 24
+) -> None:
     """Prints the PSNR of held-out heads' front views and saves a sheet: truth, generated."""
     chosen = held_out.ready[:heads]
     rows, errors, raw_errors = [], [], []
@@ -297,7 +343,11 @@ def report(average: TriPlaneGenerator, held_out: HeadsDataset, args: argparse.Na
         rows.append(torch.cat([*truth, *image], 2))
     psnr, raw_psnr = (float((-10 * torch.log10(torch.cat(e))).mean()) for e in (errors, raw_errors))
     count = 2 * len(chosen)
-    print(f"step {step}  held-out PSNR {psnr:.2f} dB, before super-resolution {raw_psnr:.2f} dB, {count} views", file=sys.stderr, flush=True)
+    print(
+        f"step {step}  held-out PSNR {psnr:.2f} dB, before super-resolution {raw_psnr:.2f} dB, {count} views",
+        file=sys.stderr,
+        flush=True,
+    )
     columns = torch.cat([torch.cat(rows[i::3], 1) for i in range(3)], 2)
     picture = ((columns.permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255).astype(np.uint8)
     Image.fromarray(picture).save(args.run / "held_out.png")

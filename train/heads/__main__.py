@@ -10,7 +10,9 @@ import train.heads
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser("python -m train.heads", description=train.heads.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m train.heads", description=train.heads.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
     build = commands.add_parser("build", help="MPFB2 + MakeHuman files -> one compact npz")
@@ -70,7 +72,10 @@ def draw_sheet(source: Path, out: Path, seed: int, size: int) -> None:
         head = sample_head(rng.standard_normal(Z_DIM))
         rendered = RenderedHead(head, builder)
         angles = ((-35, 0), (0, 0), (30, -20), (30, 20), (160, 0))
-        views = [rendered.view(camera_from_angles(math.radians(yaw), math.radians(pitch)).numpy(), size)[0] for yaw, pitch in angles]
+        views = [
+            rendered.view(camera_from_angles(math.radians(yaw), math.radians(pitch)).numpy(), size)[0]
+            for yaw, pitch in angles
+        ]
         views.append(rendered.view(camera_from_angles(0.0, 0.0).numpy(), size, head.light)[0])
         rows.append(np.concatenate([over_background(view) for view in views], 1))
     Image.fromarray(((np.concatenate(rows) + 1) * 127.5).astype(np.uint8)).save(out)

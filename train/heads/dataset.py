@@ -1,14 +1,14 @@
 """A folder of rendered heads: written by many processes, resumable, read as memory maps.
 
-    heads.npz           z [N, Z_DIM], features [N, F] (normalised; the generator's z), attributes [N, A] in [0, 1], attribute_names [A],
-                        feature_mean [F], feature_std [F], seed
-    images.npy          uint8 [N, V, S, S, 4] canonical light; colour not premultiplied, alpha 0 where there is background
-    cameras.npy         float32 [N, V, 25]
-    depth.npy           float16 [N, V, S, S] along the camera's axis, 0: background
-    photos.npy          uint8 [N, P, S', S', 4] the same heads under any light, seen a little wider (S' = 1.25 S)
-    photo_cameras.npy   float32 [N, P, 25]
-    photo_points.npy    float32 [N, P, 5, 2] pixels: eye centres (image left first), nose tip, mouth corners
-    done.npy            uint8 [N] 1 where a head is complete
+heads.npz           z [N, Z_DIM], features [N, F] (normalised; the generator's z), attributes [N, A] in [0, 1], attribute_names [A],
+                    feature_mean [F], feature_std [F], seed
+images.npy          uint8 [N, V, S, S, 4] canonical light; colour not premultiplied, alpha 0 where there is background
+cameras.npy         float32 [N, V, 25]
+depth.npy           float16 [N, V, S, S] along the camera's axis, 0: background
+photos.npy          uint8 [N, P, S', S', 4] the same heads under any light, seen a little wider (S' = 1.25 S)
+photo_cameras.npy   float32 [N, P, 25]
+photo_points.npy    float32 [N, P, 5, 2] pixels: eye centres (image left first), nose tip, mouth corners
+done.npy            uint8 [N] 1 where a head is complete
 """
 
 import math
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from preim3d.camera import FOCAL, camera_from_angles
 from train.heads.sampler import Z_DIM, head_attributes, head_features, sample_head
+
 
 # A canonical view is laid over this grey (sRGB in [0, 1]) wherever a picture without alpha is needed; it is the
 # `background` of the generator's configuration too.
@@ -43,7 +44,9 @@ class HeadsDataset:
     def __init__(self, folder: Path | str):
         folder = Path(folder)
         if not (folder / "heads.npz").is_file():
-            raise FileNotFoundError(f"{folder} holds no rendered heads; make them with `python -m train.heads render --out {folder}`.")
+            raise FileNotFoundError(
+                f"{folder} holds no rendered heads; make them with `python -m train.heads render --out {folder}`."
+            )
         for name in _ARRAYS:
             setattr(self, name, np.load(folder / f"{name}.npy", mmap_mode="r"))
         stored = np.load(folder / "heads.npz")
@@ -77,13 +80,17 @@ def render_dataset(source: Path, out: Path, heads: int, seed: int, size: int, pr
     if (out / "heads.npz").is_file():
         stored = np.load(out / "heads.npz")
         if (len(stored["z"]), int(stored["seed"])) != (heads, seed):
-            raise ValueError(f"{out} holds {len(stored['z'])} heads of seed {stored['seed']}; give those numbers or another --out.")
+            raise ValueError(
+                f"{out} holds {len(stored['z'])} heads of seed {stored['seed']}; give those numbers or another --out."
+            )
     else:
         _prepare(out, heads, seed, size)
     todo = np.nonzero(np.load(out / "done.npy", mmap_mode="r") == 0)[0]
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes, _start_worker, (source, out, size)) as pool:
-        for _ in tqdm(pool.imap_unordered(_render_head, todo.tolist(), chunksize=4), total=len(todo), unit="head", mininterval=2):
+        for _ in tqdm(
+            pool.imap_unordered(_render_head, todo.tolist(), chunksize=4), total=len(todo), unit="head", mininterval=2
+        ):
             pass
     return len(todo)
 

@@ -12,6 +12,7 @@ import numpy as np
 from train.heads.sampler import DETAILS, FRINGED_HAIR, Head, macro_targets
 from train.heads.source import ANCESTRIES, HeadSource
 
+
 # Materials, the numbers that the shader branches on.
 SKIN, EYE, TEETH, TONGUE, HAIR, CURLS, HAT, FRAME, LENS = range(9)
 
@@ -90,7 +91,11 @@ class HeadBuilder:
             self._add_hair(soup, head, base, middle)
         if head.hat:
             hat = _raise_shoulders(source.garments["fedora"].follow(base) - middle)
-            soup.add((hat - SKULL) * np.float32(1.09) + SKULL + np.float32([0, 0.06, 0]), source.garments["fedora"].faces, HAT)
+            soup.add(
+                (hat - SKULL) * np.float32(1.09) + SKULL + np.float32([0, 0.06, 0]),
+                source.garments["fedora"].faces,
+                HAT,
+            )
         if head.glasses:
             temples = [skin[t] for t in self._temples]
             add_glasses(soup, head, skin[self._bridge], centers, temples, eye_distance / 0.6)
@@ -99,7 +104,9 @@ class HeadBuilder:
             return points * scale + EYE_CENTER
 
         corners = [skin[i] for i in self._mouth_corners]
-        points = np.stack([*(to_frame(c) + [0, 0, CORNEA_DEPTH] for c in centers), *map(to_frame, (skin[self._nose_tip], *corners))])
+        points = np.stack(
+            [*(to_frame(c) + [0, 0, CORNEA_DEPTH] for c in centers), *map(to_frame, (skin[self._nose_tip], *corners))]
+        )
         return soup.mesh(to_frame, points)
 
     def _add_hair(self, soup, head, base, middle):
@@ -166,7 +173,9 @@ def add_glasses(soup, head: Head, bridge, eye_centers, temples, size: float) -> 
     for center, temple in zip(eye_centers, temples):
         side = np.sign(center[0])
         x = side * max(abs(center[0]) + 0.015, half_width + 0.05) + half_width * _squircle(np.cos(turn), 0.75)
-        rim = np.stack([x, -0.04 + half_height * _squircle(np.sin(turn), 0.8), front - 0.10 * ((np.abs(x) - 0.05) / 0.5) ** 2], 1)
+        rim = np.stack(
+            [x, -0.04 + half_height * _squircle(np.sin(turn), 0.8), front - 0.10 * ((np.abs(x) - 0.05) / 0.5) ** 2], 1
+        )
         soup.add(*_tube(rim, radius, closed=True), FRAME)
         if head.sunglasses:
             fan = np.array([[i, (i + 1) % len(rim), len(rim)] for i in range(len(rim))])
@@ -181,7 +190,15 @@ class _Soup:
     """Collects parts into one mesh."""
 
     def __init__(self):
-        self.vertices, self.faces, self.material, self.uv, self.rest, self.masks, self.count = [], [], [], [], [], [], 0
+        self.vertices, self.faces, self.material, self.uv, self.rest, self.masks, self.count = (
+            [],
+            [],
+            [],
+            [],
+            [],
+            [],
+            0,
+        )
 
     def add(self, vertices, faces, material, uv=None, rest=None, masks=None) -> int:
         """Adds a part; gives the index of its first vertex."""
@@ -270,7 +287,9 @@ def _curls(under_hat):
         points[:, 1] = np.minimum(points[:, 1], 0.75)
     index = np.arange(len(points)).reshape(56, 96)
     a, b = index, np.roll(index, -1, 1)
-    faces = np.concatenate([np.stack([a[:-1], a[1:], b[:-1]], -1).reshape(-1, 3), np.stack([b[:-1], a[1:], b[1:]], -1).reshape(-1, 3)])
+    faces = np.concatenate(
+        [np.stack([a[:-1], a[1:], b[:-1]], -1).reshape(-1, 3), np.stack([b[:-1], a[1:], b[1:]], -1).reshape(-1, 3)]
+    )
     x, y, z = points[faces].mean(1).T
     before_face = (z > -0.32) & (y < 0.72 - 0.12 * x**2)
     return points.astype(np.float32), faces[~before_face]

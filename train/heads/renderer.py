@@ -8,6 +8,7 @@ from train.heads import shading
 from train.heads.geometry import HeadBuilder, HeadMesh
 from train.heads.sampler import CANONICAL_LIGHT, Head, Light
 
+
 OCCLUSION_DIRECTIONS, OCCLUSION_SIZE, OCCLUSION_BIAS = 40, 112, 0.018
 SHADOW_SIZE = 320
 SUPERSAMPLING = 2  # per axis
@@ -37,8 +38,17 @@ class RenderedHead:
         light = light or CANONICAL_LIGHT
         fine = size * SUPERSAMPLING
         nearness, faces, barycentric = _buffers(fine)
-        shading.rasterise(project(self.mesh.vertices, camera, fine), self.mesh.vertices, self.mesh.faces, nearness, faces, barycentric)
-        shadow_map, shadow_axes = self._shadow(light) if light.casts_shadow else (np.zeros((0, 0), np.float32), np.eye(3))
+        shading.rasterise(
+            project(self.mesh.vertices, camera, fine),
+            self.mesh.vertices,
+            self.mesh.faces,
+            nearness,
+            faces,
+            barycentric,
+        )
+        shadow_map, shadow_axes = (
+            self._shadow(light) if light.casts_shadow else (np.zeros((0, 0), np.float32), np.eye(3))
+        )
         rgba = np.zeros((fine, fine, 4), np.float32)
         palette, amounts = _paint_box(self.head, light)
         mesh = self.mesh
@@ -49,7 +59,9 @@ class RenderedHead:
         rgba[..., :3] /= np.maximum(rgba[..., 3:], 1e-6)
         # The nearest of a pixel's samples: an average would lie between head and background.
         depth = nearness.reshape(size, SUPERSAMPLING, size, SUPERSAMPLING).max((1, 3))
-        return (rgba * 255 + 0.5).clip(0, 255).astype(np.uint8), np.where(depth > 0, 1 / np.maximum(depth, 1e-6), 0).astype(np.float32)
+        return (rgba * 255 + 0.5).clip(0, 255).astype(np.uint8), np.where(
+            depth > 0, 1 / np.maximum(depth, 1e-6), 0
+        ).astype(np.float32)
 
     def points_px(self, camera: np.ndarray, size: int) -> np.ndarray:
         """The five points [5, 2] in pixels: eye centres (image left first), nose tip, mouth corners."""
@@ -94,7 +106,9 @@ def _seen_from_afar(vertices, direction, size):
     axes = np.stack([x, np.cross(direction, x), direction]).astype(np.float32)
     seen, texel = vertices @ axes.T, size / (2 * shading.SHADOW_HALF_WIDTH)
     # + 2 keeps nearness positive (0 means nothing); the rasteriser's perspective correction is then off by a hair, which is harmless here.
-    return np.stack([size / 2 + seen[:, 0] * texel, size / 2 - seen[:, 1] * texel, seen[:, 2] + 2], 1).astype(np.float32), axes
+    return np.stack([size / 2 + seen[:, 0] * texel, size / 2 - seen[:, 1] * texel, seen[:, 2] + 2], 1).astype(
+        np.float32
+    ), axes
 
 
 def _sky_directions():

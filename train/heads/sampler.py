@@ -12,6 +12,7 @@ from scipy.special import expit, ndtr, softmax
 
 from train.heads.source import ANCESTRIES
 
+
 # (target towards minus, target towards plus, standard deviation); * stands for the left and the right one.
 DETAILS = (
     ("forehead/forehead-nubian-decr", "forehead/forehead-nubian-incr", 0.28),
@@ -188,11 +189,15 @@ def sample_head(z: np.ndarray) -> Head:
     skin = np.clip(_ramp(SKIN_TONES, skin_tone) * (1 + 0.025 * np.array([f["skin"][1], 0, f["skin"][2]])), 0, 1)
 
     tone = np.clip(ancestry @ [0.50, 0.08, 0.06] + (0.30 * ancestry[0] + 0.07) * f["hair_tone"], 0, 0.99)
-    hair = _ramp(HAIR_TONES, tone) * _mix(np.ones(3), np.array([1.25, 0.75, 0.55]), min(1, max(0, f["hair_red"] - 1.2) * ancestry[0]))
+    hair = _ramp(HAIR_TONES, tone) * _mix(
+        np.ones(3), np.array([1.25, 0.75, 0.55]), min(1, max(0, f["hair_red"] - 1.2) * ancestry[0])
+    )
     grey = float(np.clip((years - 46) / 26 + 0.45 * f["grey"], 0, 1) * expit((years - 30) * 0.4))
     hair = np.clip(_mix(hair, GREY_HAIR, grey * 0.95), 0, 1)
 
-    painted = 0.15 + 0.85 * expit(-6 * (male - 0.5))  # make-up is rarer on men, not impossible: the labels stay separable
+    painted = 0.15 + 0.85 * expit(
+        -6 * (male - 0.5)
+    )  # make-up is rarer on men, not impossible: the labels stay separable
     lipstick = float(np.clip(f["lipstick"][0] * 0.9 - 0.1, 0, 1) * painted * adult)
     bare_lip = skin * _mix(np.array([0.93, 0.72, 0.70]), np.array([0.86, 0.66, 0.64]), skin_tone)
     lip_color = _mix(np.array([0.72, 0.12, 0.16]), np.array([0.80, 0.32, 0.38]), _unit(0.5 + 0.4 * f["lipstick"][1]))
@@ -211,7 +216,9 @@ def sample_head(z: np.ndarray) -> Head:
     share = np.clip(0.62 + 0.12 * f["light"][2], 0.3, 0.9)  # of the key in all light
     warm = 0.06 * f["light"][3]
     light = Light(
-        direction=np.array([math.sin(azimuth) * math.cos(elevation), math.sin(elevation), math.cos(azimuth) * math.cos(elevation)]),
+        direction=np.array(
+            [math.sin(azimuth) * math.cos(elevation), math.sin(elevation), math.cos(azimuth) * math.cos(elevation)]
+        ),
         key=1.4 * share * np.array([1 + warm, 1, 1 - warm]),
         ambient=1.55 * (1 - share) * np.array([1 - 0.05 * f["light"][4], 1, 1.02]),
         exposure=math.exp(0.15 * f["light"][5]),
@@ -302,11 +309,18 @@ def head_attributes(head: Head) -> dict[str, float]:
         "Bags_Under_Eyes": over(detail["eyes/*-eye-bag-incr"] + head.wrinkles, 0.55, 0.1),
         "Bald": 1.0 - hair_shown,
         "Bangs": float(head.hair_name in FRINGED_HAIR and not head.hat),
-        "Big_Lips": over(detail["mouth/mouth-upperlip-volume-incr"] + detail["mouth/mouth-lowerlip-volume-incr"], 0.3, 0.12),
-        "Big_Nose": over(detail["nose/nose-scale-horiz-incr"] + detail["nose/nose-volume-incr"] + 0.4 * head.ancestry[2], 0.4, 0.12),
+        "Big_Lips": over(
+            detail["mouth/mouth-upperlip-volume-incr"] + detail["mouth/mouth-lowerlip-volume-incr"], 0.3, 0.12
+        ),
+        "Big_Nose": over(
+            detail["nose/nose-scale-horiz-incr"] + detail["nose/nose-volume-incr"] + 0.4 * head.ancestry[2], 0.4, 0.12
+        ),
         "Black_Hair": over(-brightness, -0.19, 0.015) * hair_shown,
         "Blond_Hair": over(brightness, 0.5, 0.03) * over(warm, 0.14, 0.02) * hair_shown,
-        "Brown_Hair": over(brightness, 0.19, 0.015) * over(-brightness, -0.5, 0.03) * over(warm, 0.08, 0.02) * hair_shown,
+        "Brown_Hair": over(brightness, 0.19, 0.015)
+        * over(-brightness, -0.5, 0.03)
+        * over(warm, 0.08, 0.02)
+        * hair_shown,
         "Bushy_Eyebrows": over(head.brow_thickness * head.brow_density, 0.052, 0.003),
         "Chubby": over(head.chubby, 0.35, 0.08),
         "Double_Chin": over(head.chubby, 0.55, 0.08),

@@ -11,8 +11,25 @@ import numpy as np
 
 from train.heads.geometry import CURLS, EYE, FRAME, HAIR, HAT, LENS, SKIN, TEETH, TONGUE
 
+
 # Rows of the palette [PALETTE, 3], linear RGB.
-C_SKIN, C_LIP, C_EYESHADOW, C_HAIR, C_BROW, C_BEARD, C_SHIRT, C_IRIS, C_SCLERA, C_MOUTH, C_TEETH, C_HAT, C_FRAME, C_KEY, C_AMBIENT = range(15)
+(
+    C_SKIN,
+    C_LIP,
+    C_EYESHADOW,
+    C_HAIR,
+    C_BROW,
+    C_BEARD,
+    C_SHIRT,
+    C_IRIS,
+    C_SCLERA,
+    C_MOUTH,
+    C_TEETH,
+    C_HAT,
+    C_FRAME,
+    C_KEY,
+    C_AMBIENT,
+) = range(15)
 PALETTE = 15
 # Entries of the amounts [AMOUNTS].
 (A_ROSY, A_FRECKLES, A_WRINKLES, A_MAKEUP, A_LIPSTICK, A_SCALP, A_BROW_THICKNESS, A_BROW_DENSITY,
@@ -136,11 +153,15 @@ def shade(face_map, barycentric, faces, material, vertices, normals, rest, masks
                 openness_here = openness_here * 0.5 + 0.5
             elif kind == HAIR:
                 azimuth = math.atan2(place[0], place[2] + 0.75)
-                strands = 0.55 * noise(azimuth * 34, place[1] * 2.2, 0.5, 41) + 0.45 * noise(azimuth * 80, place[1] * 5, 0.5, 43)
+                strands = 0.55 * noise(azimuth * 34, place[1] * 2.2, 0.5, 41) + 0.45 * noise(
+                    azimuth * 80, place[1] * 5, 0.5, 43
+                )
                 fill(albedo, palette[C_HAIR], 0.6 + 0.8 * strands)
                 gloss[0], gloss[1], gloss[2] = 0.2, 10.0, 0.2
             elif kind == CURLS:
-                lumps = 0.5 * noise(place[0] * 9, place[1] * 9, place[2] * 9, 61) + 0.5 * noise(place[0] * 22, place[1] * 22, place[2] * 22, 67)
+                lumps = 0.5 * noise(place[0] * 9, place[1] * 9, place[2] * 9, 61) + 0.5 * noise(
+                    place[0] * 22, place[1] * 22, place[2] * 22, 67
+                )
                 fill(albedo, palette[C_HAIR], 0.45 + 1.1 * lumps)
             elif kind == HAT:
                 fill(albedo, palette[C_HAT], 1 + 0.25 * (noise(place[0] * 30, place[1] * 30, place[2] * 30, 51) - 0.5))
@@ -168,7 +189,9 @@ def shade(face_map, barycentric, faces, material, vertices, normals, rest, masks
             for c in range(3):
                 wrap = gloss[2] * (1.4 if c == 0 else 0.7)  # red light travels further under the skin
                 diffuse = max(0.0, (facing + wrap) / (1 + wrap)) * lit
-                color = albedo[c] * (palette[C_KEY, c] * diffuse + palette[C_AMBIENT, c] * sky * (0.12 + 0.88 * openness_here))
+                color = albedo[c] * (
+                    palette[C_KEY, c] * diffuse + palette[C_AMBIENT, c] * sky * (0.12 + 0.88 * openness_here)
+                )
                 color = (color + 0.25 * shine * palette[C_KEY, c]) * amounts[A_EXPOSURE]
                 if color > 0.55:  # a soft shoulder instead of clipping
                     color = 0.55 + 0.45 * (1 - math.exp(-(color - 0.55) / 0.45))
@@ -212,7 +235,11 @@ def paint_skin(place, mask, palette, amounts, albedo, gloss):
         forehead = age * 0.6 * waves * smooth(y, 0.3, 0.42) * (1 - smooth(y, 0.6, 0.85)) * (1 - smooth(side, 0.3, 0.5))
     if 0.5 < side < 0.68 and abs(y) < 0.16 and z > -0.3:
         corner = age * 0.35 * smooth(math.sin((y + 0.3 * (side - 0.5)) * 80), 0.3, 1.0)
-    fold = math.exp(-(((side - 0.27 - 0.35 * (-y - 0.45)) / 0.035) ** 2)) * smooth(-y, 0.38, 0.46) * (1 - smooth(-y, 0.62, 0.74))
+    fold = (
+        math.exp(-(((side - 0.27 - 0.35 * (-y - 0.45)) / 0.035) ** 2))
+        * smooth(-y, 0.38, 0.46)
+        * (1 - smooth(-y, 0.62, 0.74))
+    )
     fold *= age * 0.5 * smooth(z, 0.0, 0.15)
     dark = 1 - 0.28 * bags - 0.24 * forehead - 0.25 * corner - 0.3 * fold
     tint(albedo, dark, dark * (1 - 0.04 * bags), dark)
@@ -273,9 +300,18 @@ def paint_beard(x, y, z, lips, palette, amounts, albedo):
     if z < -0.45:
         jaw *= smooth(y, -1.0, -0.75) * smooth(z, -0.62, -0.5)
     jaw *= smooth(y, -1.32, -1.12)
-    upper_lip = (1 - smooth(abs(y + 0.515 + 0.15 * side * side), 0.02, 0.085)) * (1 - smooth(side, 0.20, 0.33)) * smooth(z, 0.1, 0.2)
+    upper_lip = (
+        (1 - smooth(abs(y + 0.515 + 0.15 * side * side), 0.02, 0.085))
+        * (1 - smooth(side, 0.20, 0.33))
+        * smooth(z, 0.1, 0.2)
+    )
     chin = smooth(-y, 0.74, 0.82) * (1 - smooth(side, 0.16, 0.36)) * smooth(z, -0.2, 0.0) * smooth(y, -1.25, -1.02)
-    beside = (1 - smooth(abs(side - 0.26), 0.01, 0.08)) * smooth(-y, 0.5, 0.58) * (1 - smooth(-y, 1.0, 1.1)) * smooth(z, 0.0, 0.1)
+    beside = (
+        (1 - smooth(abs(side - 0.26), 0.01, 0.08))
+        * smooth(-y, 0.5, 0.58)
+        * (1 - smooth(-y, 1.0, 1.1))
+        * smooth(z, 0.0, 0.1)
+    )
     hairs = noise(x * 45, y * 22, z * 30, 23)
     stubble = 0.5 * amounts[A_STUBBLE] * max(jaw, upper_lip)
     grown = max(
@@ -299,7 +335,10 @@ def paint_eye(place, palette, albedo):
     glint = 1 - smooth(math.sqrt((x + 0.16) ** 2 + (y - 0.17) ** 2), 0.05, 0.1)
     lid_shadow = 0.55 + 0.45 * (1 - smooth(y, 0.12, 0.42))
     for c in range(3):
-        color = palette[C_SCLERA, c] * (1 - iris) + palette[C_IRIS, c] * (0.65 + 0.8 * fibres) * (1 - 0.6 * smooth(angle, 0.34, 0.43)) * iris
+        color = (
+            palette[C_SCLERA, c] * (1 - iris)
+            + palette[C_IRIS, c] * (0.65 + 0.8 * fibres) * (1 - 0.6 * smooth(angle, 0.34, 0.43)) * iris
+        )
         albedo[c] = (color * (1 - pupil) + 0.004 * pupil + 1.2 * glint) * lid_shadow
 
 
@@ -333,7 +372,9 @@ def noise(x, y, z, seed):
     for dx in range(2):
         for dy in range(2):
             for dz in range(2):
-                h = (int(xi + dx) * 73856093 ^ int(yi + dy) * 19349663 ^ int(zi + dz) * 83492791 ^ seed * 2654435) & 0xFFFFFFFF
+                h = (
+                    int(xi + dx) * 73856093 ^ int(yi + dy) * 19349663 ^ int(zi + dz) * 83492791 ^ seed * 2654435
+                ) & 0xFFFFFFFF
                 h = (h ^ 61) ^ (h >> 16)
                 h = (h * 9) & 0xFFFFFFFF
                 h ^= h >> 4

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+
 HAIR_MESHES = ("short01", "short02", "short03", "short04", "bob01", "bob02", "long01", "ponytail01", "braid01")
 HAT_MESHES = ("fedora",)
 TARGET_FOLDERS = ("cheek", "chin", "ears", "eyebrows", "eyes", "forehead", "head", "mouth", "neck", "nose", "asym")
@@ -34,7 +35,10 @@ class Garment:
 
     def follow(self, base: np.ndarray) -> np.ndarray:
         """Vertices [N, 3] of the garment on a morphed base mesh [V, 3]."""
-        scale = [abs(base[int(a), axis] - base[int(b), axis]) / reference for axis, (a, b, reference) in enumerate(self.scale)]
+        scale = [
+            abs(base[int(a), axis] - base[int(b), axis]) / reference
+            for axis, (a, b, reference) in enumerate(self.scale)
+        ]
         return (base[self.triangle] * self.weights[..., None]).sum(1) + self.offset * np.asarray(scale, np.float32)
 
 
@@ -137,7 +141,9 @@ def build_source(mpfb: Path, assets: Path, out: Path) -> None:
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; `--mpfb` is MPFB2's folder src/mpfb/data, `--assets` is makehuman-assets' folder base.")
+        raise FileNotFoundError(
+            f"{path} is missing; `--mpfb` is MPFB2's folder src/mpfb/data, `--assets` is makehuman-assets' folder base."
+        )
     return path
 
 
@@ -153,7 +159,9 @@ def _read_obj(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, list]]:
         elif kind == "g":
             group = fields[0]
         elif kind == "f":
-            groups.setdefault(group, []).append([tuple(int(i) - 1 for i in corner.split("/")[:2]) for corner in fields])
+            groups.setdefault(group, []).append(
+                [tuple(int(i) - 1 for i in corner.split("/")[:2]) for corner in fields]
+            )
     return np.array(vertices), np.array(texture), groups
 
 

@@ -1,0 +1,92 @@
+"""Trained components -> a folder in pipeline layout, in half precision and small files, with a model card and checksums.
+
+    python -m train.bundle --generator runs/generator/generator --encoder runs/encoder/encoder --directions runs/directions \
+        --landmarks runs/landmarks --out weights/heads
+    python -m train.bundle --out weights/heads        # after train.evaluate: writes the card again, with its figures
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from preim3d.directions import Directions
+from preim3d.encoder import PortraitEncoder
+from preim3d.generator import TriPlaneGenerator
+from preim3d.pipeline import Preim3DPipeline
+from preim3d.weights import WeightsError
+from train.model_card import CARD
+
+
+FILE_LIMIT = "8MB"  # a Space takes files of up to 10 MB without LFS
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        "python -m train.bundle", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--generator", type=Path)
+    parser.add_argument("--encoder", type=Path)
+    parser.add_argument("--directions", type=Path)
+    parser.add_argument("--landmarks", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    try:
+        if args.generator or args.encoder or args.directions:
+            assemble(args)
+        write_card(args.out)
+    except (OSError, WeightsError) as mistake:
+        print(f"train.bundle: {mistake}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def assemble(args: argparse.Namespace) -> None:
+    """Write the components given; those not given are taken from the folder as it is."""
+
+    def component(network, given, name):
+        return network.from_pretrained(given or args.out / name).half()
+
+    pipeline = Preim3DPipeline(
+        component(PortraitEncoder, args.encoder, "encoder"),
+        component(TriPlaneGenerator, args.generator, "generator"),
+        component(Directions, args.directions, "directions"),
+    )
+    for name in ("encoder", "generator", "directions"):
+        shutil.rmtree(args.out / name, ignore_errors=True)  # an old shard must not stay behind
+    pipeline.save_pretrained(args.out, max_shard_size=FILE_LIMIT)
+    if args.landmarks and args.landmarks.resolve() != (args.out / "landmarks").resolve():
+        shutil.copytree(args.landmarks, args.out / "landmarks", dirs_exist_ok=True)
+
+
+def write_card(folder: Path) -> None:
+    """README.md of the folder: the card's text, the evaluation's figures, the checksums of every other file."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "README.md")
+    checksums = "\n".join(f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(folder)}" for p in files)
+    size = sum(p.stat().st_size for p in files) / 1e6
+    (folder / "README.md").write_text(CARD.format(checksums=checksums, size_mb=size, figures=figures(folder)))
+    print(f"wrote {folder / 'README.md'}: {len(files)} files, {size:.1f} MB")
+
+
+def figures(folder: Path) -> str:
+    """The evaluation as Markdown tables, or a sentence where there is none yet."""
+    if not (folder / "evaluation.json").is_file():
+        return "Not evaluated yet (`python -m train.evaluate`)."
+    found = json.loads((folder / "evaluation.json").read_text())
+    plain = {key: value for key, value in found.items() if isinstance(value, int | float)}
+    lines = ["| figure | value |", "|---|---|", *(f"| `{key}` | {value} |" for key, value in plain.items())]
+    accuracies = dict(zip(*(read_directions(folder)[key] for key in ("names", "accuracies"))))
+    lines += ["", "| slider | accuracy of its plane | AA | AD |", "|---|---|---|---|"]
+    for name, change in found["aa"].items():
+        lines.append(f"| {name} | {accuracies.get(name, float('nan')):.3f} | {change:.2f} | {found['ad'][name]:.2f} |")
+    return "\n".join([*lines, "", f"Protocol: {found['protocol']}"])
+
+
+def read_directions(folder: Path) -> dict:
+    return json.loads((folder / "directions" / "config.json").read_text())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
