@@ -168,6 +168,8 @@ def reset_sliders() -> list[float]:
 class PhotoInput(gr.Image):
     """Hands over the file as it was uploaded: `load_photo` knows more formats, and says better what is wrong."""
 
+    is_template = True  # for the browser it is a gr.Image
+
     def preprocess(self, payload) -> str | None:
         return None if payload is None else payload.path
 

@@ -23,7 +23,7 @@ from preim3d.generator import TriPlaneGenerator
 from preim3d.landmarks import LandmarkNetwork
 from preim3d.mesh import Mesh, extract_mesh
 from preim3d.strengths import check_strengths
-from preim3d.weights import REMEDY, TENSORS, WeightsError, check_weights, find_weights
+from preim3d.weights import REMEDY, WeightsError, check_weights, find_weights
 
 
 COMPONENT_CLASSES = {"encoder": PortraitEncoder, "generator": TriPlaneGenerator, "directions": Directions}
@@ -227,18 +227,17 @@ def load_component(network_class: type, folder: Path, dtype: torch.dtype):
     """One network of the pipeline, ready for use, with every weight from its file.
 
     Raises:
-        WeightsError: the file lacks a tensor that the network has, has one too many, or one of another shape.
+        WeightsError: a tensor that the network has is missing, is one too many, or of another shape.
     """
-    path = folder / TENSORS
     try:
         network, report = network_class.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     except (OSError, RuntimeError, TypeError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())
         raise WeightsError(f"The weights in {folder} do not fit this version: {reason[:200]}; {REMEDY}.") from error
-    # A weight that the file lacks would silently stay without any values.
-    for names, trouble in ((report["missing_keys"], "lacks"), (report["unexpected_keys"], "has an unknown")):
+    # A weight that the files lack would silently stay without any values.
+    for names, trouble in ((report["missing_keys"], "lack the"), (report["unexpected_keys"], "have an unknown")):
         if names:
-            raise WeightsError(f"The weights file {path} {trouble} tensor `{sorted(names)[0]}`; {REMEDY}.")
+            raise WeightsError(f"The weights in {folder} {trouble} tensor `{sorted(names)[0]}`; {REMEDY}.")
     return network.eval().requires_grad_(False)
 
 

@@ -59,12 +59,12 @@ def check_weights(folder: Path) -> None:
         found = read_json(folder / part / "config.json", "_class_name")["_class_name"]
         if found != network:
             raise WeightsError(f"{folder / part} holds a {found}, not a {network}; {REMEDY}.")
-        tensor_names(folder / part / TENSORS)
+        check_tensors(folder / part)
     # The landmark network stands beside the components: diffusers cannot hold a detector.
     landmarks = folder / "landmarks"
     if landmarks.is_dir():  # else the weights are for ready-made crops only
         read_json(landmarks / "config.json")
-        tensor_names(landmarks / TENSORS)
+        check_tensors(landmarks)
 
 
 def read_json(path: Path, *keys: str) -> dict:
@@ -87,16 +87,19 @@ def read_json(path: Path, *keys: str) -> dict:
     return content
 
 
-def tensor_names(path: Path) -> list[str]:
-    """The tensors that a safetensors file holds, read from its header; the header must fit the file's length.
+def check_tensors(folder: Path) -> None:
+    """The header of each safetensors file of a network must fit the file's length; large networks have several files.
 
     Raises:
-        WeightsError: the file is missing or damaged.
+        WeightsError: a file is missing or damaged.
     """
-    try:
-        with safe_open(path, framework="numpy") as tensors:
-            return list(tensors.keys())
-    except OSError:
-        raise WeightsError(f"The weights file {path} cannot be read; {REMEDY}.") from None
-    except SafetensorError:
-        raise WeightsError(f"The weights file {path} is damaged (not whole); {REMEDY}.") from None
+    index = folder / f"{TENSORS}.index.json"
+    names = sorted(set(read_json(index, "weight_map")["weight_map"].values())) if index.is_file() else [TENSORS]
+    for path in [folder / name for name in names]:
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except OSError:
+            raise WeightsError(f"The weights file {path} cannot be read; {REMEDY}.") from None
+        except SafetensorError:
+            raise WeightsError(f"The weights file {path} is damaged (not whole); {REMEDY}.") from None

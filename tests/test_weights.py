@@ -63,6 +63,18 @@ def test_a_truncated_tensor_file_is_named(folder, keep):
         check_weights(folder)
 
 
+def test_weights_in_several_files_load_and_each_is_checked(folder):
+    pipeline = Preim3DPipeline.from_pretrained(folder)
+    (folder / "generator" / TENSORS).unlink()
+    pipeline.generator.save_pretrained(folder / "generator", max_shard_size="40KB")
+    shards = sorted((folder / "generator").glob("*-of-*.safetensors"))
+    assert len(shards) > 1
+    Preim3DPipeline.from_pretrained(folder)
+    shards[-1].unlink()
+    with pytest.raises(WeightsError, match=f"{shards[-1].name} cannot be read"):
+        check_weights(folder)
+
+
 def test_another_kind_of_pipeline_is_named(folder):
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     with pytest.raises(WeightsError, match="holds a StableDiffusionPipeline, not a Preim3DPipeline"):
@@ -75,11 +87,11 @@ def test_a_missing_and_an_unknown_tensor_are_named(folder):
     tensors = load_file(path)
     first = sorted(tensors)[0]
     save_file({**tensors, "stranger": tensors[first].clone()}, path)
-    with pytest.raises(WeightsError, match="has an unknown tensor `stranger`"):
+    with pytest.raises(WeightsError, match="have an unknown tensor `stranger`"):
         Preim3DPipeline.from_pretrained(folder)
     del tensors[first]
     save_file(tensors, path)
-    with pytest.raises(WeightsError, match=f"lacks tensor `{first}`"):
+    with pytest.raises(WeightsError, match=f"lack the tensor `{first}`"):
         Preim3DPipeline.from_pretrained(folder)
 
 
