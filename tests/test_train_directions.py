@@ -31,10 +31,11 @@ class LinearTrial:
 
 def test_calibration_reaches_one_standard_deviation():
     slopes = torch.tensor([[0.2, 0.0], [0.1, 3.0]])
-    step, response = calibrate(LinearTrial(slopes), torch.tensor([[1.0, 0.0]]), sigma_w=1.0, attribute=0)
-    assert abs(step - 5) < 1e-4 and abs(response[0] - 1) < 1e-4
-    step, response = calibrate(LinearTrial(slopes), torch.tensor([[-1.0, 0.0]]), sigma_w=1.0, attribute=0, sign=-1)
-    assert abs(step - 5) < 1e-4 and abs(response[0] + 1) < 1e-4
+    forward = torch.tensor([[1.0, 0.0]])
+    step, response = calibrate(LinearTrial(slopes), forward, sigma_w=1.0, start=1.0, attribute=0)
+    assert torch.allclose(step, 5 * forward) and abs(response[0] - 1) < 1e-4
+    step, response = calibrate(LinearTrial(slopes), -forward, sigma_w=1.0, start=2.0, attribute=0, sign=-1)
+    assert torch.allclose(step, -5 * forward) and abs(response[0] + 1) < 1e-4
 
 
 def test_purify_takes_out_what_is_dragged_along():

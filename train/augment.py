@@ -130,9 +130,13 @@ def expose(images: Tensor, generator: torch.Generator) -> Tensor:
     """Random gamma, exposure, white balance, saturation, contrast and fall-off of light across the image; [B,3,H,W]
     in [0, 1]."""
     count, device = len(images), images.device
+    # Each image has its own strength: photos in good light are as common as those in bad.
+    strength = _draw(generator, device, count, 1, 1, 1)
 
     def between(low: float, high: float, channels: int = 1) -> Tensor:
-        return low + (high - low) * _draw(generator, device, count, channels, 1, 1)
+        drawn = low + (high - low) * _draw(generator, device, count, channels, 1, 1)
+        rest = 1.0 if low > 0 else 0.0
+        return rest + (drawn - rest) * strength
 
     images = images.clamp(1e-3, 1) ** between(0.7, 1.4)  # The floor keeps the power's gradient and logarithm finite.
     images = images * between(0.75, 1.25) * between(0.9, 1.1, 3)

@@ -62,14 +62,13 @@ class Boundary:
     normal: np.ndarray  # [num_ws,w_dim], unit length over all entries; towards more of the attribute
     accuracy: float  # on the 30 % that the SVM did not see
     sigma: float  # standard deviation of the latents along the normal
-    low: float  # 1st and 99th percentile of the latents along the normal, from their mean
-    high: float
+    correlation: float  # between the latents' place along the normal and the score
     taken: int  # latents that the SVM was fitted and validated on
 
 
 def fit_boundary(
     w: np.ndarray,  # [N,num_ws,w_dim]
-    score: np.ndarray,  # [N] classifier logit or label, higher = more of the attribute
+    score: np.ndarray,  # [N] the classifier's logit, or the label less .5: above 0 = has the attribute
     seed: int,
     extremes: int = 1500,  # At most so many of either end of the score.
     cost: float = 1.0,  # SVM's C on latents scaled to unit variance in the mean.
@@ -84,20 +83,23 @@ def fit_boundary(
     scale = coordinates.std()
     rng = np.random.default_rng(seed)
     order = np.argsort(score, kind="stable")
-    take = min(extremes, len(order) // 3)
-    chosen = np.concatenate([order[:take], order[-take:]])
-    truth = np.concatenate([np.zeros(take, bool), np.ones(take, bool)])
-    mixed = rng.permutation(2 * take)
+    # Rare attributes have fewer heads than `extremes`: never call a head without it one with it.
+    most, least = (
+        int(np.clip(count, 8, min(extremes, len(order) // 2))) for count in ((score > 0).sum(), (score < 0).sum())
+    )
+    chosen = np.concatenate([order[:least], order[-most:]])
+    truth = np.concatenate([np.zeros(least, bool), np.ones(most, bool)])
+    mixed = rng.permutation(len(chosen))
     cut = int(0.7 * len(mixed))
     x, y = coordinates[chosen[mixed]] / scale, truth[mixed]
-    svm = LinearSVC(C=cost / take, loss="squared_hinge", dual=False, class_weight="balanced", intercept_scaling=10.0)
+    svm = LinearSVC(C=cost / len(x), loss="squared_hinge", dual=False, class_weight="balanced", intercept_scaling=10.0)
     svm.fit(x[:cut], y[:cut])
     accuracy = float((svm.predict(x[cut:]) == y[cut:]).mean())
     normal = svm.coef_[0] @ axes
     normal /= np.linalg.norm(normal)
     along = (flat - mean) @ normal
-    low, high = np.percentile(along, (1, 99))
-    return Boundary(normal.reshape(w.shape[1:]), accuracy, float(along.std()), float(low), float(high), 2 * take)
+    correlation = float(np.corrcoef(along, score)[0, 1])
+    return Boundary(normal.reshape(w.shape[1:]), accuracy, float(along.std()), correlation, len(x))
 
 
 def principal_axes(centred: np.ndarray, kept: float = 0.9999) -> tuple[np.ndarray, np.ndarray]:
@@ -134,14 +136,15 @@ def calibrate(
     trial: EditTrial,
     normal: Tensor,  # [num_ws,w_dim], unit length
     sigma_w: float,  # spread of the latents along it
+    start: float,  # first guess of the step
     attribute: int,
     sign: int = 1,  # -1: the direction is to lower the logit
-    rounds: int = 3,
+    rounds: int = 2,
     furthest: float = 6.0,  # steps longer than so many spreads leave the manifold
-) -> tuple[float, Tensor]:
-    """How far along the normal the mean logit moves by one standard deviation (secant search), and the response
-    there."""
-    step = sigma_w
+) -> tuple[Tensor, Tensor]:
+    """The step [num_ws,w_dim] along the normal that moves the mean logit by one standard deviation (secant search),
+    and the response to it [A]."""
+    step = float(np.clip(start, 0.1 * sigma_w, furthest * sigma_w))
     below, gain_below = 0.0, 0.0
     for turn in range(rounds):
         response = trial.response(step * normal)
@@ -153,9 +156,7 @@ def calibrate(
         # A flat or falling response gives no secant: go on in doubles.
         following = step + (1 - gain) / slope if slope > 1e-3 / sigma_w else 2 * step
         step = float(np.clip(following, 0.1 * sigma_w, furthest * sigma_w))
-        if step == below:
-            break
-    return step, response
+    return step * normal, response
 
 
 def allied(first: str, second: str) -> bool:
@@ -163,7 +164,7 @@ def allied(first: str, second: str) -> bool:
 
 
 def purify(
-    vectors: dict[str, Tensor],  # CelebA name -> calibrated direction (towards more of it)
+    vectors: dict[str, Tensor],  # CelebA name -> calibrated direction
     responses: dict[str, Tensor],  # CelebA name -> response to it [A]
     names: list[str],  # the A names of the response
     name: str,
@@ -171,13 +172,21 @@ def purify(
     least: float = 0.15,  # a drag below this is left alone
 ) -> Tensor:
     """The direction less those of the attributes that it drags along most, each in the measured amount."""
-    drags = {
-        other: responses[name][names.index(other)].item() / max(responses[other][names.index(other)].item(), 0.5)
-        for other in vectors
-        if other != name and not allied(name, other)
-    }
-    worst = sorted((other for other in drags if abs(drags[other]) > least), key=lambda o: -abs(drags[o]))[:most]
-    return vectors[name] - sum((drags[other] * vectors[other] for other in worst), torch.zeros_like(vectors[name]))
+
+    def drag(other: str) -> float:
+        column = names.index(other)
+        own = responses[other][column].item()
+        # A direction that hardly moves its own attribute must not be taken in large amounts.
+        return responses[name][column].item() * np.sign(own) / max(abs(own), 0.5)
+
+    drags = {other: drag(other) for other in vectors if other != name and not allied(name, other)}
+    worst = sorted((other for other in drags if abs(drags[other]) > least), key=lambda other: -abs(drags[other]))
+    return vectors[name] - sum(drags[other] * vectors[other] for other in worst[:most])
+
+
+def along(w: np.ndarray, unit: Tensor) -> np.ndarray:
+    """Places [N] of latents [N,num_ws,w_dim] along a unit direction [num_ws,w_dim]."""
+    return np.einsum("nkd,kd->n", w, unit.numpy())
 
 
 def dependency(response: Tensor, attribute: int) -> float:
@@ -195,7 +204,7 @@ def train(args: argparse.Namespace) -> None:
     latents = np.load(args.latents)
     names = [str(name) for name in latents["attribute_names"]]
     w, logits = latents["w"].astype(np.float32), latents["logits"].astype(np.float32)
-    scores = latents["labels"] + 1e-3 * logits if args.scores == "labels" else logits
+    scores = latents["labels"] - 0.5 + 1e-3 * logits if args.scores == "labels" else logits
     sigma = torch.from_numpy(logits.std(0))
     rng = np.random.default_rng(args.seed)
     heads = torch.from_numpy(w[rng.choice(len(w), args.heads, replace=False)])
@@ -203,51 +212,42 @@ def train(args: argparse.Namespace) -> None:
 
     wanted = {key: attribute for key, attribute in ATTRIBUTES.items() if attribute.celeba in names}
     boundaries, vectors, responses = {}, {}, {}
-    for key, attribute in tqdm(wanted.items(), desc="directions"):
-        column = names.index(attribute.celeba)
-        boundary = fit_boundary(w, scores[:, column], args.seed, cost=args.cost)
-        normal = torch.from_numpy(boundary.normal).float()
-        step, response = calibrate(trial, normal, boundary.sigma, column)
-        boundaries[key], vectors[attribute.celeba], responses[attribute.celeba] = boundary, step * normal, response
+    for attribute in tqdm(wanted.values(), desc="directions"):
+        name, column = attribute.celeba, names.index(attribute.celeba)
+        boundary = boundaries[name] = fit_boundary(w, scores[:, column], args.seed, cost=args.cost)
+        normal = torch.from_numpy(boundary.normal).float() * attribute.sign
+        # On the photos themselves a logit moves by correlation * sigma for each spread of the latents.
+        guess = boundary.sigma / max(boundary.correlation, 0.3)
+        vectors[name], responses[name] = calibrate(trial, normal, boundary.sigma, guess, column, attribute.sign)
 
     report, kept = {}, []
     for key, attribute in tqdm(wanted.items(), desc="purifying"):
-        name, boundary = attribute.celeba, boundaries[key]
-        column = names.index(name)
+        name, column, boundary = attribute.celeba, names.index(attribute.celeba), boundaries[attribute.celeba]
         vector, response = vectors[name], responses[name]
-        purer = purify(vectors, responses, names, name)
         plain_ad = dependency(response, column)
-        if args.purify and not torch.equal(purer, vector):
+        purer = purify(vectors, responses, names, name) if args.purify else vector
+        if not torch.equal(purer, vector):
             unit = purer / purer.norm()
-            spread = float((torch.from_numpy(w) * unit).sum((1, 2)).std())
-            step, purer_response = calibrate(trial, unit, spread, column)
-            if dependency(purer_response, column) < plain_ad and purer_response[column] > 0.8:
-                vector, response = step * unit, purer_response
-        if attribute.sign < 0:
-            # The same line walked the other way; its own step, for responses are not symmetric.
-            unit = -vector / vector.norm()
-            spread = float((torch.from_numpy(w) * unit).sum((1, 2)).std())
-            step, response = calibrate(trial, unit, spread, column, sign=-1)
-            vector = step * unit
-        length = vector.norm().item()
-        along = ((torch.from_numpy(w) - heads.mean(0)) * (vector / length)).sum((1, 2)).numpy()
-        low, high = np.percentile(along, (1, 99))
-        # From one end of the manifold to the other, and not beyond what the sliders offer.
-        reach = float(np.clip((high - low) / length, 1.0, 4.0))
+            spread = along(w, unit).std()
+            purer, purer_response = calibrate(trial, unit, spread, purer.norm().item(), column, attribute.sign)
+            if dependency(purer_response, column) < plain_ad and attribute.sign * purer_response[column] > 0.7:
+                vector, response = purer, purer_response
+        places = along(w, vector / vector.norm())
+        # As many strengths as lead from one end of the manifold to the other, within what the sliders offer.
+        reach = float(np.clip(np.ptp(np.percentile(places, (1, 99))) / vector.norm().item(), 1.0, 4.0))
         report[key] = {
             "attribute": name,
             "accuracy": round(boundary.accuracy, 4),
             "taken": boundary.taken,
             "sigma_logit": round(sigma[column].item(), 4),
             "sigma_w": round(boundary.sigma, 5),
-            "step": round(length, 5),
+            "step": round(vector.norm().item(), 5),
             "aa": round(attribute.sign * response[column].item(), 3),
             "ad": round(dependency(response, column), 3),
             "ad_plain": round(plain_ad, 3),
             "reach": round(reach, 2),
         }
-        good = boundary.accuracy >= args.least_accuracy and report[key]["aa"] >= args.least_altering
-        if good:
+        if boundary.accuracy >= args.least_accuracy and report[key]["aa"] >= args.least_altering:
             kept.append((key, attribute, vector, boundary.accuracy, (-reach, reach)))
         else:
             print(f"`{key}` is left out: accuracy {boundary.accuracy:.2f}, altering {report[key]['aa']:.2f}.")
@@ -296,7 +296,7 @@ def main(words: list[str] | None = None) -> None:
         help="what sorts the latents: the classifier's logits on the photos, as in the paper, or the true labels",
     )
     parser.add_argument("--cost", type=float, default=1.0, help="the SVM's C, over the number of latents of a class")
-    parser.add_argument("--heads", type=int, default=24, help="heads that are edited and rendered to calibrate")
+    parser.add_argument("--heads", type=int, default=16, help="heads that are edited and rendered to calibrate")
     parser.add_argument("--purify", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--least-accuracy", type=float, default=0.75, help="directions below are left out")
     parser.add_argument(

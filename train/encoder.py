@@ -25,7 +25,7 @@ from preim3d.camera import camera_from_angles
 from preim3d.encoder import PortraitEncoder
 from preim3d.generator import TriPlaneGenerator
 from train import augment, checkpoint, losses
-from train.attributes import HeadReader
+from train.attributes import METRIC_HEADS, HeadReader, frontal_pictures
 from train.batches import draw_photos, draw_plain, split_heads, to_camera, to_float
 from train.heads.dataset import BACKGROUND, FRONT_VIEWS, HeadsDataset
 from train.picture_metric import expression_weights, picture_metric
@@ -33,8 +33,6 @@ from train.precision import autocast, settle
 from train.progress import Progress, cosine_rate
 
 
-METRIC_SAMPLES = 1500  # Small pictures of G that weigh the latent regression: several times w_dim.
-METRIC_RAYS = 24  # Their side.
 PLACE = [3, 7, 11]  # Entries of a camera label that hold its position.
 POOL_SIZE = 2048  # Generated images kept for in-domain rounds: rendering costs far more than reading.
 
@@ -59,7 +57,7 @@ def new_encoder(generator: TriPlaneGenerator, reader: HeadReader) -> PortraitEnc
 
 
 @torch.no_grad()
-def fit_last_layer(encoder: PortraitEncoder, batches, ridge: float = 1e-3) -> float:
+def fit_last_layer(encoder: PortraitEncoder, batches, ridge: float = 0.03) -> float:
     """Set the last layer by ridge regression of w on the embedding; `batches` yields images [B,3,S,S], w
     [B,num_ws,w_dim].
 
@@ -84,17 +82,12 @@ def fit_last_layer(encoder: PortraitEncoder, batches, ridge: float = 1e-3) -> fl
 
 
 @torch.no_grad()
-def latent_metric(generator: TriPlaneGenerator, features: Tensor, rng: np.random.Generator) -> Tensor:
-    """[w_dim,w_dim]: how much each direction of w shows in small frontal pictures of heads `features` [N,F]."""
-    codes, pictures = [], []
-    chosen = features[torch.from_numpy(rng.permutation(len(features))[:METRIC_SAMPLES])]
-    for part in chosen.split(8):
-        ws = generator.mapping(part)
-        camera = generator.frontal_camera().expand(len(ws), -1)
-        view = generator.render(generator.planes(ws), camera, ws, ray_resolution=METRIC_RAYS)
-        codes.append(ws[:, 0])
-        pictures.append(view.raw)
-    return picture_metric(torch.cat(codes), torch.cat(pictures))
+def latent_metric(generator: TriPlaneGenerator, dataset: HeadsDataset, heads: np.ndarray) -> Tensor:
+    """[w_dim,w_dim]: how much each direction of w shows in frontal renders of `heads`; L_w of the mean w is 1."""
+    heads, pictures = frontal_pictures(dataset, heads)
+    w = generator.mapping(torch.as_tensor(dataset.features[heads], device=generator.device))[:, 0]
+    metric = picture_metric(w, pictures.to(w.device))
+    return metric * len(metric) / (metric @ w.T.cov()).trace()
 
 
 def random_cameras(
@@ -224,8 +217,7 @@ def train(args: argparse.Namespace) -> None:
         state = checkpoint.load(out / "checkpoint.pt", parts, rng=run.rng, device=run.device)
         run.draws.set_state(state["notes"]["draws"])
         print(f"Resumed {out / 'checkpoint.pt'} at step {state['step']}.")
-    metric = latent_metric(run.generator, run.features[run.learned], np.random.default_rng(args.seed))
-    metric = metric / (run.generator.mapping(run.features[run.learned[:1000]])[:, 0].var(0).mean())
+    metric = latent_metric(run.generator, run.dataset, run.learned[:METRIC_HEADS])
     if not resumed:
         fitted = fit_last_layer(
             run.encoder, (run.photos(run.rng.choice(run.learned, 32))[:2] for _ in range(args.fit_batches))
@@ -251,7 +243,7 @@ def train(args: argparse.Namespace) -> None:
     run.encoder.train()
     while not progress.done:
         for group in run.optimizer.param_groups:
-            group["lr"] = cosine_rate(progress.share, args.rate)
+            group["lr"] = cosine_rate(progress.share, args.rate, warm=0.05)
         with_pictures = progress.share >= args.pictures_from and progress.step % args.picture_every == 0
         if progress.share >= args.pool_from and progress.step % args.picture_every == 0:
             run.render_pool(args.picture_batch)
@@ -294,7 +286,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--id-weight", type=float, default=0.1)
     parser.add_argument("--fit-batches", type=int, default=100, help="batches of 32 for the last layer's regression")
     parser.add_argument("--held-out", type=int, default=400, help="the last heads of the dataset, never learned from")
-    parser.add_argument("--rate", type=float, default=4e-4, help="peak learning rate")
+    parser.add_argument("--rate", type=float, default=3e-4, help="peak learning rate")
     parser.add_argument("--save-seconds", type=float, default=120)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
