@@ -1,4 +1,4 @@
-"""The generator's training: rays and points agree with the renders, growing keeps the picture, a run resumes and ends whole."""
+"""The generator's training: rays and points agree with renders, growing keeps the picture, a run resumes."""
 
 import sys
 
@@ -16,10 +16,12 @@ from train.heads.sampler import Z_DIM
 
 SIZE, BALL = 32, 0.2  # pixels, and the radius of the ball that stands in for every head
 TINY = {
-    "w_dim": 16, "mapping_layers": 2, "c_dim": 0, "plane_channels": 8, "channel_base": 256, "channel_max": 16, "mean_planes": True,
+    "w_dim": 16, "mapping_layers": 2, "c_dim": 0, "plane_channels": 8, "channel_base": 256, "channel_max": 16,
+    "mean_planes": True,
     "decoder_hidden": 16, "image_resolution": 32, "ray_resolution": 16, "superresolution_input": 16,
     "superresolution_blocks": [{"in": 8, "out": 8, "up": True}], "superresolution_clamp": None, "box_warp": 0.8,
-    "ray_start": 2.28, "ray_end": 3.08, "coarse_samples": 6, "fine_samples": 6, "plane_axes": "fixed", "background": 0.82,
+    "ray_start": 2.28, "ray_end": 3.08, "coarse_samples": 6, "fine_samples": 6, "plane_axes": "fixed",
+    "background": 0.82,
 }  # fmt: skip
 
 
@@ -50,11 +52,14 @@ def balls(tmp_path):
             depth[head, view] = (distance * (rays @ camera.forward)).reshape(SIZE, SIZE)
             images[head, view, ..., 0] = 200
             images[head, view, ..., 3] = 255 * (hit > 0).reshape(SIZE, SIZE)
-    for name, array in {"images": images, "depth": depth, "cameras": cameras, "done": np.ones(heads, np.uint8), "photos": images,
-                        "photo_cameras": cameras, "photo_points": np.zeros((heads, views, 5, 2), np.float32)}.items():  # fmt: skip
+    for name, array in {"images": images, "depth": depth, "cameras": cameras, "done": np.ones(heads, np.uint8),
+                        "photos": images, "photo_cameras": cameras,
+                        "photo_points": np.zeros((heads, views, 5, 2), np.float32)}.items():  # fmt: skip
         np.save(tmp_path / f"{name}.npy", array)
-    np.savez(tmp_path / "heads.npz", z=np.zeros((heads, Z_DIM), np.float32), features=rng.standard_normal((heads, 5)).astype(np.float32),
-             attributes=np.zeros((heads, 2), np.float32), attribute_names=np.array(["Male", "Young"]), seed=0)  # fmt: skip
+    np.savez(tmp_path / "heads.npz", z=np.zeros((heads, Z_DIM), np.float32),
+             features=rng.standard_normal((heads, 5)).astype(np.float32),
+             attributes=np.zeros((heads, 2), np.float32), attribute_names=np.array(["Male", "Young"]),
+             seed=0)  # fmt: skip
     return tmp_path
 
 
@@ -126,8 +131,9 @@ def run(*arguments) -> int:
 
 
 def test_a_run_grows_resumes_and_writes_the_component(balls, tmp_path):
-    common = ("--data", balls, "--held-out", balls, "--run", tmp_path / "run", "--batch", 2, "--rays", 16, "--points", 16,
-              "--patches", 1, "--patch-rays", 12, "--threads", 1, "--precision", "float32")  # fmt: skip
+    common = ("--data", balls, "--held-out", balls, "--run", tmp_path / "run", "--batch", 2, "--rays", 16,
+              "--points", 16, "--patches", 1, "--patch-rays", 12, "--threads", 1,
+              "--precision", "float32")  # fmt: skip
     assert run(*common, "--steps", 4) == 0
     assert run(*common, "--steps", 8) == 0  # goes on from step 4
     generator = TriPlaneGenerator.from_pretrained(tmp_path / "run" / "generator")

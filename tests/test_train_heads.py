@@ -51,7 +51,7 @@ class TestSampler:
         assert np.array_equal(head_features(sample_head(z)), head_features(sample_head(z.copy())))
 
     def test_near_z_near_features(self):
-        # Smooth but for the kinds of hair and the things worn: a small step moves no feature far, for nearly all heads.
+        # Smooth but for the kinds of hair and the things worn: a small step moves no feature far, for most heads.
         rng, jumps = np.random.default_rng(0), 0
         for _ in range(50):
             z = rng.standard_normal(Z_DIM)

@@ -1,7 +1,7 @@
-"""Trained components -> a folder in pipeline layout, in half precision and small files, with a model card and checksums.
+"""Trained components -> a folder in pipeline layout, in half precision and small files, with a card and checksums.
 
-    python -m train.bundle --generator runs/generator/generator --encoder runs/encoder/encoder --directions runs/directions \
-        --landmarks runs/landmarks --out weights/heads
+    python -m train.bundle --generator runs/generator/generator --encoder runs/encoder/encoder \
+        --directions runs/directions --landmarks runs/landmarks --out weights/heads
     python -m train.bundle --out weights/heads        # after train.evaluate: writes the card again, with its figures
 """
 

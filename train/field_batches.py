@@ -1,4 +1,4 @@
-"""Rendered heads -> what the generator learns from: coloured rays, points on and off surfaces, square patches of pictures."""
+"""Rendered heads -> what the generator learns from: rays, points on and off surfaces, patches of pictures."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ from torch import Tensor
 from train.heads.dataset import BACKGROUND, HeadsDataset
 
 
-# Where expressions and gaze happen, as boxes in the EG3D frame (x is taken absolute): they cover few pixels but matter,
-# so rays and points land there more often.
+# Where expressions and gaze happen, as boxes in the EG3D frame (x is taken absolute): they cover few pixels but
+# matter, so rays and points land there more often.
 EYE_BOX = (0.03, 0.13), (0.04, 0.14), (0.10, 0.30)
 MOUTH_BOX = (0.0, 0.09), (-0.15, -0.03), (0.10, 0.32)
 WEIGHT_FEATURES, WEIGHT_HEAD, WEIGHT_BACKGROUND = 4.0, 1.0, 0.25

@@ -2,13 +2,13 @@
 
 Each step shows the network some heads and asks, of their planes, four things:
 
-* rays      a few hundred pixels per head at the renders' own resolution, composited with samples guided by the true depth;
+* rays      some hundred pixels per head at the renders' own resolution, with samples guided by the true depth;
 * surface   the colour at surface points, and density just behind them;
 * space     no density between the camera and the surface;
 * patches   square pieces of the final picture, through the very path that inference takes (importance sampling,
             super-resolution), by pixels and by edges. They come in after the field has its shape.
 
-The first part of the run uses planes of half the resolution; then the last block is added with a zero output, so that the
+The first part of the run uses planes of half the resolution; then the last block is added with a zero output: the
 picture does not jump (progressive growing, Karras et al. 2018). The weights kept are an exponential moving average.
 
     python -m train.generator --data dataset/heads --run runs/generator --out weights/heads/generator --minutes 120
@@ -47,10 +47,10 @@ SIZES = {
     "plane_axes": "fixed", "background": BACKGROUND,
 }  # fmt: skip
 PLANE_RESOLUTION, FIRST_PLANE_RESOLUTION = 128, 64
-GROW_AT, PATCHES_AT = 0.45, 0.35  # shares of the run
+GROW_AT, PATCHES_AT = 0.6, 0.45  # shares of the run
 
 RATE = 2e-3
-# Adam's step relative to RATE. The mapping network stores its weights divided by .01; the mean planes start from nothing.
+# Adam's step relative to RATE. The mapping network stores its weights over .01; the mean planes start from nothing.
 RATE_FACTORS = {"backbone.mapping": 50.0, "average_planes": 4.0, "superresolution": 0.5}
 DENSITY_GAIN = 20.0  # on the density's first weights: opaque means densities of some hundreds
 AVERAGE_DECAY = 0.998

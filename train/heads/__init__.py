@@ -1,7 +1,7 @@
-"""Synthetic portraits with known shape, pose, light, identity and attributes: z ~ N(0, I) -> head -> RGBA, depth, five points.
+"""Synthetic portraits with known shape, pose, light and attributes: z ~ N(0, I) -> head -> RGBA, depth, five points.
 
     z [Z_DIM] ── sampler ──> Head ── geometry ──> HeadMesh ── renderer ──> RGBA, depth, points
-                               └── features (input of the generator's mapping network), attributes (named as in CelebA)
+                               └── features (the generator's z), attributes (named as in CelebA)
 
 The raw material is public and CC0 1.0; it is not part of this project:
 

@@ -1,7 +1,7 @@
 """A folder of rendered heads: written by many processes, resumable, read as memory maps.
 
-heads.npz           z [N, Z_DIM], features [N, F] (normalised; the generator's z), attributes [N, A] in [0, 1], attribute_names [A],
-                    feature_mean [F], feature_std [F], seed
+heads.npz           z [N, Z_DIM], features [N, F] (normalised; the generator's z), attributes [N, A] in [0, 1],
+                    attribute_names [A], feature_mean [F], feature_std [F], seed
 images.npy          uint8 [N, V, S, S, 4] canonical light; colour not premultiplied, alpha 0 where there is background
 cameras.npy         float32 [N, V, 25]
 depth.npy           float16 [N, V, S, S] along the camera's axis, 0: background
@@ -39,7 +39,7 @@ _ARRAYS = ("images", "cameras", "depth", "photos", "photo_cameras", "photo_point
 
 
 class HeadsDataset:
-    """Memory maps of a rendered folder, under the names in the module's docstring. `ready`: indices of complete heads."""
+    """Memory maps of a rendered folder, named as in the module's docstring. `ready`: indices of complete heads."""
 
     def __init__(self, folder: Path | str):
         folder = Path(folder)
@@ -116,7 +116,8 @@ def _prepare(out: Path, heads: int, seed: int, size: int) -> None:
         np.lib.format.open_memmap(out / f"{name}.npy", "w+", dtype, shape)
     np.savez(
         out / "heads.npz", z=z, features=features.clip(-FEATURE_LIMIT, FEATURE_LIMIT).astype(np.float32),
-        attributes=np.array([list(row.values()) for row in labels], np.float32), attribute_names=np.array(list(labels[0])),
+        attributes=np.array([list(row.values()) for row in labels], np.float32),
+        attribute_names=np.array(list(labels[0])),
         feature_mean=mean, feature_std=std, seed=seed,
     )  # fmt: skip
 

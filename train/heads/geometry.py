@@ -1,7 +1,7 @@
 """Head -> HeadMesh: morphed head, eyes, hair, hat and glasses as one triangle soup in the EG3D frame.
 
-EG3D frame (x to the viewer's right when facing the face, y up, face to +z): the head is scaled and placed so that a frontal
-camera sees, on average, what aligning the photo by the five points would give.
+EG3D frame (x to the viewer's right when facing the face, y up, face to +z): the head is scaled and placed so that a
+frontal camera sees, on average, what aligning the photo by the five points would give.
 """
 
 import math
@@ -41,8 +41,8 @@ class HeadBuilder:
 
     def __init__(self, source: HeadSource):
         self.source = source
-        average = Head(**{**dict.fromkeys(Head.__dataclass_fields__), "male": 0.5, "years": 25.0, "muscle": 0.0, "weight": 0.0,
-                          "ancestry": np.array([0.6, 0.2, 0.2])})  # fmt: skip
+        average = Head(**{**dict.fromkeys(Head.__dataclass_fields__), "male": 0.5, "years": 25.0, "muscle": 0.0,
+                          "weight": 0.0, "ancestry": np.array([0.6, 0.2, 0.2])})  # fmt: skip
         vertices = source.morph(macro_targets(average))
         self.rest = (vertices - self._eye_middle(vertices)).astype(np.float32)
         skin = np.unique(source.body)
@@ -67,7 +67,7 @@ class HeadBuilder:
         middle = self._eye_middle(base)
         eyes = [base[index] for index in (source.right_eye, source.left_eye)]  # image left first: the head's right eye
         eye_distance = np.linalg.norm(eyes[0].mean(0) - eyes[1].mean(0))
-        # The lips move with the expression; their height at rest sets the scale, so that a smile does not shrink the head.
+        # The lips move with the expression; their height at rest sets the scale: a smile does not shrink the head.
         calm = source.morph(morph_weights(head, expression=False))
         eye_to_mouth = middle[1] - calm[self._lips, 1].mean()
         scale = 0.5 * (EYE_DISTANCE / eye_distance + EYE_TO_MOUTH / eye_to_mouth)

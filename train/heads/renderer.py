@@ -1,4 +1,4 @@
-"""HeadMesh + camera -> RGBA, depth and the five points, in the EG3D camera convention; a few dozen views a second and core."""
+"""HeadMesh + camera -> RGBA, depth and the five points, in the EG3D camera convention; dozens of views a second."""
 
 import math
 
@@ -31,7 +31,7 @@ class RenderedHead:
         self.openness = self._sky_openness()
 
     def view(self, camera: np.ndarray, size: int, light: Light | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """RGBA [size, size, 4] uint8 (colour not premultiplied) and depth [size, size] float32 along the camera's axis, 0: nothing.
+        """RGBA [size, size, 4] uint8, colour not premultiplied, and depth [size, size] along the axis, 0: nothing.
 
         `camera` [25] as in `preim3d.camera`; `light` None is the canonical one.
         """
@@ -52,8 +52,9 @@ class RenderedHead:
         rgba = np.zeros((fine, fine, 4), np.float32)
         palette, amounts = _paint_box(self.head, light)
         mesh = self.mesh
-        shading.shade(faces, barycentric, mesh.faces, mesh.material, mesh.vertices, self.normals, mesh.rest, mesh.masks,
-                      self.openness, shadow_map, shadow_axes, light.direction, palette, amounts, rgba)  # fmt: skip
+        shading.shade(faces, barycentric, mesh.faces, mesh.material, mesh.vertices, self.normals, mesh.rest,
+                      mesh.masks, self.openness, shadow_map, shadow_axes, light.direction, palette,
+                      amounts, rgba)  # fmt: skip
         rgba[..., :3] *= rgba[..., 3:]
         rgba = rgba.reshape(size, SUPERSAMPLING, size, SUPERSAMPLING, 4).mean((1, 3))
         rgba[..., :3] /= np.maximum(rgba[..., 3:], 1e-6)
@@ -105,7 +106,7 @@ def _seen_from_afar(vertices, direction, size):
     x /= np.linalg.norm(x)
     axes = np.stack([x, np.cross(direction, x), direction]).astype(np.float32)
     seen, texel = vertices @ axes.T, size / (2 * shading.SHADOW_HALF_WIDTH)
-    # + 2 keeps nearness positive (0 means nothing); the rasteriser's perspective correction is then off by a hair, which is harmless here.
+    # + 2 keeps nearness positive (0 means nothing); that the rasteriser then corrects a perspective is harmless here.
     return np.stack([size / 2 + seen[:, 0] * texel, size / 2 - seen[:, 1] * texel, seen[:, 2] + 2], 1).astype(
         np.float32
     ), axes
@@ -123,9 +124,11 @@ def _paint_box(head: Head, light: Light):
     """The palette (linear RGB) and the amounts that the shader reads."""
     palette, amounts = np.zeros((shading.PALETTE, 3)), np.zeros(shading.AMOUNTS)
     for row, color in {
-        shading.C_SKIN: head.skin, shading.C_LIP: head.lip, shading.C_EYESHADOW: head.eyeshadow, shading.C_HAIR: head.hair,
+        shading.C_SKIN: head.skin, shading.C_LIP: head.lip, shading.C_EYESHADOW: head.eyeshadow,
+        shading.C_HAIR: head.hair,
         shading.C_BROW: head.hair * 0.75 * 0.75 + head.skin * 0.35 * 0.25, shading.C_BEARD: head.hair * 0.8 + 0.02,
-        shading.C_SHIRT: head.shirt, shading.C_IRIS: head.iris, shading.C_HAT: head.hat_color, shading.C_FRAME: head.frame_color,
+        shading.C_SHIRT: head.shirt, shading.C_IRIS: head.iris, shading.C_HAT: head.hat_color,
+        shading.C_FRAME: head.frame_color,
     }.items():  # fmt: skip
         palette[row] = np.clip(color, 0, 1) ** 2.2
     palette[shading.C_SCLERA], palette[shading.C_MOUTH], palette[shading.C_TEETH] = SCLERA, MOUTH, TEETH

@@ -1,7 +1,7 @@
 """z ~ N(0, I) -> Head: every parameter of one synthetic person, its features for the generator, its attribute labels.
 
-The map is fixed and, but for the kinds of hair and hat, smooth: nearby z give nearby heads, which is what lets a generator
-learn it. A new factor goes to the end of FACTORS: a stored z then keeps its meaning.
+The map is fixed and, but for the kinds of hair and hat, smooth: nearby z give nearby heads, which is what lets a
+generator learn it. A new factor goes to the end of FACTORS: a stored z then keeps its meaning.
 """
 
 import math
@@ -75,7 +75,8 @@ DETAILS = (
 )
 
 HAIR_STYLES = (
-    "bald", "buzz", "short01", "short02", "short04", "short03", "bob01", "bob02", "long01", "ponytail01", "braid01", "curls",
+    "bald", "buzz", "short01", "short02", "short04", "short03",
+    "bob01", "bob02", "long01", "ponytail01", "braid01", "curls",
 )  # fmt: skip
 # How likely each style is for men and women, as logits before noise.
 MALE_HAIR = np.array([0.9, 0.9, 0.8, 1.1, 0.9, 0.4, -3.0, -3.0, -1.6, -2.5, -4.0, -0.6])
@@ -96,9 +97,18 @@ FACTORS = {
 Z_DIM = sum(FACTORS.values())
 
 # sRGB ramps, pale to dark skin, black to blond hair, brown to blue eyes.
-SKIN_TONES = np.array([[250, 222, 205], [241, 202, 178], [228, 182, 152], [205, 152, 118], [171, 116, 82], [128, 82, 56], [92, 58, 42]]) / 255  # fmt: skip
-HAIR_TONES = np.array([[38, 33, 32], [58, 43, 36], [88, 60, 42], [125, 86, 54], [170, 124, 74], [210, 172, 115], [230, 204, 158]]) / 255  # fmt: skip
-IRIS_TONES = np.array([[58, 36, 20], [92, 60, 30], [110, 95, 55], [85, 110, 80], [85, 125, 150], [110, 150, 190], [130, 140, 145]]) / 255  # fmt: skip
+SKIN_TONES = np.array([
+    [250, 222, 205], [241, 202, 178], [228, 182, 152], [205, 152, 118],
+    [171, 116, 82], [128, 82, 56], [92, 58, 42],
+]) / 255  # fmt: skip
+HAIR_TONES = np.array([
+    [38, 33, 32], [58, 43, 36], [88, 60, 42], [125, 86, 54],
+    [170, 124, 74], [210, 172, 115], [230, 204, 158],
+]) / 255  # fmt: skip
+IRIS_TONES = np.array([
+    [58, 36, 20], [92, 60, 30], [110, 95, 55], [85, 110, 80],
+    [85, 125, 150], [110, 150, 190], [130, 140, 145],
+]) / 255  # fmt: skip
 GREY_HAIR = np.array([0.72, 0.71, 0.70])
 
 AGE_YEARS = (0, 0.05, 0.13, 0.5, 0.78, 1), (5, 10, 18, 34, 55, 88)  # quantile of the age factor -> years
@@ -271,7 +281,7 @@ def sample_head(z: np.ndarray) -> Head:
 
 
 def head_features(head: Head) -> np.ndarray:
-    """What the generator's mapping network is fed [FEATURES]: all that shapes the canonical picture; no light, no background."""
+    """What the generator is fed as z [F]: all that shapes the canonical picture; no light, no background."""
     return np.concatenate([
         [head.male, (head.years - 35) / 20, _age_position(head.years), head.muscle, head.weight, head.chubby],
         head.ancestry,

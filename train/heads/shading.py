@@ -1,7 +1,7 @@
 """The inner loops of the renderer, compiled by numba: rasterise, then colour each visible pixel.
 
-Textures are procedural and live in the rest pose (decimetres from between the eyes), so that they stick to the skin under
-any morph. Noise is a function of the place alone: everything here is a smooth function of the head's parameters.
+Textures are procedural and live in the rest pose (decimetres from between the eyes), so that they stick to the skin
+under any morph. Noise is a function of the place alone: everything here is a smooth function of the head's parameters.
 """
 
 import math
@@ -64,7 +64,7 @@ def vertex_normals(vertices, faces, normals):
 
 @_jit
 def rasterise(screen, vertices, faces, nearness, face_map, barycentric):
-    """Nearest face per pixel. `screen` [V, 3] holds x, y in pixels and 1/depth (larger is nearer); perspective-correct.
+    """Nearest face per pixel. `screen` [V, 3] holds x, y in pixels and 1/depth (larger: nearer); perspective-correct.
 
     Writes `nearness` [H, W] (0: nothing), `face_map` [H, W] (-1: nothing) and the first two `barycentric` [H, W, 2].
     """
@@ -123,7 +123,7 @@ def count_visible(normals, screen, nearness, direction, bias, seen, total):
 @_jit
 def shade(face_map, barycentric, faces, material, vertices, normals, rest, masks, openness, shadow_map, shadow_axes,
           light, palette, amounts, rgba):  # fmt: skip
-    """Colours every pixel of `face_map` into `rgba` [H, W, 4] (sRGB, alpha 0 or 1). `shadow_map` [0, 0]: no cast shadow."""
+    """Colours every pixel of `face_map` into `rgba` [H, W, 4] (sRGB, alpha 0 or 1). `shadow_map` [0, 0]: no shadow."""
     albedo = np.zeros(3)
     gloss = np.zeros(3)  # strength, exponent, how far light wraps around (skin's translucency)
     place, world, normal, mask = np.zeros(3), np.zeros(3), np.zeros(3), np.zeros(5)

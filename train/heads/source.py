@@ -49,7 +49,7 @@ class HeadSource:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} does not exist; make it with `python -m train.heads build` (see `python -m train.heads --help`)."
+                f"{path} does not exist; make it with `python -m train.heads build` (see its --help)."
             )
         stored = np.load(path)
         self.vertices = stored["vertices"]
@@ -142,7 +142,7 @@ def build_source(mpfb: Path, assets: Path, out: Path) -> None:
 def _existing(path: Path) -> Path:
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is missing; `--mpfb` is MPFB2's folder src/mpfb/data, `--assets` is makehuman-assets' folder base."
+            f"{path} is missing; `--mpfb` is MPFB2's src/mpfb/data, `--assets` is makehuman-assets' base."
         )
     return path
 
@@ -210,7 +210,7 @@ def _read_garment(path: Path) -> Garment:
 
 
 def _target_files(folder: Path):
-    """(name, path) of every morph target that may touch a head; expressions are named `expression/<ancestry>/<unit>`."""
+    """(name, path) of every morph target that may touch a head; expressions are `expression/<ancestry>/<unit>`."""
     for sub in ("macrodetails", *TARGET_FOLDERS):
         for path in sorted(_existing(folder / sub).glob("*.target.gz")):
             yield f"{sub}/{path.name.removesuffix('.target.gz')}", path
