@@ -87,7 +87,7 @@ def pictures_of(w, strengths: dict[str, float]) -> Iterator[Image.Image | bytes]
 
 
 # ----------------------------------------------------------------------------
-# What happens on the page. A session is {"crop": uint8 [512, 512, 3], "w": float32 [num_ws, w_dim]}.
+# What happens on the page.
 
 
 def show_photo(file: str | None, face: int | None, progress=gr.Progress()) -> Iterator[dict]:
@@ -118,7 +118,7 @@ def show_photo(file: str | None, face: int | None, progress=gr.Progress()) -> It
     progress(0.3, "Reconstructing")
     steps = reconstruct(picture)
     w = next(steps)
-    yield {session: {"crop": np.asarray(picture), "w": w}}
+    yield {session: {"w": w}}
     progress(0.5, "Rendering nine views")
     sheet = next(steps)
     yield {grid: sheet, edited: sheet}
@@ -144,6 +144,8 @@ def show_mesh(glb: bytes) -> Iterator[dict]:
         path = Path(folder, "head.glb")
         path.write_bytes(glb)
         yield {model: str(path), download: gr.DownloadButton(value=str(path), interactive=True)}
+    # Gradio sends what came last once more; the viewer would stay blank if it got the same file twice.
+    yield {model: gr.skip()}
 
 
 def draw_faces(photo: Image.Image, faces: list[Face], chosen: int) -> Image.Image:
@@ -191,8 +193,7 @@ addEventListener("keyup", (event) => {
 });
 </script>"""
 CSS = """
-#crop img, #found img {object-fit: contain}
-.slider-group {gap: 6px}
+#grid img, #edited img {width: 100%}
 """
 # System fonts: the page fetches nothing from outside.
 THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
@@ -204,13 +205,20 @@ rows = dict(zip(config.names, zip(config.labels, config.groups, config.safe_rang
 sliders: dict[str, gr.Slider] = {}
 
 
+def picture_box(name: str, value: Path | None, buttons: list[str] | None = None) -> gr.Image:
+    """A picture that is only shown. Its name stands above it: Gradio would write it over the picture."""
+    return gr.Image(
+        value, label=name, show_label=False, format="png", interactive=False, buttons=buttons or [], elem_id=name
+    )
+
+
 def add_slider(name: str) -> None:
     label, _, (low, high) = rows[name]
     sliders[name] = gr.Slider(low, high, value=0, step=0.1, label=label, elem_id=f"slider-{name}")
 
 
 with gr.Blocks(title="Preim3D", delete_cache=(600, FORGET_S)) as demo:
-    # This visitor's {"crop": uint8 [512, 512, 3], "w": float32 [num_ws, w_dim]}; never the planes, which are large.
+    # Only the latent of this visitor's photo, float32 [num_ws, w_dim]; never the planes, which are large.
     session = gr.State(example and {"example": True, "w": read_latent(example)}, time_to_live=FORGET_S)
     gr.Markdown(INTRO)
     with gr.Row():
@@ -219,37 +227,26 @@ with gr.Blocks(title="Preim3D", delete_cache=(600, FORGET_S)) as demo:
             status = gr.Markdown(PROMPT, elem_id="status")
             picker = gr.Radio(label="Which face?", visible=False, elem_id="picker")
             with gr.Row():
-                found = gr.Image(label="Face found", min_width=110, format="png", interactive=False, elem_id="found")
-                crop = gr.Image(
-                    example and example / "crop.png",
-                    label="What the model sees",
-                    min_width=110,
-                    format="png",
-                    interactive=False,
-                    elem_id="crop",
-                )
+                with gr.Column(min_width=110):
+                    gr.Markdown("**Face found**")
+                    found = picture_box("found", None)
+                with gr.Column(min_width=110):
+                    gr.Markdown("**Model sees**")
+                    crop = picture_box("crop", example and example / "crop.png")
         with gr.Column(scale=5, min_width=320):
             with gr.Row():
-                grid = gr.Image(
-                    example and example / "grid.png",
-                    label="Reconstruction",
-                    format="png",
-                    interactive=False,
-                    buttons=["download", "fullscreen"],
-                    elem_id="grid",
-                )
-                edited = gr.Image(
-                    example and example / "grid.png",
-                    label="Edited",
-                    format="png",
-                    interactive=False,
-                    buttons=["download", "fullscreen"],
-                    elem_id="edited",
-                )
+                with gr.Column(min_width=280):
+                    gr.Markdown("**Reconstruction** · seen from nine sides")
+                    grid = picture_box("grid", example and example / "grid.png", ["download", "fullscreen"])
+                with gr.Column(min_width=280):
+                    gr.Markdown("**Edited**")
+                    edited = picture_box("edited", example and example / "grid.png", ["download", "fullscreen"])
+            gr.Markdown("**Edited head** · drag to turn it, scroll to zoom")
             # Never in a closed tab or accordion: the viewer would stay blank.
             model = gr.Model3D(
                 example and example / "head.glb",
-                label="Edited head: turn it",
+                label="Edited head",
+                show_label=False,
                 interactive=False,
                 height=380,
                 elem_id="model",
@@ -257,7 +254,7 @@ with gr.Blocks(title="Preim3D", delete_cache=(600, FORGET_S)) as demo:
             download = gr.DownloadButton(
                 "Download GLB", value=example and example / "head.glb", interactive=bool(example), elem_id="download"
             )
-        with gr.Column(scale=2, min_width=260, elem_classes="slider-group"):
+        with gr.Column(scale=2, min_width=260):
             gr.Markdown("**Edit** · in standard deviations; 0 changes nothing")
             for name in ordered[:MAIN_ATTRIBUTES]:
                 add_slider(name)
