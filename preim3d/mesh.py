@@ -38,7 +38,7 @@ def extract_mesh(
     density: Callable[[torch.Tensor], torch.Tensor],  # [N, 3] -> [N]
     color: Callable[[torch.Tensor], torch.Tensor],    # [N, 3] -> [N, 3] sRGB in [0, 1]
     *,
-    box_size: float,          # Side of the cube around the origin, in world units: the generator's `box_warp`.
+    box_size: float,          # Side of the cube around the origin where the field is known, in world units.
     level: float,             # Raw density at the surface. EG3D's reference takes 10.
     resolution: int = 128,    # Cells along a side, a multiple of BLOCK_CELLS.
     faces: int = 50_000,      # Triangles at most.
@@ -57,6 +57,7 @@ def extract_mesh(
     vertices, triangles = largest_component(vertices, triangles)
     if len(triangles) > faces:
         vertices, triangles = fast_simplification.simplify(vertices, triangles, target_count=faces)
+        vertices, triangles = largest_component(*without_pinches(vertices, triangles))
     normals = vertex_normals(vertices, triangles)
     # A ray from outside gathers its colour just below the surface; on the surface itself it is half that of the air.
     colors = in_blocks(color, vertices - normals * (0.5 * box_size / resolution), box_size)
@@ -168,6 +169,50 @@ def largest_component(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.n
     triangles = triangles[component[triangles[:, 0]] == volumes.argmax()]
     used, triangles = np.unique(triangles, return_inverse=True)
     return vertices[used], triangles.reshape(-1, 3)
+
+
+def without_pinches(vertices: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same closed surface with exactly two triangles at each edge.
+
+    Decimation presses thin places flat. Triangles that then lie back to back go, and where two sheets share an edge,
+    one of them gets a vertex of its own in the middle of it.
+    """
+    triangles = triangles.astype(np.int64)
+    while True:
+        triangles = triangles[~back_to_back(triangles, len(vertices))]
+        # Each triangle's sides (number 3 * triangle + corner) with the edge they lie on; of a closed surface, as many
+        # run up it, from the lower vertex number to the higher, as down.
+        starts, ends = triangles.ravel(), np.roll(triangles, -1, axis=1).ravel()
+        edges = np.minimum(starts, ends) * len(vertices) + np.maximum(starts, ends)
+        up, down = np.flatnonzero(starts < ends), np.flatnonzero(starts > ends)
+        up, down = up[np.argsort(edges[up], kind="stable")], down[np.argsort(edges[down], kind="stable")]
+        assert np.array_equal(edges[up], edges[down]), "the surface is not closed"
+        pinched = 1 + np.flatnonzero(np.diff(edges[up]) == 0)
+        if len(pinched) == 0:
+            return vertices, triangles
+
+        middles, halves, changed = [], [], set()
+        for pair in zip(up[pinched].tolist(), down[pinched].tolist()):
+            if changed.isdisjoint(side // 3 for side in pair):  # else it is for the next round
+                for triangle, corner in (divmod(side, 3) for side in pair):
+                    start, end, opposite = np.roll(triangles[triangle], -corner)
+                    middle = len(vertices) + len(middles)
+                    triangles[triangle] = start, middle, opposite
+                    halves.append((middle, end, opposite))
+                    changed.add(triangle)
+                middles.append((vertices[start] + vertices[end]) / 2)
+        vertices = np.concatenate([vertices, middles])
+        triangles = np.concatenate([triangles, halves])
+
+
+def back_to_back(triangles: np.ndarray, vertices: int) -> np.ndarray:
+    """Which triangles have no area, or lie on others of the opposite sense with nothing between them? [F] bool"""
+    low, middle, high = np.sort(triangles, axis=1).T
+    _, place = np.unique((low * vertices + middle) * vertices + high, return_inverse=True)
+    first = triangles.argmin(axis=1)[:, None]
+    second, third = np.take_along_axis(triangles, (first + [1, 2]) % 3, axis=1).T
+    sense = np.bincount(place, np.sign(third - second))
+    return (sense[place] == 0) | (low == middle) | (middle == high)
 
 
 def tetrahedra(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
