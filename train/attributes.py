@@ -1,7 +1,7 @@
 """Pictures of heads -> attributes, head features and camera: the classifier that edits are judged by, and the
 encoder's first body.
 
-    python -m train.attributes --data dataset/heads --out dataset/attributes --minutes 45
+    python -m train.attributes --data dataset/heads --held-out dataset/heldout --out dataset/attributes --minutes 60
 
 One small IR-SE body learns from photo-like renders and from plain ones, so that it reads photos as well as generated
 images. The paper takes a ResNet-50 trained on CelebA as classifier (A.2) and starts its encoder from a face
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from preim3d.camera import angles_from_camera
 from preim3d.irse import irse_body
 from train import augment, checkpoint
-from train.batches import draw_photos, draw_plain, split_heads, to_float
+from train.batches import draw_photos, draw_plain, to_float
 from train.heads.dataset import BACKGROUND, HeadsDataset
 from train.picture_metric import code_loss, picture_metric
 from train.precision import autocast, settle
@@ -134,7 +134,7 @@ def train(args: argparse.Namespace) -> None:
     out = Path(args.out)
 
     dataset = HeadsDataset(args.data)
-    learned, held_out = split_heads(dataset, args.held_out)
+    learned = dataset.ready
     features = torch.as_tensor(np.asarray(dataset.features), dtype=torch.float32, device=device)
     attributes = torch.as_tensor(np.asarray(dataset.attributes), dtype=torch.float32, device=device)
     reader = HeadReader(
@@ -194,10 +194,12 @@ def train(args: argparse.Namespace) -> None:
         if progress.seconds - saved_at > args.save_seconds:
             save()
             saved_at = progress.seconds
-            learned, held_out = split_heads(dataset, args.held_out)
+            learned = dataset.ready  # a dataset may still be rendering: its heads join in as they come
     save()
     reader.eval().save_pretrained(out / "reader")
-    report = evaluate(reader, dataset, held_out, args.seed)
+    if not args.held_out:
+        return
+    report = evaluate(reader, HeadsDataset(args.held_out), args.seed)
     report["trained"] = {"steps": progress.step, "minutes": round(progress.seconds / 60, 1), "heads": len(learned)}
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     accuracy = {kind: report[kind]["mean_balanced_accuracy"] for kind in ("photos", "plain")}
@@ -213,10 +215,11 @@ def read_images(reader: HeadReader, images: Tensor, batch: int = 32) -> Reading:
     return Reading(*(torch.cat(column).float().cpu() for column in zip(*readings)))
 
 
-def evaluate(reader: HeadReader, dataset: HeadsDataset, held_out: np.ndarray, seed: int) -> dict:
+def evaluate(reader: HeadReader, dataset: HeadsDataset, seed: int) -> dict:
     """AUC and balanced accuracy per attribute, R2 of the features, angle errors in degrees, on photo-like and plain
     renders."""
     rng, draws = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    held_out = dataset.ready
     report = {"n": len(held_out), "seed": seed}
     for kind in ("photos", "plain"):
         readings, angles = [], []
@@ -275,7 +278,7 @@ def main(words: list[str] | None = None) -> None:
     )
     parser.add_argument("--embedding", type=int, default=384)
     parser.add_argument("--photo-share", type=float, default=0.7, help="of a batch; the rest are plain renders")
-    parser.add_argument("--held-out", type=int, default=400, help="the last heads of the dataset, never learned from")
+    parser.add_argument("--held-out", help="another such folder, for the report")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--save-seconds", type=float, default=120)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -13,16 +13,6 @@ from train.heads.dataset import FRONT_VIEWS, HeadsDataset
 POINT_ERROR_PX = 1.2  # Of the landmark network, in pixels of a 160 px photo (train.landmarks reports it).
 
 
-def split_heads(dataset: HeadsDataset, held_out: int = 400) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the complete heads to learn from, and of those kept back: the dataset's last, at most a tenth of it.
-
-    A dataset may still be rendering: ask again, and the heads to learn from grow; those kept back never change
-    sides."""
-    first_kept = len(dataset) - min(held_out, max(1, len(dataset) // 10))
-    ready = dataset.ready
-    return ready[ready < first_kept], ready[ready >= first_kept]
-
-
 def to_float(pixels: np.ndarray, device: str | torch.device = "cpu") -> Tensor:
     """uint8 [B,S,S,C] -> float [B,C,S,S] in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2).float().div_(255)

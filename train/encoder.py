@@ -26,7 +26,7 @@ from preim3d.encoder import PortraitEncoder
 from preim3d.generator import TriPlaneGenerator
 from train import augment, checkpoint, losses
 from train.attributes import METRIC_HEADS, HeadReader, frontal_pictures
-from train.batches import draw_photos, draw_plain, split_heads, to_camera, to_float
+from train.batches import draw_photos, draw_plain, to_camera, to_float
 from train.heads.dataset import BACKGROUND, FRONT_VIEWS, HeadsDataset
 from train.picture_metric import expression_weights, picture_metric
 from train.precision import autocast, settle
@@ -110,7 +110,7 @@ class EncoderTraining:
         self.rng = np.random.default_rng(args.seed)
         self.draws = torch.Generator().manual_seed(args.seed)
         self.dataset = HeadsDataset(args.data)
-        self.learned, self.held_out = split_heads(self.dataset, args.held_out)
+        self.learned = self.dataset.ready
         self.features = torch.as_tensor(np.asarray(self.dataset.features), dtype=torch.float32, device=self.device)
         self.generator = TriPlaneGenerator.from_pretrained(args.generator).to(self.device).eval().requires_grad_(False)
         self.reader = HeadReader.from_pretrained(args.reader).to(self.device).eval().requires_grad_(False)
@@ -285,7 +285,6 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--lpips-weight", type=float, default=0.2)
     parser.add_argument("--id-weight", type=float, default=0.1)
     parser.add_argument("--fit-batches", type=int, default=100, help="batches of 32 for the last layer's regression")
-    parser.add_argument("--held-out", type=int, default=400, help="the last heads of the dataset, never learned from")
     parser.add_argument("--rate", type=float, default=3e-4, help="peak learning rate")
     parser.add_argument("--save-seconds", type=float, default=120)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
