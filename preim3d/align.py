@@ -39,7 +39,7 @@ MIN_FACE_PX = 64  # width; the crop of such a face is 109 px wide, less than the
 # The cascade finds faces that lean by up to 15 degrees.
 ROLLS_DEG = (0, -15, 15, -30, 30)
 # Sides of the copies that the cascade reads. The small one is quick; the large one finds faces of 2 % of its width.
-SEARCH_SIDES_PX = (480, 1600)
+SEARCH_SIDES_PX = (400, 1600)
 # Half of that on each side, so that a face that fills the photo has a border, too.
 SEARCH_PAD = 0.2
 
@@ -267,7 +267,7 @@ def haar_fits(
     small = cv2.resize(grey, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
     to_small = np.diag([small.shape[1] / width, small.shape[0] / height, 1]) @ to_photo
     frame = _warp(small, to_small, frame_px, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
-    boxes = cascade.detectMultiScale(frame, 1.1, 3, minSize=(24, 24))
+    boxes = cascade.detectMultiScale(frame, scaleFactor=1.15, minNeighbors=3, minSize=(24, 24))
     fits = []
     for left, top, box_px, _ in boxes:
         centre = to_photo @ [left + 0.5 * box_px, top + HAAR_DOWN * box_px, 1]
@@ -276,8 +276,8 @@ def haar_fits(
 
 
 # Where the template lies in the cascade's boxes, measured on synthetic portraits (train/landmarks.py prints it).
-HAAR_SCALE = 0.66
-HAAR_DOWN = 0.52
+HAAR_SCALE = 0.60
+HAAR_DOWN = 0.54
 
 
 def cut_box(

@@ -209,11 +209,20 @@ class Faces:
         return rgba, torch.from_numpy(np.stack(points)).float()
 
 
-def train(data: Path, held_out: Path, out: Path, minutes: float, seed: int, batch: int = 96) -> None:
+def train(
+    data: Path,
+    held_out: Path,
+    out: Path,
+    minutes: float,
+    seed: int,
+    start: Path | None = None,  # a network to go on from
+    batch: int = 96,
+) -> None:
     torch.manual_seed(seed)
     generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     faces, pictures = Faces(data), Pictures()
-    network = LandmarkNetwork().to(memory_format=torch.channels_last)
+    network = LandmarkNetwork() if start is None else LandmarkNetwork.from_pretrained(start, local_files_only=True)
+    network.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=0.02)
     size, wrong = network.config.input_size, round(NEGATIVES * batch)
     progress = Progress(minutes, every_seconds=60)
@@ -294,6 +303,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of `python -m train.heads render`")
     parser.add_argument("--held-out", type=Path, required=True, help="another such folder, to measure on")
     parser.add_argument("--out", type=Path, required=True, help="folder for config.json and the weights")
+    parser.add_argument("--start", type=Path, help="folder of a network to go on from")
     parser.add_argument("--minutes", type=float, default=12)
     parser.add_argument("--seed", type=int, default=0)
     train(**vars(parser.parse_args()))
