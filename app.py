@@ -192,8 +192,14 @@ addEventListener("keyup", (event) => {
         event.target.dispatchEvent(new PointerEvent("pointerup", {bubbles: true}));
 });
 </script>"""
+# On a phone the sliders stand right below the pictures that they change, and the mesh comes last.
 CSS = """
-#grid img, #edited img {width: 100%}
+@media (max-width: 640px) {
+    #pictures {display: contents}
+    #pictures > * {flex: 1 1 100%}
+    #sliders {order: 1}
+    #shape {order: 2}
+}
 """
 # System fonts: the page fetches nothing from outside.
 THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
@@ -233,7 +239,7 @@ with gr.Blocks(title="Preim3D", delete_cache=(600, FORGET_S)) as demo:
                 with gr.Column(min_width=110):
                     gr.Markdown("**Model sees**")
                     crop = picture_box("crop", example and example / "crop.png")
-        with gr.Column(scale=5, min_width=320):
+        with gr.Column(scale=5, min_width=320, elem_id="pictures"):
             with gr.Row():
                 with gr.Column(min_width=280):
                     gr.Markdown("**Reconstruction** · seen from nine sides")
@@ -241,20 +247,24 @@ with gr.Blocks(title="Preim3D", delete_cache=(600, FORGET_S)) as demo:
                 with gr.Column(min_width=280):
                     gr.Markdown("**Edited**")
                     edited = picture_box("edited", example and example / "grid.png", ["download", "fullscreen"])
-            gr.Markdown("**Edited head** · drag to turn it, scroll to zoom")
-            # Never in a closed tab or accordion: the viewer would stay blank.
-            model = gr.Model3D(
-                example and example / "head.glb",
-                label="Edited head",
-                show_label=False,
-                interactive=False,
-                height=380,
-                elem_id="model",
-            )
-            download = gr.DownloadButton(
-                "Download GLB", value=example and example / "head.glb", interactive=bool(example), elem_id="download"
-            )
-        with gr.Column(scale=2, min_width=260):
+            with gr.Column(elem_id="shape"):
+                gr.Markdown("**Edited head** · drag to turn it, scroll to zoom")
+                # Never in a closed tab or accordion: the viewer would stay blank.
+                model = gr.Model3D(
+                    example and example / "head.glb",
+                    label="Edited head",
+                    show_label=False,
+                    interactive=False,
+                    height=380,
+                    elem_id="model",
+                )
+                download = gr.DownloadButton(
+                    "Download GLB",
+                    value=example and example / "head.glb",
+                    interactive=bool(example),
+                    elem_id="download",
+                )
+        with gr.Column(scale=2, min_width=260, elem_id="sliders"):
             gr.Markdown("**Edit** · in standard deviations; 0 changes nothing")
             for name in ordered[:MAIN_ATTRIBUTES]:
                 add_slider(name)
