@@ -211,13 +211,15 @@ class Preim3DPipeline(DiffusionPipeline):
         ]
         return pictures(torch.cat(images))
 
-    def mesh(self, head: Head, resolution: int = 128, faces: int = 50_000, level: float = 10.0) -> Mesh:
-        """Its surface where the raw density is `level`, on a grid of resolution^3 cells; `faces` triangles at most."""
+    def mesh(self, head: Head, resolution: int = 128, faces: int = 50_000) -> Mesh:
+        """Its surface, on a grid of resolution^3 cells; `faces` triangles at most."""
+        config = self.generator.config
         return extract_mesh(
             lambda points: self.generator.density(head.planes, points[None].to(head.planes))[0],
             lambda points: self.generator.decode(head.planes, points[None].to(head.planes))[1][0, :, :3],
-            box_size=self.generator.config.box_warp,
-            level=level,
+            # Beyond the outermost texels' centres the features fade to zero, which would grow a flange.
+            box_size=config.box_warp * (1 - 1 / config.plane_resolution),
+            level=config.surface_density,
             resolution=resolution,
             faces=faces,
         )

@@ -10,6 +10,7 @@ from preim3d.camera import FOCAL, camera_from_angles
 from preim3d.generator import TriPlaneGenerator
 from train import generator as stage
 from train.field_batches import Pinhole, draw_batch
+from train.field_losses import LOSS_WEIGHTS, losses
 from train.heads.dataset import HeadsDataset
 from train.heads.sampler import Z_DIM
 
@@ -35,7 +36,7 @@ def tiny(monkeypatch):
 @pytest.fixture
 def balls(tmp_path):
     """A data set of red balls of known depth, in the layout that train.heads writes."""
-    heads, views = 6, 3
+    heads, views = 6, 4
     rng = np.random.default_rng(0)
     images = np.zeros((heads, views, SIZE, SIZE, 4), np.uint8)
     depth = np.zeros((heads, views, SIZE, SIZE), np.float16)
@@ -94,7 +95,7 @@ def test_pinhole_is_the_renderer_s_camera():
 
 def test_growing_keeps_the_planes():
     torch.manual_seed(0)
-    network, average, _ = stage.start(features=5, plane_resolution=8, device="cpu")
+    network, average, _ = stage.start(torch.ones(5), plane_resolution=8, device="cpu")
     torch.nn.init.normal_(network.average_planes)
     z = torch.randn(2, 5)
     before = network.planes(network.mapping(z))
@@ -109,12 +110,12 @@ def test_growing_keeps_the_planes():
 def test_losses_fall_and_every_term_is_finite(balls):
     data, rng = HeadsDataset(balls), np.random.default_rng(0)
     torch.manual_seed(0)
-    network, _, optimizer = stage.start(5, 16, "cpu")
+    network, _, optimizer = stage.start(torch.ones(5), 16, "cpu")
     history = []
     for _ in range(60):
-        terms = stage.losses(network, draw_batch(data, rng.integers(0, 6, 4), rng, 64, 64, 2, 12, 16))
-        assert set(terms) == set(stage.LOSS_WEIGHTS) and all(torch.isfinite(value) for value in terms.values())
-        loss = sum(stage.LOSS_WEIGHTS[name] * value for name, value in terms.items())
+        terms = losses(network, draw_batch(data, rng.integers(0, 6, 4), rng, 64, 64, 2, 12, 16))
+        assert set(terms) == set(LOSS_WEIGHTS) and all(torch.isfinite(value) for value in terms.values())
+        loss = sum(LOSS_WEIGHTS[name] * value for name, value in terms.items())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.heads.dataset import BACKGROUND, HeadsDataset
+from train.heads.dataset import BACKGROUND, FRONT_VIEWS, HeadsDataset
 
 
 # Where expressions and gaze happen, as boxes in the EG3D frame (x is taken absolute): they cover few pixels but
@@ -87,7 +87,7 @@ def draw_batch(
         )
 
         if place < patches:
-            view = rng.integers(views)
+            view = rng.integers(FRONT_VIEWS)
             camera = Pinhole(dataset.cameras[head, view])
             scale = size // ray_resolution  # picture pixels per ray
             top, left = rng.integers(0, ray_resolution - patch_rays + 1, 2)

@@ -29,10 +29,12 @@ from PIL import Image
 from torch import Tensor
 
 from preim3d.generator import TriPlaneGenerator
-from preim3d.renderer import march, render_rays
 from train import checkpoint
+from train.attributes import frontal_pictures
 from train.field_batches import FieldBatch, draw_batch
+from train.field_losses import LOSS_WEIGHTS, losses
 from train.heads.dataset import BACKGROUND, HeadsDataset, over_background
+from train.picture_metric import picture_metric
 from train.precision import autocast
 from train.progress import Progress, cosine_rate
 
@@ -47,23 +49,15 @@ SIZES = {
     "plane_axes": "fixed", "background": BACKGROUND,
 }  # fmt: skip
 PLANE_RESOLUTION, FIRST_PLANE_RESOLUTION = 128, 64
-GROW_AT, PATCHES_AT = 0.6, 0.45  # shares of the run
+GROW_AT, PATCHES_AT = 0.55, 0.4  # shares of the run
 
 RATE = 2e-3
 # Adam's step relative to RATE. The mapping network stores its weights over .01; the mean planes start from nothing.
-RATE_FACTORS = {"backbone.mapping": 50.0, "average_planes": 4.0, "superresolution": 0.5}
+RATE_FACTORS = {"backbone.mapping": 200.0, "average_planes": 4.0, "superresolution": 0.5}
 DENSITY_GAIN = 20.0  # on the density's first weights: opaque means densities of some hundreds
+STYLE_GAIN = 0.3  # on the styles' first weights: near-linear in w to begin with, which generalises to unseen heads
+IMPORTANCE_HEADS = 3000  # heads whose pictures tell how much each feature shows
 AVERAGE_DECAY = 0.998
-
-GUIDED_COARSE, GUIDED_NEAR, NEAR_WIDTH = (
-    12,
-    6,
-    0.06,
-)  # samples of a guided ray, and the spread of those near the surface
-SURFACE_DEPTH = (
-    0.012  # behind a surface there is matter for at least this much (frames of glasses are thinner than more)
-)
-FREE_GAP, FREE_REACH = 0.012, 0.9  # in front of it nothing, from the gap on
 
 
 def main() -> int:
@@ -112,14 +106,14 @@ def train(args: argparse.Namespace) -> None:
     progress = Progress(args.minutes, args.steps)
     if path.is_file():
         resolution = checkpoint.load(path, {})["notes"]["plane_resolution"]
-        network, average, optimizer = start(data.features.shape[1], resolution, args.device)
+        network, average, optimizer = start(torch.ones(data.features.shape[1]), resolution, args.device)
         state = checkpoint.load(
             path, {"network": network, "average": average, "optimizer": optimizer}, rng=rng, device=args.device
         )
         progress = Progress(args.minutes, args.steps, step=state["step"], seconds=state["seconds"])
         print(f"resumed at step {state['step']}", file=sys.stderr)
     else:
-        network, average, optimizer = start(data.features.shape[1], FIRST_PLANE_RESOLUTION, args.device)
+        network, average, optimizer = start(feature_importance(data), FIRST_PLANE_RESOLUTION, args.device)
 
     def save() -> None:
         parts = {"network": network, "average": average, "optimizer": optimizer}
@@ -161,106 +155,25 @@ def train(args: argparse.Namespace) -> None:
 
 
 # ----------------------------------------------------------------------------
-# Losses.
-
-LOSS_WEIGHTS = {
-    "rays": 2.0,
-    "opacity": 0.5,
-    "surface": 1.5,
-    "matter": 0.08,
-    "space": 0.08,
-    "patches": 2.0,
-    "edges": 1.0,
-}
-
-
-def losses(network: TriPlaneGenerator, batch: FieldBatch) -> dict[str, Tensor]:
-    """The terms of LOSS_WEIGHTS that this batch has something for."""
-    ws = network.mapping(batch.z)
-    planes = network.planes(ws)
-    terms = guided_ray_losses(network, planes, batch) | point_losses(network, planes, batch)
-    if len(batch.patch_images):
-        terms |= patch_losses(network, planes, ws, batch)
-    return terms
-
-
-def guided_ray_losses(network: TriPlaneGenerator, planes: Tensor, batch: FieldBatch) -> dict[str, Tensor]:
-    """Colour and opacity of rays, sampled evenly and, where the true depth is known, near the surface."""
-    config = network.config
-    near, span = config.ray_start, config.ray_end - config.ray_start
-    shape = batch.ray_depths.shape
-    device = planes.device
-    even = (
-        near
-        + span
-        * (torch.arange(GUIDED_COARSE, device=device) + torch.rand(*shape, GUIDED_COARSE, device=device))
-        / GUIDED_COARSE
-    )
-    around = batch.ray_depths[..., None] + NEAR_WIDTH * (torch.rand(*shape, GUIDED_NEAR, device=device) - 0.4)
-    anywhere = near + span * torch.rand(*shape, GUIDED_NEAR, device=device)
-    depths = torch.cat([even, torch.where(batch.ray_depths[..., None] > 0, around, anywhere)], -1).sort(-1)[
-        0
-    ]  # [B, R, S]
-    points = batch.ray_origins[:, :, None] + batch.ray_directions[:, :, None] * depths[..., None]
-    density, color = network.decode(planes, points.flatten(1, 2))
-    density, color = (x.float().unflatten(1, depths.shape[1:]) for x in (density, color[..., :3]))
-    seen, _, weights = march(color, density, depths[..., None], config.background)
-    return {
-        "rays": (seen - batch.ray_colors).abs().mean(),
-        "opacity": (weights.sum(2).squeeze(-1) - batch.ray_opacity).square().mean(),
-    }
-
-
-def point_losses(network: TriPlaneGenerator, planes: Tensor, batch: FieldBatch) -> dict[str, Tensor]:
-    """Colour and matter just behind surface points, nothing before them."""
-    points, directions = batch.points, batch.point_directions
-    half = points.shape[1] // 2
-    place = torch.rand(*points.shape[:2], 1, device=points.device)
-    behind = place * SURFACE_DEPTH
-    # Half of the free space is probed close to the surface, where it is hard, half all the way to the camera.
-    before = -FREE_GAP - torch.where(place < 0.5, place * 0.12, (place - 0.5) * 2 * FREE_REACH)
-    offset = torch.cat([behind[:, :half], before[:, half:]], 1)
-    density, color = network.decode(planes, points + directions * offset)
-    density = F.softplus(density.float().squeeze(-1) - 1)
-    # The chance that light passes a centimetre of this density (negative log-likelihoods of opaque and of free).
-    thickness = density * SURFACE_DEPTH
-    matter = -torch.log1p(-torch.exp(-thickness[:, :half] - 1e-3))
-    inside = (points.abs() < network.config.box_warp / 2).all(-1)[:, :half].float()
-    return {
-        "surface": ((color[:, :half, :3].float() - batch.point_colors[:, :half]).abs().mean(-1) * inside).mean(),
-        "matter": (matter * inside).clamp(max=6).mean(),
-        "space": (thickness[:, half:] * 4).clamp(max=6).mean(),
-    }
-
-
-def patch_losses(network: TriPlaneGenerator, planes: Tensor, ws: Tensor, batch: FieldBatch) -> dict[str, Tensor]:
-    """Pixels and edges of the final picture's patches, as inference makes them."""
-    config = network.config
-    count = len(batch.patch_images)
-    side = round(batch.patch_origins.shape[1] ** 0.5)
-    rays = render_rays(
-        lambda points: network.decode(planes[:count], points), batch.patch_origins, batch.patch_directions,
-        config.ray_start, config.ray_end, config.coarse_samples, config.fine_samples, background=config.background,
-    )  # fmt: skip
-    features = rays.features.permute(0, 2, 1).unflatten(2, (side, side)) * 2 - 1
-    image = network.superresolution(features, ws[:count, -1]).float()
-    raw = F.interpolate(features[:, :3].float(), scale_factor=2, mode="bilinear", align_corners=False)
-    # Super-resolution sees zeros beyond the patch where inference has the rest of the picture: the rim does not count.
-    rim = 6
-    error, raw_error = (x[..., rim:-rim, rim:-rim] - batch.patch_images[..., rim:-rim, rim:-rim] for x in (image, raw))
-    edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
-    return {"patches": 0.5 * error.abs().mean() + 0.1 * raw_error.abs().mean(), "edges": 0.5 * edges}
-
-
-# ----------------------------------------------------------------------------
 # The run.
 
 
-def start(features: int, plane_resolution: int, device: str):
-    """Network, its moving average and its optimizer, new."""
-    network = TriPlaneGenerator(z_dim=features, plane_resolution=plane_resolution, **SIZES)
+def feature_importance(data: HeadsDataset) -> Tensor:
+    """How much each feature shows in a picture, [F], of mean square 1."""
+    heads, pictures = frontal_pictures(data, data.ready[:IMPORTANCE_HEADS])
+    return picture_metric(torch.from_numpy(data.features[heads]), pictures).diagonal().sqrt()
+
+
+def start(importance: Tensor, plane_resolution: int, device: str):
+    """Network, its moving average and its optimizer, new. `importance` [F] scales what the first layer sees of z."""
+    network = TriPlaneGenerator(z_dim=len(importance), plane_resolution=plane_resolution, **SIZES)
     with torch.no_grad():
+        # All features alike, heads would look equally far apart to the network, and it would learn them by heart.
+        network.backbone.mapping.fc0.weight *= importance
         network.decoder.net[2].weight[0] *= DENSITY_GAIN
+        for name, parameter in network.named_parameters():
+            if name.endswith("affine.weight"):
+                parameter *= STYLE_GAIN
     network.to(device, memory_format=torch.channels_last)
     return network, copy.deepcopy(network).requires_grad_(False), make_optimizer(network)
 
@@ -354,10 +267,36 @@ def report(
 
 
 @torch.no_grad()
+def find_surface_density(network: TriPlaneGenerator, data: HeadsDataset, heads: int = 16) -> float:
+    """The raw density whose first crossing along a ray lies nearest to the renders' depth, missing few surfaces."""
+    levels, reach, missed_most = torch.tensor([5.0, 10, 20, 30, 40, 60, 80, 120, 160]), 0.06, 0.03
+    offsets = torch.linspace(-reach, reach, 97)
+    rng, errors = np.random.default_rng(0), []
+    for head in data.ready[:heads]:
+        batch = draw_batch(data, np.array([head]), rng, 1024, 1, 0, 1, SIZES["ray_resolution"])
+        hit = batch.ray_depths[0] > 0
+        depths = batch.ray_depths[0, hit, None] + offsets  # [R, 97]
+        points = batch.ray_origins[0, hit, None] + depths[..., None] * batch.ray_directions[0, hit, None]
+        planes = network.planes(network.mapping(batch.z.to(network.device)))
+        density = network.density(planes, points.reshape(1, -1, 3).to(network.device)).view(depths.shape).cpu()
+        dense = density[..., None] >= levels  # [R, 97, L]
+        error = offsets[dense.int().argmax(1)].abs()
+        errors.append(torch.where(dense.any(1), error, torch.nan))
+    errors = torch.cat(errors)  # [R, L]
+    missed = errors.isnan().float().mean(0)
+    error = errors.nanmean(0).where(missed < missed_most, torch.inf)
+    best = int(error.argmin()) if error.isfinite().any() else int(missed.argmin())
+    found = f"surface at density {levels[best]:.0f}: {errors.nanmean(0)[best]:.4f} off, {missed[best]:.1%} missed"
+    print(found, file=sys.stderr)
+    return float(levels[best])
+
+
+@torch.no_grad()
 def finish(average: TriPlaneGenerator, data: HeadsDataset, out: Path) -> None:
-    """Set the mean w and write the component, half precision."""
+    """Set the mean w and the density of surfaces, and write the component in half precision."""
     z = torch.from_numpy(data.features).to(average.device)
     average.backbone.mapping.w_avg.copy_(average.mapping(z)[:, 0].mean(0))
+    average.register_to_config(surface_density=find_surface_density(average, data))
     copy.deepcopy(average).to("cpu", torch.float16).save_pretrained(out)
     print(f"wrote {out}", file=sys.stderr)
 

@@ -30,7 +30,9 @@ BACKGROUND = 0.82
 FRONT_VIEWS, ROUND_VIEWS, PHOTO_VIEWS = 4, 1, 2
 FRONT_YAW, FRONT_PITCH = math.radians(45), math.radians(32)  # uniform within; pitch nominal
 PHOTO_YAW_STD, PHOTO_PITCH_STD = math.radians(16), math.radians(14)
-PHOTO_WIDER = 1.25  # photos show this much more than the crop, so that a misaligned crop still has content
+# Photos show this much more than the crop, so that a misaligned crop still has content; so do the canonical views from
+# all around, so that crown and shoulders are seen at all.
+WIDER = 1.25
 
 FEATURE_SAMPLES = 4000  # heads that set the features' mean and spread, always the same ones
 FEATURE_LIMIT = 4.0  # in standard deviations
@@ -102,7 +104,7 @@ def _prepare(out: Path, heads: int, seed: int, size: int) -> None:
     mean, std = feature_normaliser()
     features = (np.stack([head_features(head) for head in people]) - mean) / std
     labels = [head_attributes(head) for head in people]
-    views, wide = FRONT_VIEWS + ROUND_VIEWS, round(size * PHOTO_WIDER)
+    views, wide = FRONT_VIEWS + ROUND_VIEWS, round(size * WIDER)
     shapes = {
         "images": ((heads, views, size, size, 4), np.uint8),
         "cameras": ((heads, views, 25), np.float32),
@@ -141,15 +143,15 @@ def _render_head(index: int) -> None:
     head = sample_head(z[index])
     rendered = RenderedHead(head, builder)
     for view in range(FRONT_VIEWS + ROUND_VIEWS):
-        yaw_limit = FRONT_YAW if view < FRONT_VIEWS else math.pi
+        yaw_limit, focal = (FRONT_YAW, FOCAL) if view < FRONT_VIEWS else (math.pi, FOCAL / WIDER)
         yaw, pitch = rng.uniform(-yaw_limit, yaw_limit), rng.uniform(-FRONT_PITCH, FRONT_PITCH)
-        camera = camera_from_angles(yaw, pitch).numpy()
+        camera = camera_from_angles(yaw, pitch, focal=focal).numpy()
         arrays["images"][index, view], arrays["depth"][index, view] = rendered.view(camera, size)
         arrays["cameras"][index, view] = camera
     for view in range(PHOTO_VIEWS):
         yaw = np.clip(rng.normal(0, PHOTO_YAW_STD), -FRONT_YAW, FRONT_YAW)
         pitch = np.clip(rng.normal(0, PHOTO_PITCH_STD), -FRONT_PITCH, FRONT_PITCH)
-        camera = camera_from_angles(yaw, pitch, focal=FOCAL / PHOTO_WIDER).numpy()
+        camera = camera_from_angles(yaw, pitch, focal=FOCAL / WIDER).numpy()
         wide = arrays["photos"].shape[2]
         arrays["photos"][index, view] = rendered.view(camera, wide, head.light)[0]
         arrays["photo_cameras"][index, view] = camera
