@@ -117,6 +117,7 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         coarse_samples: int = 48,
         fine_samples: int = 48,
         plane_axes: Literal["eg3d", "fixed"] = "eg3d",  # Which way the third plane lies: see renderer.PLANE_AXES.
+        surface_density: float = 10.0,  # Raw density that meshes take for the surface; 10 is EG3D's.
         background: float = 0.0,  # Grey behind the head, in [0, 1]: 0 = EG3D's faces, 1 = white.
         pivot: tuple[float, float, float] = PIVOT,  # The point cameras look at,
         camera_radius: float = RADIUS,  # their distance from the origin,
@@ -255,9 +256,14 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         return self.superresolution(features, ws[:, -1])
 
     @torch.no_grad()
-    def latent_average(self, samples: int = 10000, seed: int = 123) -> Tensor:
-        """The mean w [w_dim] of numpy's RandomState(seed) normal z, frontal camera, truncation .7 (PREIM3D's code)."""
+    def latent_average(
+        self,
+        samples: int = 10000,
+        seed: int = 123,
+        camera: Tensor | None = None,  # [1, 25]; None = straight in front of the face.
+    ) -> Tensor:
+        """The mean w [w_dim] of numpy's RandomState(seed) normal z at truncation .7, as PREIM3D's code takes it."""
         z = np.random.RandomState(seed).randn(samples, self.config.z_dim)
-        camera = self.frontal_camera().expand(samples, -1)
+        camera = (self.frontal_camera() if camera is None else camera).expand(samples, -1)
         ws = self.mapping(torch.from_numpy(z).float().to(self.device), camera, truncation_psi=0.7, truncation_cutoff=14)
         return ws[:, 0].mean(dim=0)

@@ -1,4 +1,4 @@
-"""What the generator's planes are asked: colours along rays, matter at surfaces, nothing before them, sharp pictures."""
+"""What the generator's planes are asked: colours along rays, matter at surfaces and none before, sharp pictures."""
 
 import torch
 import torch.nn.functional as F
