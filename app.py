@@ -167,15 +167,6 @@ def reset_sliders() -> list[float]:
     return [0.0] * len(sliders)
 
 
-class PhotoInput(gr.Image):
-    """Hands over the file as it was uploaded: `load_photo` knows more formats, and says better what is wrong."""
-
-    is_template = True  # for the browser it is a gr.Image
-
-    def preprocess(self, payload) -> str | None:
-        return None if payload is None else payload.path
-
-
 # ----------------------------------------------------------------------------
 # The page itself.
 
@@ -229,7 +220,9 @@ with gr.Blocks(title="Preim3D", delete_cache=(600, FORGET_S)) as demo:
     gr.Markdown(INTRO)
     with gr.Row():
         with gr.Column(scale=2, min_width=260):
-            photo = PhotoInput(label="Photo", sources=["upload", "clipboard", "webcam"], height=240, elem_id="photo")
+            photo = gr.Image(label="Photo", sources=["upload", "clipboard", "webcam"], height=240, elem_id="photo")
+            # The file as it was uploaded: `load_photo` knows more formats than Gradio, and says better what is wrong.
+            photo.preprocess = lambda upload: upload and upload.path
             status = gr.Markdown(PROMPT, elem_id="status")
             picker = gr.Radio(label="Which face?", visible=False, elem_id="picker")
             with gr.Row():

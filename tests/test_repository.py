@@ -1,4 +1,4 @@
-"""The rules of the house that a program can check: one test line, imports that go one way, sizes, what a Space needs."""
+"""The rules of the house that a program can check: the test line, which way imports go, sizes, what a Space needs."""
 
 import ast
 import re
