@@ -29,7 +29,6 @@ TINY = {
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     monkeypatch.setattr(stage, "SIZES", TINY)
-    monkeypatch.setattr(stage, "PLANE_RESOLUTION", 16)
     monkeypatch.setattr(stage, "FIRST_PLANE_RESOLUTION", 8)
 
 
@@ -99,7 +98,7 @@ def test_growing_keeps_the_planes():
     torch.nn.init.normal_(network.average_planes)
     z = torch.randn(2, 5)
     before = network.planes(network.mapping(z))
-    large, large_average, _ = stage.grow(network, average, "cpu")
+    large, large_average, _ = stage.grow(network, average, 16, "cpu")
     after = large.planes(large.mapping(z))
     assert large.config.plane_resolution == 16 and after.shape[-1] == 16
     # Away from the border, where the two ways of upsampling differ, the new planes are the old ones, finer.
@@ -132,7 +131,7 @@ def run(*arguments) -> int:
 
 
 def test_a_run_grows_resumes_and_writes_the_component(balls, tmp_path):
-    common = ("--data", balls, "--held-out", balls, "--run", tmp_path / "run", "--batch", 2, "--rays", 16,
+    common = ("--data", balls, "--held-out", balls, "--run", tmp_path / "run", "--batch", 2, "--planes", 16, "--rays", 16,
               "--points", 16, "--patches", 1, "--patch-rays", 12, "--threads", 1,
               "--precision", "float32")  # fmt: skip
     assert run(*common, "--steps", 4) == 0

@@ -48,7 +48,7 @@ SIZES = {
     "box_warp": 0.8, "ray_start": 2.28, "ray_end": 3.08, "coarse_samples": 12, "fine_samples": 12,
     "plane_axes": "fixed", "background": BACKGROUND,
 }  # fmt: skip
-PLANE_RESOLUTION, FIRST_PLANE_RESOLUTION = 128, 64
+FIRST_PLANE_RESOLUTION = 64
 GROW_AT, PATCHES_AT = 0.55, 0.4  # shares of the run
 
 RATE = 2e-3
@@ -75,6 +75,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="where the finished component is written (default: RUN/generator)")
     parser.add_argument("--minutes", type=float, help="budget of wall time")
     parser.add_argument("--steps", type=int, help="budget of steps")
+    parser.add_argument(
+        "--planes", type=int, default=128, help="side of the planes: 128, or 64, which learns twice as fast"
+    )
     parser.add_argument("--batch", type=int, default=12, help="heads per step")
     parser.add_argument("--rays", type=int, default=192, help="rays per head")
     parser.add_argument("--points", type=int, default=384, help="surface points per head")
@@ -123,10 +126,10 @@ def train(args: argparse.Namespace) -> None:
     saved_at = progress.seconds
     with Prefetch(lambda: next_batch(data, rng, args, progress.share)) as batches:
         while not progress.done:
-            if progress.share >= GROW_AT and network.config.plane_resolution < PLANE_RESOLUTION:
-                network, average, optimizer = grow(network, average, args.device)
+            if progress.share >= GROW_AT and network.config.plane_resolution < args.planes:
+                network, average, optimizer = grow(network, average, args.planes, args.device)
                 print(
-                    f"step {progress.step}  planes grow to {PLANE_RESOLUTION} x {PLANE_RESOLUTION}",
+                    f"step {progress.step}  planes grow to {args.planes} x {args.planes}",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -178,22 +181,22 @@ def start(importance: Tensor, plane_resolution: int, device: str):
     return network, copy.deepcopy(network).requires_grad_(False), make_optimizer(network)
 
 
-def grow(network: TriPlaneGenerator, average: TriPlaneGenerator, device: str):
+def grow(network: TriPlaneGenerator, average: TriPlaneGenerator, resolution: int, device: str):
     """The same pictures from planes of full resolution: the new block adds nothing yet."""
     larger = [
-        TriPlaneGenerator(z_dim=n.config.z_dim, plane_resolution=PLANE_RESOLUTION, **SIZES) for n in (network, average)
+        TriPlaneGenerator(z_dim=n.config.z_dim, plane_resolution=resolution, **SIZES) for n in (network, average)
     ]
     for small, large in zip((network, average), larger):
         state = small.state_dict()
         planes = F.interpolate(state["average_planes"][None], scale_factor=2, mode="bilinear", align_corners=False)
         missing, _ = large.load_state_dict(state | {"average_planes": planes[0]}, strict=False)
-        assert all(f".b{PLANE_RESOLUTION}." in name for name in missing), missing
+        assert all(f".b{resolution}." in name for name in missing), missing
         with torch.no_grad():
-            large.get_submodule(f"backbone.synthesis.b{PLANE_RESOLUTION}.torgb").weight.zero_()
+            large.get_submodule(f"backbone.synthesis.b{resolution}.torgb").weight.zero_()
         large.to(device, memory_format=torch.channels_last)
     average = larger[1].requires_grad_(False)
     average.load_state_dict(
-        {name: value for name, value in larger[0].state_dict().items() if f".b{PLANE_RESOLUTION}." in name},
+        {name: value for name, value in larger[0].state_dict().items() if f".b{resolution}." in name},
         strict=False,
     )
     return larger[0], average, make_optimizer(larger[0])
