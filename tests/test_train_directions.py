@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from train import metrics
-from train.directions import allied, calibrate, fit_boundary, purify
+from train.directions import Manifold, allied, calibrate, fit_boundary, purify
 from train.picture_metric import code_loss, expression_weights, picture_metric
 
 
@@ -13,7 +13,7 @@ def test_a_boundary_finds_the_axis_that_was_planted():
     w = rng.standard_normal((600, 2, 5)).astype(np.float32)
     axis = rng.standard_normal((2, 5))
     axis /= np.linalg.norm(axis)
-    boundary = fit_boundary(w, (w * axis).sum((1, 2)), seed=0)
+    boundary = fit_boundary(Manifold(w), (w * axis).sum((1, 2)), seed=0)
     assert (boundary.normal * axis).sum() > 0.95
     assert abs(np.linalg.norm(boundary.normal) - 1) < 1e-6
     assert boundary.accuracy > 0.95 and abs(boundary.sigma - 1) < 0.15

@@ -66,8 +66,23 @@ class Boundary:
     taken: int  # latents that the SVM was fitted and validated on
 
 
+class Manifold:
+    """Latents [N,num_ws,w_dim] in their principal axes: the rows of one latent hardly differ, so that a few hundred
+    numbers say all of it."""
+
+    def __init__(self, w: np.ndarray, kept: float = 0.9999):  # share of the variance that the axes hold
+        self.shape = w.shape[1:]
+        flat = w.reshape(len(w), -1).astype(np.float64)
+        flat -= flat.mean(0)
+        variance, vectors = np.linalg.eigh(flat.T @ flat / len(flat))
+        variance, vectors = variance[::-1], vectors[:, ::-1]
+        count = int(np.searchsorted(np.cumsum(variance) / variance.sum(), kept)) + 1
+        self.axes = vectors[:, :count].T  # [q,num_ws*w_dim]
+        self.coordinates = flat @ self.axes.T  # [N,q]
+
+
 def fit_boundary(
-    w: np.ndarray,  # [N,num_ws,w_dim]
+    manifold: Manifold,
     score: np.ndarray,  # [N] the classifier's logit, or the label less .5: above 0 = has the attribute
     seed: int,
     extremes: int = 1500,  # At most so many of either end of the score.
@@ -76,39 +91,23 @@ def fit_boundary(
     """Linear SVM between the highest and the lowest scores."""
     from sklearn.svm import LinearSVC
 
-    flat = w.reshape(len(w), -1).astype(np.float64)
-    mean = flat.mean(0)
-    # The rows of one latent hardly differ: in the principal axes a few hundred numbers say all of it.
-    axes, coordinates = principal_axes(flat - mean)
-    scale = coordinates.std()
-    rng = np.random.default_rng(seed)
     order = np.argsort(score, kind="stable")
     # Rare attributes have fewer heads than `extremes`: never call a head without it one with it.
-    most, least = (
-        int(np.clip(count, 8, min(extremes, len(order) // 2))) for count in ((score > 0).sum(), (score < 0).sum())
-    )
+    most, least = (int(np.clip(n, 8, min(extremes, len(order) // 2))) for n in ((score > 0).sum(), (score < 0).sum()))
     chosen = np.concatenate([order[:least], order[-most:]])
     truth = np.concatenate([np.zeros(least, bool), np.ones(most, bool)])
-    mixed = rng.permutation(len(chosen))
+    mixed = np.random.default_rng(seed).permutation(len(chosen))
     cut = int(0.7 * len(mixed))
-    x, y = coordinates[chosen[mixed]] / scale, truth[mixed]
+    x, y = manifold.coordinates[chosen[mixed]] / manifold.coordinates.std(), truth[mixed]
     svm = LinearSVC(C=cost / len(x), loss="squared_hinge", dual=False, class_weight="balanced", intercept_scaling=10.0)
     svm.fit(x[:cut], y[:cut])
     accuracy = float((svm.predict(x[cut:]) == y[cut:]).mean())
-    normal = svm.coef_[0] @ axes
-    normal /= np.linalg.norm(normal)
-    along = (flat - mean) @ normal
-    correlation = float(np.corrcoef(along, score)[0, 1])
-    return Boundary(normal.reshape(w.shape[1:]), accuracy, float(along.std()), correlation, len(x))
-
-
-def principal_axes(centred: np.ndarray, kept: float = 0.9999) -> tuple[np.ndarray, np.ndarray]:
-    """Axes [q,D] holding the share `kept` of the variance of `centred` [N,D], and the coordinates [N,q] on them."""
-    variance, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
-    variance, vectors = variance[::-1], vectors[:, ::-1]
-    count = int(np.searchsorted(np.cumsum(variance) / variance.sum(), kept)) + 1
-    axes = vectors[:, :count].T
-    return axes, centred @ axes.T
+    normal = svm.coef_[0] / np.linalg.norm(svm.coef_)
+    places = manifold.coordinates @ normal
+    correlation = float(np.corrcoef(places, score)[0, 1])
+    return Boundary(
+        (normal @ manifold.axes).reshape(manifold.shape), accuracy, float(places.std()), correlation, len(x)
+    )
 
 
 class EditTrial:
@@ -211,10 +210,11 @@ def train(args: argparse.Namespace) -> None:
     trial = EditTrial(generator, reader, heads, sigma)
 
     wanted = {key: attribute for key, attribute in ATTRIBUTES.items() if attribute.celeba in names}
+    manifold = Manifold(w)
     boundaries, vectors, responses = {}, {}, {}
     for attribute in tqdm(wanted.values(), desc="directions"):
         name, column = attribute.celeba, names.index(attribute.celeba)
-        boundary = boundaries[name] = fit_boundary(w, scores[:, column], args.seed, cost=args.cost)
+        boundary = boundaries[name] = fit_boundary(manifold, scores[:, column], args.seed, cost=args.cost)
         normal = torch.from_numpy(boundary.normal).float() * attribute.sign
         # On the photos themselves a logit moves by correlation * sigma for each spread of the latents.
         guess = boundary.sigma / max(boundary.correlation, 0.3)

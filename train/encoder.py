@@ -246,7 +246,7 @@ def train(args: argparse.Namespace) -> None:
             group["lr"] = cosine_rate(progress.share, args.rate, warm=0.05)
         with_pictures = progress.share >= args.pictures_from and progress.step % args.picture_every == 0
         if progress.share >= args.pool_from and progress.step % args.picture_every == 0:
-            run.render_pool(args.picture_batch)
+            run.render_pool(max(1, args.picture_batch // 2))
         progress.advance(args.batch, **run.step(metric, precision, with_pictures))
         if progress.seconds - saved_at > args.save_seconds:
             save()
@@ -268,7 +268,7 @@ def main(words: list[str] | None = None) -> None:
         "--picture-batch", type=int, default=4, help="images of a batch that are rendered for the image losses"
     )
     parser.add_argument(
-        "--picture-every", type=int, default=4, help="steps between image losses: rendering costs most of the time"
+        "--picture-every", type=int, default=3, help="steps between image losses: rendering costs most of the time"
     )
     parser.add_argument(
         "--pictures-from", type=float, default=0.3, help="share of the run after which image losses begin"

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from preim3d.camera import FOCAL, camera_from_angles
-from preim3d.directions import Directions
+from preim3d.directions import ATTRIBUTES, Directions
 from preim3d.encoder import PortraitEncoder
 from preim3d.film import pictures
 from preim3d.generator import TriPlaneGenerator
@@ -160,8 +160,6 @@ class Evaluation:
         before = read_images(self.reader, plain).logits
         names = list(self.reader.config.attribute_names)
         aa, ad, rows = {}, {}, [plain[:SHEET_HEADS]]
-        from preim3d.directions import ATTRIBUTES
-
         for key in tqdm(self.directions.names, desc="edits"):
             column, sign = names.index(ATTRIBUTES[key].celeba), ATTRIBUTES[key].sign
             images = render_views(self.generator, ws + self.directions.offset({key: EDIT_STRENGTH}), front)
@@ -222,7 +220,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--out", required=True, help="the .json to write")
     parser.add_argument("--sheets", help="folder for the contact sheets")
     parser.add_argument("--heads", type=int, default=200)
-    parser.add_argument("--edited", type=int, default=40, help="heads that every direction edits")
+    parser.add_argument("--edited", type=int, default=24, help="heads that every direction edits")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
