@@ -101,7 +101,7 @@ def show_photo(file: str | None, face: int | None, progress=gr.Progress()) -> It
     try:
         photo = load_photo(file)
         faces = pipeline.aligner.faces(photo)
-        chosen = pipeline.aligner.choose(photo, (face or 1) - 1)
+        chosen = pipeline.aligner.choose(photo, (face or 1) - 1, faces)
     except PhotoError as error:
         gr.Warning(str(error))
         yield {**cleared, status: f"**{error}**", picker: gr.Radio(visible=False)}
