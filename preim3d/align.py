@@ -43,7 +43,9 @@ SEARCH_SIDES_PX = (400, 1600)
 # Half of that on each side, so that a face that fills the photo has a border, too.
 SEARCH_PAD = 0.2
 
-MIN_FACE_LOGIT = 0.0
+# Faces in real photos had at least 8 overlapping boxes; most textures taken for faces have fewer than 6.
+MIN_NEIGHBOURS = 6
+MIN_FACE_LOGIT = 2.0  # real faces read 4.2 and more
 MAX_DISAGREEMENT = 0.25  # between the readings of a face and of its mirror image, in half boxes
 
 
@@ -267,7 +269,7 @@ def haar_fits(
     small = cv2.resize(grey, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
     to_small = np.diag([small.shape[1] / width, small.shape[0] / height, 1]) @ to_photo
     frame = _warp(small, to_small, frame_px, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
-    boxes = cascade.detectMultiScale(frame, scaleFactor=1.15, minNeighbors=3, minSize=(24, 24))
+    boxes = cascade.detectMultiScale(frame, scaleFactor=1.15, minNeighbors=MIN_NEIGHBOURS, minSize=(24, 24))
     fits = []
     for left, top, box_px, _ in boxes:
         centre = to_photo @ [left + 0.5 * box_px, top + HAAR_DOWN * box_px, 1]

@@ -4,6 +4,11 @@
 
 It must read real photos and has seen none: the renders give the geometry; light, skin, background, occlusion and the
 camera's faults are drawn anew for each step, far stronger than in life (domain randomisation).
+
+Of the weights in weights/heads/landmarks: 401 steps of 96 on 4712 photos of 2356 heads, seed 0, about 2 minutes of one
+CPU core (26 of the clock, beside other work). Error of two readings on 80 photos of 40 held-out heads, in % of the eye
+distance: plain 5.4 (median 4.3), photo-like 8.0 (median 6.1); mouth corners worst (7 and 10), eyes best (4 and 6). The
+loss was still falling: `--start weights/heads/landmarks --minutes 10` on an idle core should help.
 """
 
 import argparse
@@ -23,7 +28,7 @@ from preim3d.camera import angles_from_camera
 from preim3d.landmarks import MIRRORED, LandmarkNetwork, gaussian_heatmaps
 from train.augment import soften
 from train.heads.dataset import HeadsDataset
-from train.progress import Progress
+from train.progress import Progress, cosine_rate
 
 
 UNIT_TO_TWO = np.array([[1, 0, 1], [0, 1, 1], [0, 0, 1]])  # [-1, 1] -> [0, 2], a picture of 2 pixels
@@ -228,7 +233,7 @@ def train(
     progress = Progress(minutes, every_seconds=60)
     while not progress.done:
         for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * min(1, progress.step / 100) * 0.5 * (1 + math.cos(math.pi * progress.share))
+            group["lr"] = cosine_rate(progress.share, 3e-3, warm=0.05)
 
         # Half as the cascade sees them, half as the second reading does; some that are no faces.
         right = batch - wrong
