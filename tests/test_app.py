@@ -16,7 +16,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 BROWSER_FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
     --disable-component-update --disable-sync""".split()
-PATIENCE_S = 120  # of two busy cores
+PATIENCE_S = 300  # of two cores that are busy with other things
 # Chromium has no WebGPU here and Babylon, which draws the mesh, says so before it takes WebGL.
 ALLOWED_ERRORS = ("WebGPU",)
 
