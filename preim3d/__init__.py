@@ -1,34 +1,54 @@
-"""One portrait photo -> a 3D head that can be turned and edited (PREIM3D, Li et al., CVPR 2023).
+"""From one portrait photo to an editable 3D head.
 
-    photo ── align ──> crop ── encoder ──> w ── directions ──> w_edit ── generator ──> planes ──┬─ views ──> 3x3 sheet, orbit video
-                                                                                                └─ density ─> mesh ──> GLB
+photo ── align ──> crop ── encoder ──> w ── directions ──> w_edit ── generator ──> planes ──┬─ views ──> 3x3 sheet
+                                                                                           └─ density ─> mesh ──> GLB
 
-The rooms, in that order: align, encoder (on irse), directions, generator (on stylegan2, renderer, camera), film, mesh.
-`pipeline` walks through them, `weights` finds what they need on disk, `convert` imports published checkpoints.
+align.py       photo -> upright crop (PIL, 512 px)
+photo.py       any picture file -> an upright photo, or why not
+landmarks.py   the five points that align.py needs
+encoder.py     crop -> w [B, num_ws, w_dim]
+irse.py        the IR-SE-50 body of the encoder and of the identity network
+directions.py  strengths -> an offset of w
+strengths.py   `smile=2` -> a checked number
+generator.py   w -> planes [B, 3, C, H, W] -> images [B, 3, H, W]
+stylegan2.py   its mapping and its modulated convolutions
+renderer.py    planes and rays -> features, depth, density
+camera.py      yaw, pitch <-> camera [25]; rays; the pose grid; the orbit
+mesh.py        density -> surface -> colours -> GLB, OBJ, PLY
+film.py        views -> labelled sheet, orbit video
+pipeline.py    all of it, step by step, as one diffusers pipeline
+files.py       a file is written whole or not at all
+weights.py     where weights come from, and whether they are whole
+__main__.py    the command line
+bench.py       how fast it is on this machine
+
+    from preim3d import Preim3DPipeline
+    head = Preim3DPipeline.from_pretrained("weights/heads")("portrait.jpg", {"smile": 2})
 """
 
-import importlib
+from importlib import import_module
 
 
-# Public name -> room. Imported when first asked for: torch and diffusers take seconds to import.
-_ROOMS = {
+# Public name -> room. Imported when first asked for: torch and diffusers take seconds, and most mistakes need neither.
+_ROOM_OF = {
+    "Preim3DPipeline": "pipeline",
+    "Preim3DOutput": "pipeline",
+    "load_photo": "photo",
+    "PhotoError": "photo",
     "FaceAligner": "align",
-    "PhotoError": "align",
-    "load_photo": "align",
     "PortraitEncoder": "encoder",
     "IdentityNetwork": "irse",
     "Directions": "directions",
     "TriPlaneGenerator": "generator",
-    "Preim3DPipeline": "pipeline",
-    "Preim3DOutput": "pipeline",
+    "WeightsError": "weights",
 }
-__all__ = list(_ROOMS)
+__all__ = list(_ROOM_OF)
 
 
 def __getattr__(name: str):
-    if name not in _ROOMS:
-        raise AttributeError(f"module 'preim3d' has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_ROOMS[name]}", __name__), name)
+    if name in _ROOM_OF:
+        return getattr(import_module(f"preim3d.{_ROOM_OF[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
