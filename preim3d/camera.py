@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-FOCAL = 4.2647  # Focal length over image width of every EG3D face model. An FOV of 18.837 degrees gives 4.2634: not it.
+FOCAL = 4.2647  # Focal length over image width, EG3D faces. (An FOV of 18.837 degrees gives 4.2634: not it.)
 RADIUS = 2.7  # Distance of the camera from the world origin (not from the pivot).
 PIVOT = (0.0, 0.0, 0.2)  # The point the camera looks at, for faces.
 YAWS_DEG = (-30, 0, 30)  # Columns of the pose grid, left to right.
@@ -101,6 +101,9 @@ def camera_rays(
     v, u = torch.meshgrid(centres, centres, indexing="ij")
     y = (v.flatten() - cy) / fy  # [B, N], the point where depth is 1
     x = (u.flatten() - cx - skew * y) / fx
-    points = torch.stack([x, y, torch.ones_like(x)], dim=-1)  # [B, N, 3]
-    directions = F.normalize(points @ cam2world[:, :3, :3].transpose(1, 2), dim=-1)
-    return cam2world[:, None, :3, 3].expand_as(directions), directions
+    points = torch.stack([x, y, torch.ones_like(x), torch.ones_like(x)], dim=-1)  # [B, N, 4]
+    # To the world and back to a direction. Turning the points alone would be shorter, but this is how EG3D rounds, and
+    # where planes are steep a ray that leaves by 1e-7 ends in another colour.
+    points = (cam2world @ points.transpose(1, 2)).transpose(1, 2)[..., :3]
+    origins = cam2world[:, None, :3, 3].expand_as(points)
+    return origins, F.normalize(points - origins, dim=-1)

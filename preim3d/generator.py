@@ -6,7 +6,6 @@
 The keyword defaults are the published ffhq512-128 configuration; ours in weights/heads differs in the config only.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -211,7 +210,7 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         ray_resolution: int | None = None,  # None = as configured, here and below.
         coarse_samples: int | None = None,
         fine_samples: int | None = None,
-        jitter: float | Tensor = 0.5,  # Where samples lie, as in `render_rays`: [1, B * R, ...] where planes are [1, ...].
+        jitter: float | Tensor = 0.5,  # Where samples lie, as in `render_rays`; [1, B * R, ...] for planes [1, ...].
         u: Tensor | None = None,
         generator: torch.Generator | None = None,  # Draws both at random. None = the same every time.
     ) -> RenderOutput:
@@ -263,7 +262,7 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         camera: Tensor | None = None,  # [1, 25]; None = straight in front of the face.
     ) -> Tensor:
         """The mean w [w_dim] of numpy's RandomState(seed) normal z at truncation .7, as PREIM3D's code takes it."""
-        z = np.random.RandomState(seed).randn(samples, self.config.z_dim)
+        z = torch.from_numpy(np.random.RandomState(seed).randn(samples, self.config.z_dim)).float().to(self.device)
         camera = (self.frontal_camera() if camera is None else camera).expand(samples, -1)
-        ws = self.mapping(torch.from_numpy(z).float().to(self.device), camera, truncation_psi=0.7, truncation_cutoff=14)
+        ws = self.mapping(z, camera, truncation_psi=0.7, truncation_cutoff=14)
         return ws[:, 0].mean(dim=0)

@@ -1,7 +1,7 @@
 """IR-SE: the residual body with squeeze-and-excitation shared by the W+ encoder and the identity network.
 
-Sources: ResNet (He et al. 2016) as improved for faces by ArcFace (Deng et al. 2019, section 3.1), squeeze-and-excitation
-(Hu et al. 2018). Parameters have the names of the published `model_ir_se50.pth`.
+Sources: ResNet (He et al. 2016) as improved for faces by ArcFace (Deng et al. 2019, section 3.1), and
+squeeze-and-excitation (Hu et al. 2018). Parameters have the names of the published `model_ir_se50.pth`.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Tri-planes and rays -> features, depth and opacity: the volume renderer of EG3D (Chan et al. 2022, sections 4.2, 4.3).
+"""Tri-planes and rays -> features, depth, opacity: the volume renderer of EG3D (Chan et al. 2022, sections 4.2, 4.3).
 
 Notation: B batch, R rays, S samples along a ray, C channels. Depths are distances from the camera along unit rays.
 "Coarse" samples are spread evenly, "fine" ones where the coarse pass found matter (NeRF, Mildenhall et al. 2020,
@@ -25,9 +25,10 @@ PLANE_AXES = {
 
 
 class Rays(NamedTuple):
-    """What the rays see: features [B, R, C] in the range of the field's colours; depth [B, R, 1], the mean depth of what
+    """What the rays see.
 
-    was met, infinite where nothing was; opacity [B, R, 1] in [0, 1].
+    features: [B, R, C] in the range of the field's colours. depth: [B, R, 1], the mean depth of what was met; the
+    farthest of all where nothing was. opacity: [B, R, 1] in [0, 1].
     """
 
     features: Tensor
@@ -83,7 +84,7 @@ def sample_planes(
 
 
 class WeightedRows(torch.autograd.Function):
-    """`embedding_bag` with a gradient for the table by scipy's sparse product, 13 times faster than its own on a CPU."""
+    """`embedding_bag` whose gradient for the table is a sparse product of scipy: 13 times faster than its own."""
 
     @staticmethod
     def forward(ctx, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:  # [T, C], [N, K], [N, K] -> [N, C]
@@ -130,7 +131,7 @@ def importance_depths(
     samples: int,
     u: Tensor | None = None,  # [..., samples] in [0, 1]; None = the middles of equal parts, (k + 0.5) / samples
 ) -> Tensor:
-    """Fine depths [..., samples] by inverting the distribution function of the smoothed coarse weights. No gradient."""
+    """Fine depths [..., samples]: the smoothed coarse weights' distribution function, inverted at u. No gradient."""
     depths, weights = depths.detach(), weights.detach()
     shape = depths.shape[:-1]
     # Smoothing (mip-NeRF, Barron et al. 2021, section 3.1): maximum, then mean, of neighbours; .01 keeps some samples
@@ -163,8 +164,8 @@ def sample_shares(
     """How the samples of each ray composite (NeRF, equation 3; colours and densities at the mid-points of intervals).
 
     Returns:
-        **shares** [B, R, S] of the samples in their ray's colour; **depth** [B, R, 1], the weighted mean, infinite where
-        the ray met nothing; **weights** [B, R, S-1] of the intervals from near to far, whose sum is the opacity.
+        **shares** [B, R, S] of the samples in their ray's colour; **depth** [B, R, 1], the weighted mean, infinite
+        where the ray met nothing; **weights** [B, R, S-1] of the intervals from near to far, whose sum is the opacity.
     """
     depths, order = torch.sort(depths, dim=-1)
     weights = interval_weights(densities.gather(-1, order), depths)

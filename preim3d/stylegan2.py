@@ -44,18 +44,22 @@ class FullyConnected(nn.Module):
         self.bias_gain = lr_multiplier
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = self.bias if self.bias_gain == 1 else self.bias * self.bias_gain
-        return F.linear(x, self.weight * self.weight_gain, bias)
+        weight, bias = self.weight * self.weight_gain, self.bias
+        if self.bias_gain != 1:
+            bias = bias * self.bias_gain
+        if x.dtype == torch.float64:
+            weight, bias = weight.double(), bias.double()
+        return F.linear(x, weight, bias)
 
 
 def smoothing_filter(x: Tensor) -> Tensor:
-    """[1, 3, 3, 1] (x) [1, 3, 3, 1] / 16 for each channel of x on its own: [C, 1, 4, 4]. Its gain, 4, makes up for stuffed zeros."""
+    """[1, 3, 3, 1] (x) [1, 3, 3, 1] / 16 for each channel of x [C, 1, 4, 4]. Its gain, 4, makes up for stuffed zeros."""
     row = x.new_tensor([0.25, 0.75, 0.75, 0.25])
     return torch.outer(row, row).expand(x.shape[1], 1, 4, 4)
 
 
 def upsample(x: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, C, 2H, 2W]: zero-stuffing and the smoothing filter. Away from the border that is bilinear."""
+    """[B, C, H, W] -> [B, C, 2H, 2W]: zero-stuffing and the smoothing filter: bilinear but at the border."""
     with torch.autocast(x.device.type, enabled=False):
         return F.conv_transpose2d(x, smoothing_filter(x), stride=2, padding=1, groups=x.shape[1])
 
@@ -66,7 +70,7 @@ def blur(x: Tensor) -> Tensor:
 
 
 def scaled_conv(x: Tensor, weight: Tensor, style: Tensor, up: bool = False, bias: Tensor | None = None) -> Tensor:
-    """Convolution of [B, I, H, W] by [O, I, k, k] after scaling the input channels by `style` [B, I]; `up` doubles H, W."""
+    """Convolution of [B, I, H, W] by [O, I, k, k], the input channels scaled by `style` [B, I]; `up` doubles H, W."""
     x = x * style.to(x.dtype)[:, :, None, None]
     if up:
         return blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
@@ -109,8 +113,8 @@ class SynthesisLayer(nn.Module):
         if self.use_noise:
             offset = offset + (self.noise_const * self.noise_strength)[:, :, None]
         offset = offset[None].permute(0, 3, 1, 2)  # [1, O, H, W] or [1, O, 1, 1], channels last like x
-        # The gain of the activation, sqrt(2), is moved in front of it: a leaky ReLU does not mind, and large pictures are
-        # passed over once instead of five times.
+        # The gain of the activation, sqrt(2), is moved in front of it: a leaky ReLU does not mind, and large pictures
+        # are passed over once instead of five times.
         scale = demodulation(self.weight, style)[:, :, None, None] * math.sqrt(2)
         x = torch.addcmul((offset * math.sqrt(2)).to(x.dtype), x, scale.to(x.dtype))
         x = F.leaky_relu(x, 0.2, inplace=True)
@@ -134,7 +138,7 @@ class ToRGB(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution: two layers and the picture so far plus this block's (figure 7b). The first block has one layer."""
+    """One resolution: two layers, and the picture so far plus this block's (figure 7b). The first has one layer."""
 
     def __init__(
         self,
@@ -192,12 +196,14 @@ class MappingNetwork(nn.Module):
         self.register_buffer("w_avg", torch.zeros(w_dim))
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        x = second_moment_norm(z.float())
+        # In double precision, which costs nothing here, so that w hardly depends on the machine. Apple's GPUs have none.
+        dtype = torch.float32 if z.device.type == "mps" else torch.float64
+        x = second_moment_norm(z.to(dtype))
         if self.c_dim:
-            x = torch.cat([x, second_moment_norm(self.embed(condition.float()))], dim=1)
+            x = torch.cat([x, second_moment_norm(self.embed(condition.to(dtype)))], dim=1)
         for i in range(self.layers):
             x = leaky_relu(self.get_submodule(f"fc{i}")(x))
-        return x
+        return x.float()
 
 
 class SynthesisNetwork(nn.Module):

@@ -1,0 +1,112 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from preim3d.stylegan2 import MappingNetwork, SynthesisNetwork, blur, demodulation, scaled_conv, upsample
+
+
+FIR = torch.outer(torch.tensor([1.0, 3, 3, 1]), torch.tensor([1.0, 3, 3, 1])) / 64
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def depthwise(x, kernel):
+    channels = x.shape[1]
+    return F.conv2d(x, kernel.expand(channels, 1, *kernel.shape), groups=channels)
+
+
+def modulated_conv_slow(x, weight, style, demodulate, up):
+    """StyleGAN2's equations 1 and 3, one picture and one set of weights at a time."""
+    pictures = []
+    for picture, s in zip(x, style):
+        w = weight * s[None, :, None, None]
+        if demodulate:
+            w = w / (w.square().sum(dim=(1, 2, 3), keepdim=True) + 1e-8).sqrt()
+        if up:
+            picture = F.conv_transpose2d(picture[None], w.transpose(0, 1), stride=2)
+            picture = depthwise(F.pad(picture, (1, 1, 1, 1)), 4 * FIR)
+        else:
+            picture = F.conv2d(picture[None], w, padding=w.shape[2] // 2)
+        pictures.append(picture)
+    return torch.cat(pictures)
+
+
+@pytest.mark.parametrize(("kernel", "demodulate", "up"), [(3, True, False), (3, True, True), (1, False, False)])
+def test_scaling_activations_is_modulating_weights(kernel, demodulate, up):
+    x, weight, style = torch.randn(3, 5, 6, 6), torch.randn(7, 5, kernel, kernel), torch.randn(3, 5)
+    fast = scaled_conv(x, weight, style, up)
+    if demodulate:
+        fast = fast * demodulation(weight, style)[:, :, None, None]
+    torch.testing.assert_close(fast, modulated_conv_slow(x, weight, style, demodulate, up), atol=1e-5, rtol=1e-5)
+
+
+def test_upsample_is_zero_stuffing_and_the_filter():
+    x = torch.randn(2, 3, 5, 7)
+    stuffed = torch.zeros(2, 3, 10, 14)
+    stuffed[:, :, ::2, ::2] = x
+    torch.testing.assert_close(upsample(x), depthwise(F.pad(stuffed, (2, 1, 2, 1)), 4 * FIR), atol=1e-6, rtol=1e-5)
+
+
+def test_blur_is_the_filter():
+    x = torch.randn(2, 3, 9, 9)
+    torch.testing.assert_close(blur(x), depthwise(F.pad(x, (1, 1, 1, 1)), 4 * FIR), atol=1e-6, rtol=1e-5)
+
+
+def test_mapping_ignores_the_length_of_z_and_heeds_the_condition():
+    mapping = MappingNetwork(z_dim=8, c_dim=4, w_dim=16, layers=2)
+    z, condition = torch.randn(2, 8), torch.randn(2, 4)
+    w = mapping(z, condition)
+    assert w.shape == (2, 16)
+    torch.testing.assert_close(mapping(3 * z, condition), w, atol=1e-6, rtol=1e-4)
+    assert (mapping(z, condition.flip(1)) - w).abs().max() > 1e-3
+
+
+def test_mapping_without_a_condition():
+    assert MappingNetwork(z_dim=8, c_dim=0, w_dim=16, layers=1)(torch.randn(2, 8)).shape == (2, 16)
+
+
+def test_a_new_network_keeps_the_variance():
+    picture = SynthesisNetwork(w_dim=32, resolution=16, image_channels=96, channel_base=1024, channel_max=64)
+    w = MappingNetwork(z_dim=32, c_dim=0, w_dim=32, layers=2)(torch.randn(4, 32))
+    with torch.no_grad():
+        x = picture.b4.conv1(picture.b4.const.expand(4, -1, -1, -1), w)
+    assert 0.5 < x.std() < 2
+
+
+def test_each_row_of_w_has_its_place():
+    network = SynthesisNetwork(w_dim=16, resolution=16, image_channels=3, channel_base=128, channel_max=8).eval()
+    assert network.num_ws == 6
+    ws = torch.randn(1, 6, 16)
+    layers = ["b4.conv1", "b4.torgb", "b8.conv0", "b8.conv1", "b8.torgb", "b16.conv0", "b16.conv1", "b16.torgb"]
+    rows = [0, 1, 1, 2, 3, 3, 4, 5]
+    seen = {}
+    for name in layers:
+        layer = network.get_submodule(name)
+        layer.register_forward_hook(lambda _, inputs, __, name=name: seen.update({name: inputs[1]}))
+    network(ws)
+    for name, row in zip(layers, rows):
+        assert torch.equal(seen[name], ws[:, row]), name
+
+
+def test_different_w_in_a_batch_do_not_mix():
+    network = SynthesisNetwork(w_dim=16, resolution=16, image_channels=3, channel_base=128, channel_max=8).eval()
+    ws = torch.randn(3, 6, 16)
+    together = network(ws)
+    assert together.shape == (3, 3, 16, 16)
+    torch.testing.assert_close(together, torch.cat([network(w[None]) for w in ws]), atol=1e-5, rtol=1e-5)
+
+
+def test_noise_has_a_strength_of_zero_at_first():
+    network = SynthesisNetwork(w_dim=16, resolution=8, image_channels=3, channel_base=64, channel_max=8)
+    ws = torch.randn(1, 4, 16)
+    before = network(ws)
+    network.b8.conv0.noise_const.normal_()
+    assert torch.equal(network(ws), before)
+    with torch.no_grad():
+        network.b8.conv0.noise_strength.fill_(math.pi)
+    assert not torch.equal(network(ws), before)
