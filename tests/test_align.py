@@ -116,7 +116,7 @@ def test_points_of_a_turned_photo_turn_back(quarters):
 def aligner():
     if not (LANDMARKS / "config.json").is_file():
         pytest.skip(f"{LANDMARKS} is not there: python -m train.landmarks makes it")
-    return FaceAligner(LANDMARKS, insightface_folder=None)
+    return FaceAligner(LANDMARKS, insightface_folder=None)  # ours, even where insightface has models
 
 
 @pytest.fixture(scope="module")
@@ -128,11 +128,11 @@ def astronaut():
 
 def test_portrait(aligner, astronaut):
     (face,) = aligner.faces(astronaut)
-    eye_distance = 47
-    by_hand = np.array([[202.0, 109.0], [248.0, 104.0], [229.0, 133.0], [208.0, 155.0], [251.0, 151.0]])
-    assert np.linalg.norm(face.points_px - by_hand, axis=1).max() < 0.2 * eye_distance
+    eye_distance = 43
+    by_hand = np.array([[203.5, 101.5], [246.7, 103.8], [223.5, 126.5], [203.3, 140.0], [245.5, 141.0]])
+    assert np.linalg.norm(face.points_px - by_hand, axis=1).max() < 0.15 * eye_distance
     left, top, right, bottom = face.box_px
-    assert left < by_hand[:, 0].min() < by_hand[:, 0].max() < right and top < 104 and bottom > 155
+    assert left < by_hand[:, 0].min() < by_hand[:, 0].max() < right and top < 101 and bottom > 141
     assert np.array_equal(np.asarray(aligner.align_photo(astronaut)), np.asarray(crop_face(astronaut, face)))
 
 
@@ -146,17 +146,20 @@ def test_portrait_on_its_side(aligner, astronaut, quarters):
 
 
 def test_group_photo_has_six_faces_the_largest_first(aligner):
+    # Between the eyes and the mouth, by eye.
+    people = np.array([[117, 339], [317, 216], [515, 343], [789, 412], [942, 141], [1177, 341]])
     import insightface.data
 
     photo = Image.fromarray(insightface.data.get_image("t1")[..., ::-1].copy())
     faces = aligner.faces(photo)
-    assert len(faces) == 6
+    centres = np.array([face.fit.centre_px for face in faces])
+    assert all(np.linalg.norm(centres - person, axis=1).min() < 25 for person in people)
+    assert len(faces) <= 7  # a hand is taken for a seventh by the first network; it is not among the largest
     widths = [face.width_px for face in faces]
     assert widths == sorted(widths, reverse=True)
-    first, last = aligner.choose(photo), aligner.choose(photo, 5)
-    assert first.width_px == widths[0] and last.width_px == widths[5]
-    with pytest.raises(PhotoError, match="no face 6.*6 found") as caught:
-        aligner.choose(photo, 6)
+    assert aligner.choose(photo, faces=faces) is faces[0] and aligner.choose(photo, 5, faces) is faces[5]
+    with pytest.raises(PhotoError, match="no face 9 in the photo: [67] found") as caught:
+        aligner.choose(photo, 9, faces)
     assert caught.value.reason == "no_such_face"
 
 
