@@ -4,6 +4,7 @@
 
 Points are in pixels of the photo, x right, y down, (0, 0) the outer corner of the first pixel; image left first."""
 
+import itertools
 import math
 import threading
 from dataclasses import dataclass
@@ -150,9 +151,9 @@ class FaceAligner:
         """The faces of an upright RGB photo, the largest first. A photo that lies on its side or head is turned until
         a face is found."""
         pixels = np.asarray(photo)
-        for quarters in (0, 1, 3, 2):
+        for search_px, quarters in itertools.product(SEARCH_SIDES_PX, (0, 1, 3, 2)):
             turned = np.ascontiguousarray(np.rot90(pixels, quarters))
-            found = self._finder.find(turned)
+            found = self._finder.find(turned, search_px)
             if found:
                 found = [Face(_turn_back(face.points_px, quarters, photo.size), face.confidence) for face in found]
                 return sorted(found, key=lambda face: face.width_px, reverse=True)
@@ -203,6 +204,7 @@ class _InsightFaceFinder:
     def find(
         self,
         pixels: np.ndarray,  # [H,W,3] uint8 RGB
+        search_px: int,  # insightface searches at 640 px whatever is asked
     ) -> list[Face]:
         return [
             # Their pixel centres are whole numbers, ours lie at .5.
@@ -223,15 +225,12 @@ class _OwnFinder:
     def find(
         self,
         pixels: np.ndarray,  # [H,W,3] uint8 RGB
+        search_px: int,  # longer side of the copy that the cascade reads
     ) -> list[Face]:
         grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-        for side_px in SEARCH_SIDES_PX:
-            with self._lock:
-                fits = [fit for roll in ROLLS_DEG for fit in haar_fits(self._cascade, grey, side_px, roll)]
-            faces = self._read(grey, fits)
-            if faces or side_px >= max(grey.shape):
-                return faces
-        return []
+        with self._lock:
+            fits = [fit for roll in ROLLS_DEG for fit in haar_fits(self._cascade, grey, search_px, roll)]
+        return self._read(grey, fits)
 
     def _read(self, grey: np.ndarray, fits: list[Fit]) -> list[Face]:
         if not fits:
