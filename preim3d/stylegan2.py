@@ -53,7 +53,7 @@ class FullyConnected(nn.Module):
 
 
 def smoothing_filter(x: Tensor) -> Tensor:
-    """[1, 3, 3, 1] (x) [1, 3, 3, 1] / 16 for each channel of x [C, 1, 4, 4]. Its gain, 4, makes up for stuffed zeros."""
+    """[1, 3, 3, 1] (x) [1, 3, 3, 1] / 16 for each channel of x [C, 1, 4, 4]. Its gain of 4 makes up for the zeros."""
     row = x.new_tensor([0.25, 0.75, 0.75, 0.25])
     return torch.outer(row, row).expand(x.shape[1], 1, 4, 4)
 
@@ -196,7 +196,7 @@ class MappingNetwork(nn.Module):
         self.register_buffer("w_avg", torch.zeros(w_dim))
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        # In double precision, which costs nothing here, so that w hardly depends on the machine. Apple's GPUs have none.
+        # In double precision, which costs nothing here: w then hardly depends on the machine. Apple's GPUs have none.
         dtype = torch.float32 if z.device.type == "mps" else torch.float64
         x = second_moment_norm(z.to(dtype))
         if self.c_dim:
