@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from preim3d.__main__ import RESULTS, main
+from preim3d.bench import table
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -131,3 +132,12 @@ def test_help_and_mistakes_are_answered_without_torch():
     assert run.stdout.split() == ["1", "False", "False"], run.stderr
     help_text = subprocess.run([sys.executable, "-m", "preim3d", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert help_text.returncode == 0 and "edit" in help_text.stdout
+
+
+def test_bench_measures_every_step(command, portrait):
+    status, said, complained = command("bench", portrait, "--json")
+    assert status == 0, complained
+    figures = json.loads(said)
+    assert {"photo to 3x3 grid", "edit to 3x3 grid", "GLB", "page: start to first answer"} <= set(figures["seconds"])
+    assert all(seconds > 0 for seconds in figures["seconds"].values()) and "cores" in figures["machine"]
+    assert table(figures).count("\n| ") == len(figures["seconds"]) + len(figures["peak_memory_mb"])
