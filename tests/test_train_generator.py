@@ -139,6 +139,10 @@ def test_a_run_grows_resumes_and_writes_the_component(balls, tmp_path):
     generator = TriPlaneGenerator.from_pretrained(tmp_path / "run" / "generator")
     assert generator.config.plane_resolution == 16 and float(generator.w_avg.abs().sum()) > 0
     assert (tmp_path / "run" / "held_out.png").is_file()
+    # Another run may go on from what this one made.
+    again = [tmp_path / "again" if part == tmp_path / "run" else part for part in common]
+    assert run(*again, "--steps", 1, "--start", tmp_path / "run" / "generator") == 0
+    assert (tmp_path / "again" / "generator" / "config.json").is_file()
 
 
 def test_missing_data_is_one_sentence(tmp_path, capsys):

@@ -73,6 +73,7 @@ def main() -> int:
     parser.add_argument("--held-out", type=Path, help="another such folder, for the printed PSNR")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run: checkpoint, sheets, log")
     parser.add_argument("--out", type=Path, help="where the finished component is written (default: RUN/generator)")
+    parser.add_argument("--start", type=Path, help="a component to go on from, e.g. weights/heads/generator")
     parser.add_argument("--minutes", type=float, help="budget of wall time")
     parser.add_argument("--steps", type=int, help="budget of steps")
     parser.add_argument(
@@ -115,6 +116,9 @@ def train(args: argparse.Namespace) -> None:
         )
         progress = Progress(args.minutes, args.steps, step=state["step"], seconds=state["seconds"])
         print(f"resumed at step {state['step']}", file=sys.stderr)
+    elif args.start:
+        network = TriPlaneGenerator.from_pretrained(args.start, dtype=torch.float32)
+        network, average, optimizer = ready(network, args.device)
     else:
         network, average, optimizer = start(feature_importance(data), FIRST_PLANE_RESOLUTION, args.device)
 
@@ -177,7 +181,12 @@ def start(importance: Tensor, plane_resolution: int, device: str):
         for name, parameter in network.named_parameters():
             if name.endswith("affine.weight"):
                 parameter *= STYLE_GAIN
-    network.to(device, memory_format=torch.channels_last)
+    return ready(network, device)
+
+
+def ready(network: TriPlaneGenerator, device: str):
+    """A network on its device, a copy for the moving average, an optimizer."""
+    network.train().requires_grad_(True).to(device, memory_format=torch.channels_last)
     return network, copy.deepcopy(network).requires_grad_(False), make_optimizer(network)
 
 
