@@ -131,8 +131,8 @@ def run(*arguments) -> int:
 
 
 def test_a_run_grows_resumes_and_writes_the_component(balls, tmp_path):
-    common = ("--data", balls, "--held-out", balls, "--run", tmp_path / "run", "--batch", 2, "--planes", 16, "--rays", 16,
-              "--points", 16, "--patches", 1, "--patch-rays", 12, "--threads", 1,
+    common = ("--data", balls, "--held-out", balls, "--run", tmp_path / "run", "--batch", 2, "--planes", 16,
+              "--rays", 16, "--points", 16, "--patches", 1, "--patch-rays", 12, "--threads", 1,
               "--precision", "float32")  # fmt: skip
     assert run(*common, "--steps", 4) == 0
     assert run(*common, "--steps", 8) == 0  # goes on from step 4

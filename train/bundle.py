@@ -66,8 +66,22 @@ def write_card(folder: Path) -> None:
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "README.md")
     checksums = "\n".join(f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(folder)}" for p in files)
     size = sum(p.stat().st_size for p in files) / 1e6
-    (folder / "README.md").write_text(CARD.format(checksums=checksums, size_mb=size, figures=figures(folder)))
+    card = CARD.format(checksums=checksums, size_mb=size, figures=figures(folder), **sizes(folder))
+    (folder / "README.md").write_text(card)
     print(f"wrote {folder / 'README.md'}: {len(files)} files, {size:.1f} MB")
+
+
+def sizes(folder: Path) -> dict[str, str]:
+    """The generator's sizes, in words."""
+    generator = json.loads((folder / "generator" / "config.json").read_text())
+    directions = json.loads((folder / "directions" / "config.json").read_text())
+    plane, rays, pixels = generator["plane_resolution"], generator["ray_resolution"], generator["image_resolution"]
+    return {
+        "w_size": f"{directions['num_ws']} x {directions['w_dim']}",
+        "planes": f"3 x {generator['plane_channels']} x {plane} x {plane}",
+        "rays": f"{rays} x {rays}",
+        "pixels": f"{pixels} x {pixels}",
+    }
 
 
 def figures(folder: Path) -> str:
