@@ -12,10 +12,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import torch
+
 from preim3d.directions import Directions
 from preim3d.encoder import PortraitEncoder
 from preim3d.generator import TriPlaneGenerator
-from preim3d.pipeline import Preim3DPipeline
+from preim3d.pipeline import Preim3DPipeline, load_component
 from preim3d.weights import WeightsError
 from train.model_card import CARD
 
@@ -47,7 +49,10 @@ def assemble(args: argparse.Namespace) -> None:
     """Write the components given; those not given are taken from the folder as it is."""
 
     def component(network, given, name):
-        return network.from_pretrained(given or args.out / name).half()
+        folder = given or args.out / name
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"{folder} holds no component; give one with --{name}.")
+        return load_component(network, folder, torch.float16)
 
     pipeline = Preim3DPipeline(
         component(PortraitEncoder, args.encoder, "encoder"),
