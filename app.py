@@ -174,7 +174,7 @@ PROMPT = "Drop in a portrait: any photo with a face will do." + (" Below, an exa
 INTRO = """# One portrait photo → an editable 3D head
 Drop in a photo, see the head from nine sides, move the sliders, turn the mesh, take it along as GLB."""
 ABOUT = """The bundled model is small and has learned from synthetic people only: expect the likeness of an avatar.
-Photos and results are kept for at most an hour and are never logged. Code and weights: Apache-2.0. After
+Photos and results are kept for at most an hour and are never logged. Code: Apache-2.0; bundled weights: CC0 1.0. After
 [PREIM3D](https://arxiv.org/abs/2304.10263) and [EG3D](https://arxiv.org/abs/2112.07945)."""
 # Arrow keys on a slider count as letting go of it; Gradio itself only knows the pointer.
 HEAD = """<script>
