@@ -11,4 +11,5 @@ The raw material is public and CC0 1.0; it is not part of this project:
     python -m train.heads build --mpfb mpfb2/src/mpfb/data --assets makehuman-assets/base --out heads_source.npz
     python -m train.heads render --source heads_source.npz --out dataset/heads --heads 10000 --seed 1
     python -m train.heads sheet --source heads_source.npz --out sheet.png
+    python -m train.heads portrait --source heads_source.npz --out portrait.png --seed 3
 """

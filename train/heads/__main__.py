@@ -34,6 +34,14 @@ def main() -> int:
     sheet.add_argument("--seed", type=int, default=0)
     sheet.add_argument("--size", type=int, default=192)
 
+    portrait = commands.add_parser("portrait", help="one person, lit and before a background as in a photo")
+    portrait.add_argument("--source", type=Path, required=True)
+    portrait.add_argument("--out", type=Path, required=True)
+    portrait.add_argument("--seed", type=int, default=0, help="which person")
+    portrait.add_argument("--yaw", type=float, default=0.0, help="degrees")
+    portrait.add_argument("--pitch", type=float, default=0.0, help="degrees")
+    portrait.add_argument("--size", type=int, default=640)
+
     args = parser.parse_args()
     try:
         if args.command == "build":
@@ -46,6 +54,9 @@ def main() -> int:
 
             count = render_dataset(args.source, args.out, args.heads, args.seed, args.size, args.processes)
             print(f"rendered {count} heads into {args.out}")
+        elif args.command == "portrait":
+            draw_portrait(args.source, args.out, args.seed, args.yaw, args.pitch, args.size)
+            print(f"wrote {args.out}")
         else:
             draw_sheet(args.source, args.out, args.seed, args.size)
             print(f"wrote {args.out}")
@@ -79,6 +90,28 @@ def draw_sheet(source: Path, out: Path, seed: int, size: int) -> None:
         views.append(rendered.view(camera_from_angles(0.0, 0.0).numpy(), size, head.light)[0])
         rows.append(np.concatenate([over_background(view) for view in views], 1))
     Image.fromarray(((np.concatenate(rows) + 1) * 127.5).astype(np.uint8)).save(out)
+
+
+def draw_portrait(source: Path, out: Path, seed: int, yaw_deg: float, pitch_deg: float, size: int) -> None:
+    """One person in their own light before their own background, framed a little wider than the crop."""
+    import numpy as np
+    from PIL import Image
+
+    from preim3d.camera import FOCAL, camera_from_angles
+    from train.heads.dataset import WIDER
+    from train.heads.geometry import HeadBuilder
+    from train.heads.renderer import RenderedHead
+    from train.heads.sampler import Z_DIM, sample_head
+    from train.heads.source import HeadSource
+
+    head = sample_head(np.random.default_rng(seed).standard_normal(Z_DIM))
+    camera = camera_from_angles(math.radians(yaw_deg), math.radians(pitch_deg), focal=FOCAL / WIDER).numpy()
+    rgba, _ = RenderedHead(head, HeadBuilder(HeadSource(source))).view(camera, size, head.light)
+    down = np.linspace(0, 1, size)[:, None, None]
+    background = head.background[0] * (1 - down) + head.background[1] * down
+    alpha = rgba[..., 3:] / 255
+    picture = rgba[..., :3] * alpha + 255 * background * (1 - alpha)
+    Image.fromarray(picture.astype(np.uint8)).save(out)
 
 
 if __name__ == "__main__":
