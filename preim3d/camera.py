@@ -104,6 +104,7 @@ def camera_rays(
     points = torch.stack([x, y, torch.ones_like(x), torch.ones_like(x)], dim=-1)  # [B, N, 4]
     # To the world and back to a direction. Turning the points alone would be shorter, but this is how EG3D rounds, and
     # where planes are steep a ray that leaves by 1e-7 ends in another colour.
-    points = (cam2world @ points.transpose(1, 2)).transpose(1, 2)[..., :3]
+    with torch.autocast(camera.device.type, enabled=False):  # Half precision would miss by several pixels.
+        points = (cam2world @ points.transpose(1, 2)).transpose(1, 2)[..., :3]
     origins = cam2world[:, None, :3, 3].expand_as(points)
     return origins, F.normalize(points - origins, dim=-1)

@@ -181,6 +181,12 @@ def sample_shares(
     return torch.zeros_like(shares).scatter(-1, order, shares), depth, weights
 
 
+def blend(shares: Tensor, colors: Tensor) -> Tensor:
+    """Shares [B, R, S] of colours [B, R, S, C] -> [B, R, C], in float32 within autocast too."""
+    with torch.autocast(colors.device.type, enabled=False):
+        return (shares[:, :, None] @ colors.float()).squeeze(2)
+
+
 def march(
     colors: Tensor,  # [B, R, S, C]
     densities: Tensor,  # [B, R, S, 1] raw, before the softplus
@@ -189,8 +195,7 @@ def march(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Composite the samples of each ray: features [B, R, C], and depth and weights as `sample_shares` gives them."""
     shares, depth, weights = sample_shares(densities.squeeze(-1), depths.squeeze(-1))
-    features = (shares[:, :, None] @ colors).squeeze(2)
-    return features + background * (1 - weights.sum(dim=-1, keepdim=True)), depth, weights
+    return blend(shares, colors) + background * (1 - weights.sum(dim=-1, keepdim=True)), depth, weights
 
 
 def render_rays(
@@ -245,8 +250,8 @@ def _render_rays(field, origins, directions, depths, fine_samples, u, background
         fine_densities, fine_colors = sample(fine)
         densities, depths = torch.cat([densities, fine_densities], dim=2), torch.cat([depths, fine], dim=2)
     shares, depth, weights = sample_shares(densities, depths)
-    features = shares[:, :, None, : colors.shape[2]] @ colors
+    features = blend(shares[:, :, : colors.shape[2]], colors)
     if fine_samples:
-        features = features + shares[:, :, None, colors.shape[2] :] @ fine_colors
+        features = features + blend(shares[:, :, colors.shape[2] :], fine_colors)
     opacity = weights.sum(dim=-1, keepdim=True)
-    return Rays(features.squeeze(2) + background * (1 - opacity), depth, opacity)
+    return Rays(features + background * (1 - opacity), depth, opacity)

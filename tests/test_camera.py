@@ -85,6 +85,13 @@ def test_rays_run_through_the_pixel_centres_with_x_fastest():
     torch.testing.assert_close(at_depth_1[0, ::4, 1], (0.5 - torch.tensor([1, 3, 5, 7]) / 8) / 4.2647)
 
 
+def test_rays_keep_full_precision_within_autocast():
+    cameras = orbit_cameras(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, directions = camera_rays(cameras, 4)
+    assert torch.equal(directions, camera_rays(cameras, 4)[1])
+
+
 def test_rays_of_a_skewed_camera_project_back_to_their_pixels():
     camera = camera_from_angles(0.4, -0.2, roll=0.1)[None].clone()
     camera[0, 16:] = torch.tensor([4.0, 0.3, 0.45, 0, 4.5, 0.55, 0, 0, 1])

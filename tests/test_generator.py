@@ -62,6 +62,19 @@ def test_the_published_configuration_is_the_default():
     assert sum(parameter.numel() for parameter in network.parameters()) == 30_662_136 - 4
 
 
+def test_planes_are_read_without_a_copy(generator, ws):
+    assert generator.planes(ws).permute(0, 3, 4, 1, 2).is_contiguous()
+
+
+def test_half_precision_is_the_same_picture_roughly(generator, ws):
+    cameras = grid_cameras()[:3]
+    exact = generator.render(generator.planes(ws), cameras, ws).image
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = generator.render(generator.planes(ws), cameras, ws).image
+    assert rough.dtype == torch.float32
+    assert (rough - exact).abs().mean() < 0.02 * exact.std()
+
+
 def test_one_head_from_many_cameras_is_many_copies_of_it(generator, ws):
     planes, cameras = generator.planes(ws[:1]), grid_cameras()
     one = generator.render(planes, cameras, ws[:1])
