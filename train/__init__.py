@@ -9,8 +9,8 @@
     python -m train.encoder              all of the above               dataset/encoder/encoder     30 min
     python -m train.manifold             encoder, reader                latents.npz                 5 min
     python -m train.directions           latents.npz, generator         weights/heads/directions    15 min
-    python -m train.evaluate             weights/heads, dataset/heldout weights/heads/evaluation.json, sheets
     python -m train.bundle               the components                 weights/heads, its card     seconds
+    python -m train.evaluate             weights/heads, dataset/heldout evaluation.json, sheets     5 min
 
     z ── heads ──> renders ──┬── generator ───────────────┐
                              ├── attributes ──> encoder ──┴──> manifold ──> directions ──> bundle ──> evaluate

@@ -101,17 +101,16 @@ class Evaluation:
             colour, opacity = augment.warp(rgba, theta, size)
             background = augment.random_backgrounds(len(part), (size, size), draws, rgba.device)
             photos.append((colour + (1 - opacity) * background) * 2 - 1)
-            # The photo's camera is wider than the generator's; the position is the same.
+            people = [RenderedHead(sample_head(self.dataset.z[head]), self.builder) for head in part]
+            # The same picture in the generator's light, so that both inputs differ in light and background only.
+            wide = self.render_all(people, camera, rgba.shape[-1])
+            colour, opacity = augment.warp(wide, theta, size)
+            plains.append((colour + (1 - opacity) * BACKGROUND) * 2 - 1)
+            # The photo's camera sees more than the generator's; it stands in the same place.
             camera[:, 16] = camera[:, 20] = FOCAL
             cameras.append(camera)
-            rendered = np.stack([self.render_truth(head, c) for head, c in zip(part, camera)])
-            truth = to_float(rendered)
+            truth = self.render_all(people, camera, self.generator.config.image_resolution)
             truths.append(augment.plain(truth, BACKGROUND))
-            # Aligned as the photo is, so that both inputs differ in light and background only.
-            inside = theta.clone()
-            inside[:, :, :] = inside * (rgba.shape[-1] / truth.shape[-1])
-            colour, opacity = augment.warp(truth, inside, size)
-            plains.append((colour + (1 - opacity) * BACKGROUND) * 2 - 1)
         self.photos, self.plains, self.truths = torch.cat(photos), torch.cat(plains), torch.cat(truths)
         self.cameras = torch.cat(cameras)
         self.ws, self.plain_ws = (
@@ -120,9 +119,9 @@ class Evaluation:
         )
         self.reading = read_images(self.reader, self.photos)
 
-    def render_truth(self, head: int, camera: Tensor) -> np.ndarray:
-        person = RenderedHead(sample_head(self.dataset.z[head].astype(np.float64)), self.builder)
-        return person.view(camera.numpy(), self.generator.config.image_resolution)[0]
+    def render_all(self, people: list[RenderedHead], cameras: Tensor, size: int) -> Tensor:
+        """RGBA [B,4,size,size] in [0, 1] of each person from its camera, in the generator's light."""
+        return to_float(np.stack([person.view(camera.numpy(), size)[0] for person, camera in zip(people, cameras)]))
 
     def encoder_figures(self) -> tuple[dict, Image.Image]:
         figures = {}
