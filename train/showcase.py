@@ -1,4 +1,4 @@
-"""Photos -> one sheet: each face's crop, its head from two sides, and a few edits of it. For looking, not for measuring.
+"""Photos -> one sheet: each face's crop, its head from two sides, and some edits. For looking, not for measuring.
 
 python -m train.showcase --weights weights/heads --out weights/heads/teaser.png portrait.png
 """
