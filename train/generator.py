@@ -16,9 +16,9 @@ picture does not jump (progressive growing, Karras et al. 2018). The weights kep
 Run again to resume; `--start` goes on from a component. On a CPU, memory that is kept instead of given back saves page
 faults: `MALLOC_MMAP_THRESHOLD_=17179869184 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456`.
 
-Of the weights in weights/heads/generator: `--planes 64 --batch 8 --rays 320 --points 512 --patches 2 --patch-rays 28
---threads 1`, 5580 steps in 58 minutes of one core beside other work, seed 0, on 2803 heads that became 5300 on the way.
-It was still learning: 18.1 dB on held-out heads after 20 minutes (before super-resolution), 19.0 dB at the end.
+Of the weights in weights/heads/generator: `--planes 64 --batch 8 --rays 320 --points 512 --patches 2 --patch-rays 28`,
+one thread, seed 0, 5580 steps in 58 minutes beside other work, on 2803 heads that became 5300 on the way. It was still
+learning: on held-out heads 18.1 dB after 20 minutes (before super-resolution), 19.0 dB at the end.
 """
 
 import argparse
