@@ -183,6 +183,14 @@ def purify(
     return vectors[name] - sum(drags[other] * vectors[other] for other in worst[:most])
 
 
+def readable(latents, column: int, least_auc: float) -> bool:
+    """Whether the classifier tells this attribute on photos at all: else its direction would be of chance."""
+    from sklearn.metrics import roc_auc_score
+
+    truth = latents["labels"][:, column] > 0.5
+    return 0 < truth.sum() < len(truth) and roc_auc_score(truth, latents["logits"][:, column]) >= least_auc
+
+
 def along(w: np.ndarray, unit: Tensor) -> np.ndarray:
     """Places [N] of latents [N,num_ws,w_dim] along a unit direction [num_ws,w_dim]."""
     return np.einsum("nkd,kd->n", w, unit.numpy())
@@ -210,6 +218,8 @@ def train(args: argparse.Namespace) -> None:
     trial = EditTrial(generator, reader, heads, sigma)
 
     wanted = {key: attribute for key, attribute in ATTRIBUTES.items() if attribute.celeba in names}
+    if "labels" in latents:
+        wanted = {key: a for key, a in wanted.items() if readable(latents, names.index(a.celeba), args.least_auc)}
     manifold = Manifold(w)
     boundaries, vectors, responses = {}, {}, {}
     for attribute in tqdm(wanted.values(), desc="directions"):
@@ -310,7 +320,7 @@ def main(words: list[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("--heads", type=int, default=16, help="heads that are edited and rendered to calibrate")
     parser.add_argument("--purify", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--least-accuracy", type=float, default=0.8, help="directions below are left out")
+    parser.add_argument("--least-accuracy", type=float, default=0.7, help="directions below are left out")
     parser.add_argument(
         "--least-altering", type=float, default=0.6, help="likewise, standard deviations at strength 1"
     )
