@@ -92,49 +92,18 @@ def stages(tmp_path_factory):
     run(attributes, *common, *small, "--held-out", folder / "heads", "--out", folder / "attributes", "--steps", 4)
     reader = folder / "attributes" / "reader"
     run(
-        encoder,
-        *common,
-        "--generator",
-        folder / "weights" / "generator",
-        "--reader",
-        reader,
-        "--out",
-        folder / "encoder",
-        "--steps",
-        4,
-        "--fit-batches",
-        2,
-        "--picture-batch",
-        2,
-        "--picture-every",
-        2,
-        "--pictures-from",
-        0,
-        "--pool-from",
-        0,
-    )
+        encoder, *common, "--generator", folder / "weights" / "generator", "--reader", reader,
+        "--out", folder / "encoder", "--steps", 4, "--fit-batches", 2, "--picture-batch", 2, "--picture-every", 2,
+        "--pictures-from", 0, "--pool-from", 0,
+    )  # fmt: skip
     (folder / "encoder" / "encoder").rename(folder / "weights" / "encoder")
     latents = folder / "latents.npz"
     run(manifold, "--weights", folder / "weights", "--reader", reader, "--data", folder / "heads", "--out", latents)
     run(
-        directions,
-        "--weights",
-        folder / "weights",
-        "--reader",
-        reader,
-        "--latents",
-        latents,
-        "--heads",
-        4,
-        "--out",
-        folder / "weights" / "directions",
-        "--scores",
-        "labels",
-        "--least-accuracy",
-        0,
-        "--least-altering",
-        -99,
-    )
+        directions, "--weights", folder / "weights", "--reader", reader, "--latents", latents, "--heads", 4,
+        "--out", folder / "weights" / "directions", "--scores", "labels",
+        "--least-accuracy", 0, "--least-auc", 0, "--least-altering", -99,
+    )  # fmt: skip
     return folder
 
 

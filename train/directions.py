@@ -320,6 +320,7 @@ def main(words: list[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("--heads", type=int, default=16, help="heads that are edited and rendered to calibrate")
     parser.add_argument("--purify", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--least-auc", type=float, default=0.8, help="of the classifier against the true labels")
     parser.add_argument("--least-accuracy", type=float, default=0.7, help="directions below are left out")
     parser.add_argument(
         "--least-altering", type=float, default=0.6, help="likewise, standard deviations at strength 1"
