@@ -10,7 +10,10 @@ The body starts from `train.attributes`, the last layer from a ridge regression 
                                                         against the plain renders of the same head from there
     in-domain round    G(w, random camera) -> E ─────── L_w against that w (Eq. 4)
 
-Needs a dataset of `train.heads render`, a generator folder and a reader; makes OUT/checkpoint.pt and OUT/encoder/."""
+Needs a dataset of `train.heads render`, a generator folder and a reader; makes OUT/checkpoint.pt and OUT/encoder/.
+
+Of the weights in weights/heads/encoder: `--minutes 13 --fit-batches 80 --threads 2 --precision bfloat16`, seed 0, 1021
+steps on 5323 heads; the reader they start from: 2945 steps of `train.attributes`, 99 minutes of one contended core."""
 
 import argparse
 import math
