@@ -255,7 +255,8 @@ def train(args: argparse.Namespace) -> None:
                 vector, response = purer, purer_response
         places = along(w, vector / vector.norm())
         # As many strengths as lead from one end of the manifold to the other, within what the sliders offer.
-        reach = float(np.clip(np.ptp(np.percentile(places, (1, 99))) / vector.norm().item(), 1.0, 4.0))
+        # In halves, which read well on a slider, and never less than an edit that is worth making.
+        reach = float(np.clip(round(2 * np.ptp(np.percentile(places, (1, 99))) / vector.norm().item()) / 2, 2.0, 4.0))
         report[key] = {
             "attribute": name,
             "accuracy": round(boundary.accuracy, 4),
