@@ -62,6 +62,10 @@ def assemble(args: argparse.Namespace) -> None:
     for name in ("encoder", "generator", "directions"):
         shutil.rmtree(args.out / name, ignore_errors=True)  # an old shard must not stay behind
     pipeline.save_pretrained(args.out, max_shard_size=FILE_LIMIT)
+    for path in args.out.glob("*/config.json"):
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)  # where the component lay on the machine that trained it
+        path.write_text(json.dumps(config, indent=2) + "\n")
     if args.landmarks and args.landmarks.resolve() != (args.out / "landmarks").resolve():
         shutil.copytree(args.landmarks, args.out / "landmarks", dirs_exist_ok=True)
 
