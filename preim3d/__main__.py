@@ -1,9 +1,10 @@
-"""The command line: edit one photo or a folder of them, say what the weights are, measure how fast this machine is.
+"""The command line: edit a photo or a folder of them, say what the weights are, measure this machine, import weights.
 
     python -m preim3d edit portrait.jpg --set smile=2 --set age=-1 --out out
     python -m preim3d edit photos/ --set eyeglasses=2 --out out
     python -m preim3d info
     python -m preim3d bench
+    python -m preim3d convert --eg3d ffhq512-128.pkl --encoder preim3d_ffhq.pt --directions DIR --out weights/ffhq512
 
 Torch is imported after everything that a person may have mistyped has been checked.
 """
@@ -69,6 +70,20 @@ def make_parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", action="store_true", help="print JSON rather than a table")
     add_machine_options(bench)
     bench.set_defaults(run=run_bench)
+
+    convert = commands.add_parser(
+        "convert",
+        help="make a weights folder of the published files of EG3D and PREIM3D; nothing in them is executed",
+        epilog="Each file is recognised by its content; any of them alone is converted too.",
+    )
+    convert.add_argument(
+        "--eg3d", metavar="FILE", type=Path, help="network pickle, or the generator that torch.save wrote"
+    )
+    convert.add_argument("--encoder", metavar="FILE", type=Path, help="checkpoint of the encoder")
+    convert.add_argument("--identity", metavar="FILE", type=Path, help="identity network, model_ir_se50.pth")
+    convert.add_argument("--directions", metavar="DIR|FILE", type=Path, help="a direction, or a folder of them")
+    convert.add_argument("--out", metavar="DIR", type=Path, required=True, help="the weights folder")
+    convert.set_defaults(run=run_convert)
     return parser
 
 
@@ -226,7 +241,8 @@ def run_info(options: argparse.Namespace) -> int:
     print(f"Pictures of {generator['image_resolution']} px; directions in {directions['space']} space:")
     print(f"  {'name':<20}{'shown as':<22}{'group':<16}{'accuracy':>8}  safe strengths")
     for name, label, group, accuracy, (low, high) in zip(*(directions[column] for column in columns)):
-        print(f"  {name:<20}{label:<22}{group:<16}{accuracy:>8.0%}  {low:+g} to {high:+g}")
+        known = "?" if accuracy is None else f"{accuracy:.0%}"
+        print(f"  {name:<20}{label:<22}{group:<16}{known:>8}  {low:+g} to {high:+g}")
     if (weights.folder / "evaluation.json").is_file():
         evaluation = read_json(weights.folder / "evaluation.json")
         for key, value in evaluation.items():
@@ -246,6 +262,28 @@ def run_bench(options: argparse.Namespace) -> int:
 
     figures = measure(pipeline, load_s, weights.folder, options.photo)
     print(json.dumps(figures, indent=2) if options.json else table(figures))
+    return 0
+
+
+# ----------------------------------------------------------------------------
+# convert
+
+
+def run_convert(options: argparse.Namespace) -> int:
+    files = [path for path in (options.eg3d, options.encoder, options.identity) if path]
+    if options.directions and options.directions.is_dir():
+        found = sorted(path for path in options.directions.iterdir() if path.suffix in (".pt", ".pth", ".npy"))
+        if not found:
+            raise ValueError(f"There is no .pt, .pth or .npy file in {options.directions}.")
+        files += found
+    elif options.directions:
+        files.append(options.directions)
+    if not files:
+        raise ValueError("Give at least one of --eg3d, --encoder, --identity and --directions.")
+
+    from preim3d.convert import convert
+
+    print(*convert(files, options.out), sep="\n")
     return 0
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
@@ -71,11 +72,15 @@ class Directions(ModelMixin, ConfigMixin):
         names: K keys, as a person writes them after `--set`.
         labels: K words for the sliders.
         groups: K headings; sliders of one group stand together.
-        accuracies: K validation accuracies in [0, 1] of the linear classifiers behind the directions.
+        accuracies: K validation accuracies in [0, 1] of the linear classifiers behind the directions; None where there
+            is none, as with principal components.
         safe_range: K pairs of strengths between which results were seen to stay good.
         num_ws, w_dim: the shape of w.
         space: `"inversion"` (learned on encoded photos, as the paper advises) or `"origin"` (on sampled w).
         fingerprint: of the encoder and the generator that they were learned with, see `fingerprint`; empty: unknown.
+        sigmas: K standard deviations of the space's latents along the directions, in the unit of w; empty: unknown.
+        cosines: [K, K] between the directions; empty: unknown.
+        left_out: name -> why there is no such direction, one sentence each.
     """
 
     @register_to_config
@@ -84,15 +89,19 @@ class Directions(ModelMixin, ConfigMixin):
         names: tuple[str, ...] = (),
         labels: tuple[str, ...] = (),
         groups: tuple[str, ...] = (),
-        accuracies: tuple[float, ...] = (),
+        accuracies: tuple[float | None, ...] = (),
         safe_range: tuple[tuple[float, float], ...] = (),
         num_ws: int = 14,
         w_dim: int = 512,
         space: Literal["inversion", "origin"] = "inversion",
         fingerprint: str = "",
+        sigmas: tuple[float, ...] = (),
+        cosines: tuple[tuple[float, ...], ...] = (),
+        left_out: dict[str, str] | None = None,
     ):
         super().__init__()
         lengths = {len(names), len(labels), len(groups), len(accuracies), len(safe_range)}
+        lengths |= {len(column) for column in (sigmas, cosines) if column}
         assert lengths == {len(names)}, lengths
         self.register_buffer("vectors", torch.zeros(len(names), num_ws, w_dim))
 
@@ -111,10 +120,17 @@ class Directions(ModelMixin, ConfigMixin):
         return torch.einsum("k,knd->nd", scales, self.vectors)
 
 
-def fingerprint(encoder: nn.Module, generator: nn.Module) -> str:
-    """Sixteen hexadecimal digits that change with any weight of the pair, but not with its precision on disk."""
+def cosines(vectors: Tensor) -> Tensor:
+    """[K, K] between directions [K, num_ws, w_dim]."""
+    units = F.normalize(vectors.flatten(1), dim=1)
+    return units @ units.T
+
+
+def fingerprint(*networks: nn.Module) -> str:
+    """Sixteen hexadecimal digits that change with any weight of the networks (for directions: encoder, generator), but
+    not with their precision on disk."""
     digest = hashlib.sha256()
-    for network in (encoder, generator):
+    for network in networks:
         for name, tensor in sorted(network.state_dict().items()):
             # Weights are saved in half precision: rounding them first makes the saved and the unsaved pair agree.
             digest.update(name.encode())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from preim3d.directions import ATTRIBUTES, Directions, fingerprint
+from preim3d.directions import ATTRIBUTES, Directions, cosines, fingerprint
 from preim3d.strengths import check_strengths, parse_strengths
 
 
@@ -62,6 +62,27 @@ def test_the_fingerprint_outlives_half_precision_and_sees_one_changed_weight():
     with torch.no_grad():
         generator.weight[0, 0] += 0.1
     assert fingerprint(encoder, generator) != before
+
+
+def test_cosines_are_those_of_the_whole_directions():
+    vectors = torch.zeros(3, 2, 2)
+    vectors[0, 0, 0], vectors[1, 0, 0], vectors[1, 1, 1], vectors[2, 1, 1] = 2, 3, 3, -5
+    half = 0.5**0.5
+    expected = torch.tensor([[1, half, 0], [half, 1, -half], [0, -half, 1]])
+    assert torch.allclose(cosines(vectors), expected)
+
+
+def test_a_direction_says_where_it_comes_from_and_what_is_missing(tmp_path):
+    directions = Directions(
+        ("pca_1",), ("Component 1",), ("Unnamed",), (None,), ((-3, 3),), 3, 4, "origin", "abc", (0.5,), ((1.0,),),
+        {"smile": "Too hard to tell."},
+    )  # fmt: skip
+    directions.save_pretrained(tmp_path)
+    config = Directions.from_pretrained(tmp_path).config
+    assert config.space == "origin" and config.accuracies[0] is None and config.sigmas[0] == 0.5
+    assert config.left_out == {"smile": "Too hard to tell."}
+    with pytest.raises(AssertionError):
+        Directions(("a", "b"), ("A", "B"), ("x", "x"), (1, 1), ((-1, 1), (-1, 1)), 1, 1, sigmas=(0.5,))
 
 
 def test_every_attribute_that_is_promised_has_a_slider_name():

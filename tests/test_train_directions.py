@@ -1,10 +1,15 @@
-"""train/directions.py, train/picture_metric.py and train/metrics.py against problems whose answer is known."""
+"""Directions, train/picture_metric.py and train/metrics.py against problems whose answer is known."""
 
 import numpy as np
+import pytest
 import torch
+from conftest import ball_generator
 
+from preim3d.directions import ATTRIBUTES
 from train import metrics
-from train.directions import Manifold, allied, calibrate, fit_boundary, purify
+from train.boundaries import Manifold, closed_form_factors, fit_boundary, principal_components, project_out
+from train.calibration import allied, calibrate, purify
+from train.directions import planes, protections
 from train.picture_metric import code_loss, expression_weights, picture_metric
 
 
@@ -17,6 +22,80 @@ def test_a_boundary_finds_the_axis_that_was_planted():
     assert (boundary.normal * axis).sum() > 0.95
     assert abs(np.linalg.norm(boundary.normal) - 1) < 1e-6
     assert boundary.accuracy > 0.95 and abs(boundary.sigma - 1) < 0.15
+
+
+def test_a_rare_attribute_is_scored_evenly():
+    # 2 % have it and nothing tells who: by plain accuracy, "nobody has it" would be right in 98 of 100 cases.
+    rng = np.random.default_rng(0)
+    score = np.where(np.arange(1000) < 20, 1.0, -1.0)
+    boundary = fit_boundary(Manifold(rng.standard_normal((1000, 2, 5))), score, seed=0)
+    assert boundary.accuracy < 0.7
+
+
+def test_a_boundary_among_some_latents_ignores_the_others():
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((900, 1, 3))
+    # Two thirds lie along the second axis, the rest along the first.
+    score, among = np.where(np.arange(900) < 600, w[:, 0, 1], w[:, 0, 0]), np.arange(900) >= 600
+    assert abs(fit_boundary(Manifold(w), score, 0).normal[0, 1]) > 0.5
+    assert abs(fit_boundary(Manifold(w), score, 0, among=among).normal[0, 0]) > 0.95
+
+
+def test_grey_hair_is_learned_against_black_hair():
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 3, 900)  # black, brown, grey: lightness and redness
+    w = np.array([[0.0, 0.0], [0.4, 1.0], [1.0, 0.0]])[kind] + 0.05 * rng.standard_normal((900, 2))
+    scores = np.stack([kind == 2, kind == 0], 1) - 0.5
+    options = type("Options", (), {"seed": 0, "extremes": 1000, "costs": [0.1]})
+
+    def redness(names):
+        boundary = planes(Manifold(w[:, None]), scores, names, ATTRIBUTES["grey_hair"], options)[0]
+        return boundary.normal[0, 1]
+
+    assert redness(["Gray_Hair", "Any_Other"]) < -0.3  # towards blue
+    assert abs(redness(["Gray_Hair", "Black_Hair"])) < 0.1
+
+
+def test_a_protected_attribute_does_not_move():
+    first, second = np.array([[1.0, 0.0, 0.0]]), np.array([[1.0, 1.0, 0.0]])
+    rest = project_out(np.array([[3.0, 2.0, 1.0]]) / 14**0.5, [first, second])
+    assert np.allclose(rest, [[0, 0, 1]])
+    with pytest.raises(ValueError, match="Nothing is left"):
+        project_out(np.array([[0.0, 1.0, 0.0]]), [first, second])
+
+
+def test_protections_are_read_and_their_mistakes_named():
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((200, 1, 3))
+    fitted = {key: [fit_boundary(Manifold(w), w[:, 0, i], 0)] for i, key in enumerate(("age", "smile", "hat"))}
+    found = protections(["age=smile,hat"], fitted)
+    assert list(found) == ["age"] and [n is fitted[k][0].normal for n, k in zip(found["age"], ("smile", "hat"))]
+    with pytest.raises(ValueError, match="no plane for `beard`; write NAME=OTHER"):
+        protections(["age=beard"], fitted)
+
+
+def test_principal_components_find_the_widest_axes():
+    w = np.random.default_rng(0).standard_normal((4000, 2, 2)) * [[3.0, 1.0], [2.0, 0.1]]
+    units, sigmas = principal_components(w, 2)
+    assert np.allclose(np.abs(units.reshape(2, 4)), [[1, 0, 0, 0], [0, 0, 1, 0]], atol=0.05)
+    assert np.allclose(sigmas, [3, 2], rtol=0.05)
+
+
+def test_closed_form_factors_change_the_styles_most():
+    generator = ball_generator()
+    factors = closed_form_factors(generator, 3)
+    assert factors.shape == (3, generator.num_ws, 24)
+    flat = factors.flatten(1)
+    assert torch.allclose(flat @ flat.T, torch.eye(3), atol=1e-5)
+
+    def change(row):  # of all styles, per unit of one row of w
+        layers = [m.affine for m in generator.backbone.synthesis.modules() if hasattr(m, "affine")]
+        return sum((layer(row) - layer(torch.zeros_like(row))).square().sum() for layer in layers)
+
+    rows = torch.nn.functional.normalize(factors[:, 0], dim=1)
+    others = torch.nn.functional.normalize(torch.randn(20, 24), dim=1)
+    assert change(rows[0]) > change(rows[1]) > change(rows[2])
+    assert all(change(other) <= change(rows[0]) for other in others)
 
 
 class LinearTrial:

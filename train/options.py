@@ -1,0 +1,31 @@
+"""The options that several stages share, and how a stage ends when its user made a mistake."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+import torch
+
+from preim3d.weights import WeightsError
+
+
+def stage_parser(docstring: str, name: str) -> argparse.ArgumentParser:
+    """A parser with --threads, --device and --seed, and the module's docstring as help."""
+    parser = argparse.ArgumentParser(
+        f"python -m {name}", description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def run_stage(name: str, stage: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+    """The exit status: 1 after a mistake of the user's, which is told in one sentence."""
+    torch.set_num_threads(options.threads)
+    try:
+        stage(options)
+    except (OSError, ValueError, WeightsError) as mistake:
+        print(f"{name}: {mistake}", file=sys.stderr)
+        return 1
+    return 0
