@@ -11,17 +11,14 @@ recognition body; here both come from known labels. Needs a dataset of `train.he
 import argparse
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from preim3d.camera import angles_from_camera
-from preim3d.irse import irse_body
+from preim3d.reader import ANGLE_SCALE, HeadReader, Reading
 from train import augment, checkpoint
 from train.batches import draw_photos, draw_plain, to_float
 from train.heads.dataset import BACKGROUND, HeadsDataset
@@ -30,65 +27,8 @@ from train.precision import autocast, settle
 from train.progress import Progress, cosine_rate
 
 
-ANGLE_SCALE = 0.35  # Radians; about the spread of yaw in the dataset, so that the regression's target is about 1.
 METRIC_PICTURE = 32  # Side of the pictures that weigh the features,
 METRIC_HEADS = 3000  # and how many heads they show: many times the number of features.
-
-
-class Reading(NamedTuple):
-    """What the network reads from images: embedding [B,E], attribute logits [B,A], features [B,F], yaw and pitch
-    [B,2] in rad."""
-
-    embedding: Tensor
-    logits: Tensor
-    features: Tensor
-    angles: Tensor
-
-
-class HeadReader(ModelMixin, ConfigMixin):
-    """IR-SE body and four linear heads over one embedding.
-
-    Args:
-        input_size: side of the images that it reads; others are resized.
-        units, depths, stem_stride: see `irse_body`.
-        pool: side of the body's output that the embedding sees.
-        embedding_size: length of the embedding.
-        attribute_names: A names, as in CelebA.
-        feature_count: F, length of the head features.
-    """
-
-    @register_to_config
-    def __init__(
-        self,
-        input_size: int = 128,
-        units: tuple[int, ...] = (2, 2, 2, 2),
-        depths: tuple[int, ...] = (32, 64, 128, 256),
-        stem_stride: int = 2,
-        pool: int = 4,
-        embedding_size: int = 384,
-        attribute_names: tuple[str, ...] = (),
-        feature_count: int = 165,
-    ):
-        super().__init__()
-        self.input_layer, self.body = irse_body(units, depths, stem_stride)
-        self.output_layer = nn.Sequential(
-            nn.BatchNorm2d(depths[-1]),
-            nn.AdaptiveAvgPool2d(pool),
-            nn.Flatten(),
-            nn.Linear(depths[-1] * pool * pool, embedding_size),
-        )
-        self.attributes = nn.Linear(embedding_size, len(attribute_names))
-        self.features = nn.Linear(embedding_size, feature_count)
-        self.angles = nn.Linear(embedding_size, 2)
-
-    def forward(self, images: Tensor) -> Reading:
-        """images [B,3,H,W] in [-1, 1] -> `Reading`."""
-        size = self.config.input_size
-        if images.shape[-1] != size:
-            images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
-        embedding = self.output_layer(self.body(self.input_layer(images)))
-        angles = self.angles(embedding) * ANGLE_SCALE
-        return Reading(embedding, self.attributes(embedding), self.features(embedding), angles)
 
 
 def frontal_pictures(
@@ -200,6 +140,9 @@ def train(args: argparse.Namespace) -> None:
     if not args.held_out:
         return
     report = evaluate(reader, HeadsDataset(args.held_out), args.seed)
+    # The unit in which changes are told, wherever the network is used.
+    reader.register_to_config(logit_std=report["photos"].pop("logit_std"))
+    reader.save_config(out / "reader")
     report["trained"] = {"steps": progress.step, "minutes": round(progress.seconds / 60, 1), "heads": len(learned)}
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     accuracy = {kind: report[kind]["mean_balanced_accuracy"] for kind in ("photos", "plain")}
@@ -260,6 +203,7 @@ def score(reading: Reading, dataset: HeadsDataset, heads: np.ndarray, angles: Te
         "mean_feature_r2": round(r2.mean().item(), 4),
         "feature_r2": [round(value, 3) for value in r2.tolist()],
         "angle_error_deg": [round(v, 2) for v in torch.rad2deg((reading.angles - angles).abs()).mean(0).tolist()],
+        "logit_std": [round(value, 4) for value in reading.logits.std(0).tolist()],
         "attributes": by_name,
     }
 

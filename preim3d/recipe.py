@@ -1,0 +1,116 @@
+"""A head as a small file (latent, camera, edits, the weights' fingerprint) that restores everything but the photo.
+
+    python -m preim3d.recipe head.recipe.json --out out
+
+makes out/grid.png and out/head.glb of it again."""
+
+import argparse
+import base64
+import json
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from preim3d.edits import Edit, Plan, conditional
+from preim3d.strengths import check_strengths
+
+
+VERSION = 1
+LARGEST_BYTES = 2_000_000  # many times the largest latent (18 x 512 numbers)
+
+
+class RecipeError(ValueError):
+    """The file is no recipe, or not one for these weights; the message is one sentence for the user."""
+
+
+@dataclass
+class Recipe:
+    """What makes a head."""
+
+    w: np.ndarray  # float32 [num_ws, w_dim], before the edits
+    plan: Plan
+    yaw_deg: float = 0.0  # of the photo's camera
+    pitch_deg: float = 0.0
+
+    def dumps(self, fingerprint: str) -> str:
+        """The text of the file; `fingerprint` is that of the weights, see `directions.fingerprint`."""
+        content = {
+            "preim3d_recipe": VERSION,
+            "weights": fingerprint,
+            "camera": {"yaw_deg": self.yaw_deg, "pitch_deg": self.pitch_deg},
+            "edits": [edit._asdict() for edit in self.plan.edits],
+            "protect": list(self.plan.protect),
+            "shape": list(self.w.shape),
+            "w": base64.b64encode(self.w.astype("<f4").tobytes()).decode(),
+        }
+        return json.dumps(content, indent=2) + "\n"
+
+
+def load_recipe(text: str | bytes, directions) -> Recipe:
+    """The text of a file -> `Recipe`, checked against the directions of the weights that it is to be used with.
+
+    Raises:
+        RecipeError: it is no recipe, is damaged, or was made with other weights.
+    """
+    if len(text) > LARGEST_BYTES:
+        raise RecipeError(f"The file has {len(text) / 1e6:.1f} MB; a recipe has {LARGEST_BYTES / 1e6:g} MB at most.")
+    try:
+        content = json.loads(text)
+        version, made_with = content["preim3d_recipe"], content["weights"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise RecipeError("The file is not a recipe: choose one that was downloaded here before.") from None
+    if version != VERSION:
+        raise RecipeError(f"The recipe is of version {version!r}, but this program reads version {VERSION}.")
+    config = directions.config
+    if made_with != config.fingerprint:
+        raise RecipeError(
+            f"The recipe was made with weights {str(made_with)[:16]!r}, but these are {config.fingerprint!r};"
+            " start from the photo again."
+        )
+    try:
+        w = np.frombuffer(base64.b64decode(content["w"], validate=True), "<f4").reshape(content["shape"])
+        edits = tuple(Edit(str(e["name"]), float(e["strength"]), bool(e["on"])) for e in content["edits"])
+        protect = tuple(str(name) for name in content["protect"])
+        yaw, pitch = float(content["camera"]["yaw_deg"]), float(content["camera"]["pitch_deg"])
+        check_strengths({edit.name: edit.strength for edit in edits} | dict.fromkeys(protect, 0), directions.names)
+        whole = w.shape == (config.num_ws, config.w_dim) and np.isfinite(w).all() and abs(w).max() < 1e4
+        whole &= math.isfinite(yaw) and math.isfinite(pitch) and abs(yaw) <= 90 and abs(pitch) <= 90
+        whole &= len({edit.name for edit in edits}) == len(edits)
+    except (ValueError, KeyError, TypeError, OverflowError):
+        whole = False
+    if not whole:
+        raise RecipeError("The recipe is damaged: its latent or its edits cannot be read; use another copy.")
+    return Recipe(w.astype(np.float32), Plan(edits, protect), yaw, pitch)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m preim3d.recipe", description="A recipe -> its pose grid and mesh.")
+    parser.add_argument("recipe", type=Path, metavar="RECIPE")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where grid.png and head.glb go")
+    parser.add_argument("--weights", metavar="DIR", help="a folder in pipeline layout; default: the bundled one")
+    options = parser.parse_args(arguments)
+
+    from preim3d.mesh import mesh_bytes
+    from preim3d.pipeline import Preim3DPipeline, grid_sheet
+
+    try:
+        text = options.recipe.read_bytes()
+        pipeline = Preim3DPipeline.from_pretrained(options.weights)
+        recipe = load_recipe(text, pipeline.directions)
+        options.out.mkdir(parents=True, exist_ok=True)
+        strengths = conditional(recipe.plan.strengths(), recipe.plan.protect, pipeline.directions)
+        head = pipeline.head(pipeline.edit(recipe.w, strengths))
+        grid_sheet(pipeline.views(head)).save(options.out / "grid.png")
+        (options.out / "head.glb").write_bytes(mesh_bytes(pipeline.mesh(head), "glb", {"strengths": strengths}))
+    except (ValueError, OSError) as error:
+        print(f"preim3d.recipe: {error}", file=sys.stderr)
+        return 1
+    print(f"Wrote grid.png and head.glb to {options.out}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
