@@ -2,7 +2,7 @@ r"""Labelled latents -> named directions in calibrated units (paper, 3.4 and A.2
 
     python -m train.directions --weights weights/heads --reader runs/attributes/reader --latents runs/latents.npz \
         --out weights/heads/directions
-    python -m train.directions --method pca --weights weights/cats --latents runs/latents.npz --out weights/cats/directions
+    python -m train.directions --method pca --weights weights/cats --latents cats.npz --out weights/cats/directions
 
 InterFaceGAN's protocol (Shen et al. 2020): of the labelled latents take the extremes of the classifier's score, split
 70/30, fit a linear SVM; the direction is the unit normal of its plane. Then heads are edited, rendered and classified
