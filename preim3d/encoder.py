@@ -28,6 +28,7 @@ class PortraitEncoder(ModelMixin, ConfigMixin):
         feature_dim: int = 512,  # Between the body and the rows of w.
         num_ws: int = 14,
         w_dim: int = 512,
+        latent_recipe: dict[str, float] | None = None,  # How `latent_average` was computed: convert.LATENT_RECIPE.
     ):
         super().__init__()
         self.input_layer, self.body = irse_body(units, depths, stem_stride)
