@@ -23,6 +23,7 @@ from preim3d.generator import TriPlaneGenerator
 from preim3d.landmarks import LandmarkNetwork
 from preim3d.mesh import Mesh, extract_mesh
 from preim3d.strengths import check_strengths
+from preim3d.turntable import depth_pictures
 from preim3d.weights import REMEDY, WeightsError, check_weights, find_weights
 
 
@@ -202,14 +203,23 @@ class Preim3DPipeline(DiffusionPipeline):
     @torch.no_grad()
     def views(self, head: Head, cameras: Tensor | None = None) -> list[Image.Image]:
         """A PIL image of the head from each camera [N, 25]; without any, the nine of the pose grid."""
+        return self.views_and_depths(head, cameras)[0]
+
+    @torch.no_grad()
+    def views_and_depths(
+        self, head: Head, cameras: Tensor | None = None
+    ) -> tuple[list[Image.Image], list[Image.Image]]:
+        """The same, and for each the depth as a grey picture, near being light."""
         cameras = grid_cameras(self.generator.config.pivot) if cameras is None else cameras
         # One by one on a CPU: nine views at once are no faster there and take nine times the memory.
         together = 1 if self.device.type == "cpu" else len(cameras)
-        images = [
-            self.generator.render(head.planes, part, head.w).image
+        outputs = [
+            self.generator.render(head.planes, part, head.w)
             for part in cameras.to(self.device, head.w.dtype).split(together)
         ]
-        return pictures(torch.cat(images))
+        images = torch.cat([output.image for output in outputs])
+        depth, opacity = (torch.cat([getattr(output, name) for output in outputs]) for name in ("depth", "opacity"))
+        return pictures(images), depth_pictures(depth, opacity, images.shape[-1])
 
     def mesh(self, head: Head, resolution: int = 128, faces: int = 50_000) -> Mesh:
         """Its surface, on a grid of resolution^3 cells; `faces` triangles at most."""

@@ -7,7 +7,8 @@ import numpy as np
 from preim3d.align import TEMPLATE
 
 
-RIDGE = 0.05  # five points say little about depth: it holds the fit near the frontal view
+# Five points say little about depth, and a smile looks like a nod: these hold the fit near the frontal view.
+RIDGE_YAW, RIDGE_PITCH = 0.05, 0.5
 FURTHEST_YAW_DEG, FURTHEST_PITCH_DEG = 45.0, 20.0  # beyond these the encoder has seen no faces
 
 
@@ -19,7 +20,10 @@ def face_angles(
     picture = (points_px - points_px.mean(0)) * (1, -1)  # y up
     # picture = face @ axes: the camera's right and up axes in the world, times the scale.
     frontal = np.eye(3)[:, :2] * np.sqrt((picture**2).sum() / (face[:, :2] ** 2).sum())
-    axes = frontal + np.linalg.solve(face.T @ face + RIDGE * np.eye(3), face.T @ (picture - face @ frontal))  # [3, 2]
+    axes = frontal.copy()  # [3, 2]
+    for axis, ridge in enumerate((RIDGE_YAW, RIDGE_PITCH)):
+        rest = face.T @ (picture - face @ frontal)[:, axis]
+        axes[:, axis] += np.linalg.solve(face.T @ face + ridge * np.eye(3), rest)
     towards = np.cross(axes[:, 0], axes[:, 1])  # from the face to the camera
     towards /= np.linalg.norm(towards)
     yaw, pitch = math.degrees(math.atan2(towards[0], towards[2])), -90 * towards[1]

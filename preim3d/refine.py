@@ -17,9 +17,10 @@ from PIL import Image
 from preim3d.camera import camera_from_angles
 
 
-STEPS = 60
+STEPS = 40
 COMPARED_PX = 64  # side of the pictures compared: rendering is the cost, and goes by the pixel
 RATE = 0.03  # of Adam, in spreads of the latent
+OUTLINE = 0.5  # weight of the squared change of opacity: else hair grows into a background of its colour
 NEARNESS = 0.02  # weight of the squared distance to the encoder's latent, in the same unit
 
 
@@ -37,7 +38,8 @@ def refine(generator, crop: Image.Image, w: np.ndarray, yaw_deg: float, pitch_de
     device = generator.device
     start = torch.from_numpy(w).to(device)[None]
     spread = start.std()
-    moved = torch.zeros_like(start, requires_grad=True)
+    # One offset for all rows: apart they leave W, and the head grows fins where the photo does not look.
+    moved = torch.zeros_like(start[:, :1], requires_grad=True)
     config = generator.config
     camera = camera_from_angles(
         math.radians(yaw_deg),
@@ -49,18 +51,20 @@ def refine(generator, crop: Image.Image, w: np.ndarray, yaw_deg: float, pitch_de
     photo = crop.convert("RGB").resize((COMPARED_PX, COMPARED_PX), Image.Resampling.BOX)
     target = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None].to(device) / 127.5 - 1
     optimizer = torch.optim.Adam([moved], lr=RATE)
-    best = None
+    best = head = None
     for step in range(STEPS + 1):
         with torch.enable_grad():
             latent = start + spread * moved
             output = generator.render(generator.planes(latent), camera, latent)
             image = F.interpolate(output.image, (COMPARED_PX, COMPARED_PX), mode="area")
-            head = F.interpolate(output.opacity, (COMPARED_PX, COMPARED_PX), mode="area").detach()
+            opacity = F.interpolate(output.opacity, (COMPARED_PX, COMPARED_PX), mode="area")
+            if head is None:
+                head = opacity.detach()
             difference = image - target
             # The light of the photo is not to be learned into the skin: its mean over the head is left out.
             light = (difference * head).sum((2, 3), keepdim=True) / head.sum().clamp(min=1)
             error = ((difference - light.detach() * 0.5).abs() * head).sum() / (3 * head.sum().clamp(min=1))
-            loss = error + NEARNESS * moved.square().mean()
+            loss = error + OUTLINE * (opacity - head).square().mean() + NEARNESS * moved.square().mean()
             if best is None or error.item() < best.error:
                 best = Step(step, error.item(), latent[0].detach().float().cpu().numpy())
             yield best._replace(done=step)
