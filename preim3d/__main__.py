@@ -62,7 +62,11 @@ def make_parser() -> argparse.ArgumentParser:
     edit.set_defaults(run=run_edit)
 
     info = commands.add_parser("info", help="which weights are used, which attributes they know, how good they are")
-    info.add_argument("--weights", metavar="DIR", help="a folder in pipeline layout; default: the bundled one")
+    info.add_argument(
+        "--weights",
+        metavar="DIR|ID",
+        help="a folder, or user/name[@revision] of the Hugging Face Hub; default: the bundled ones",
+    )
     info.set_defaults(run=run_info)
 
     bench = commands.add_parser("bench", help="measure how fast and how large everything is on this machine")
@@ -88,7 +92,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", metavar="DIR", help="a folder in pipeline layout; default: the bundled one")
+    parser.add_argument(
+        "--weights",
+        metavar="DIR|ID",
+        help="a folder, or user/name[@revision] of the Hugging Face Hub; default: the bundled ones",
+    )
     parser.add_argument("--device", metavar="cpu|cuda", help="default: cuda where there is one")
 
 

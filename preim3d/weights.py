@@ -1,7 +1,8 @@
-"""Where the weights come from, and whether the files there are whole. No torch: a mistake is answered at once."""
+"""Where the weights come from, a folder or the Hub, and whether they are whole. No torch: mistakes are told soon."""
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,9 @@ from safetensors import SafetensorError, safe_open
 COMPONENTS = {"encoder": "PortraitEncoder", "generator": "TriPlaneGenerator", "directions": "Directions"}
 TENSORS = "diffusion_pytorch_model.safetensors"
 BUNDLED = Path(__file__).resolve().parent.parent / "weights" / "heads"
+# A repository of the Hub, and perhaps a branch, tag or commit of it; folders come first.
+HUB_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
+HUB_FILES = ("*.json", "*.safetensors", "README.md")  # nothing else is read
 REMEDY = "restore the folder from the repository, or name another one"
 
 
@@ -26,24 +30,66 @@ class Weights(NamedTuple):
 
 
 def find_weights(explicit: str | os.PathLike | None = None) -> Weights:
-    """The first of: the folder given, the folder in PREIM3D_WEIGHTS, the bundled default.
+    """The first of: the weights given, those in PREIM3D_WEIGHTS, the bundled default.
 
-    A folder that is named but absent is an error; the next one is never taken in its place.
+    Weights are a folder, or else a repository of the Hugging Face Hub, `user/name` or `user/name@revision`, which is
+    downloaded once and then taken from the cache (with HF_HUB_OFFLINE=1 from there only). What is named but absent is
+    an error; the next one is never taken in its place.
 
     Raises:
-        WeightsError: the folder does not exist or is not in pipeline layout.
+        WeightsError: there is no such folder or repository, or it is not in pipeline layout.
     """
     if explicit is not None:
-        folder, reason = Path(explicit), "as asked for"
+        name, reason = os.fspath(explicit), "as asked for"
     elif os.environ.get("PREIM3D_WEIGHTS"):
-        folder, reason = Path(os.environ["PREIM3D_WEIGHTS"]), "from PREIM3D_WEIGHTS"
+        name, reason = os.environ["PREIM3D_WEIGHTS"], "from PREIM3D_WEIGHTS"
     else:
-        folder, reason = BUNDLED, "bundled"
+        name, reason = os.fspath(BUNDLED), "bundled"
+    folder, source = Path(name), f"Weights: {name} ({reason})."
     if not folder.is_dir():
-        raise WeightsError(f"There is no folder of weights at {folder} ({reason}); {REMEDY} with --weights.")
+        hub = HUB_ID.fullmatch(name)
+        if hub is None:
+            raise WeightsError(f"There is no folder of weights at {folder} ({reason}); {REMEDY} with --weights.")
+        folder = download(hub["repository"], hub["revision"], reason)
+        source = f"Weights: {hub['repository']} of the Hub at {folder.name[:12]} ({reason})."
     if not (folder / "model_index.json").is_file():
-        raise WeightsError(f"{folder} ({reason}) has no model_index.json, so it holds no weights; {REMEDY}.")
-    return Weights(folder, f"Weights: {folder} ({reason}).")
+        raise WeightsError(f"{name} ({reason}) has no model_index.json, so it holds no weights; {REMEDY}.")
+    return Weights(folder, source)
+
+
+def download(repository: str, revision: str | None, reason: str) -> Path:
+    """A repository's weights in the Hub's cache, downloaded as far as they lack; the folder's name is the commit.
+
+    Raises:
+        WeightsError: there is no such repository or revision, or the Hub cannot be reached and the cache lacks it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    asked = f"{repository} ({reason})"
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(HUB_FILES)))
+    except GatedRepoError:
+        problem = f"The Hub's {asked} is gated; accept its terms on the Hub, then run `hf auth login`."
+    except RepositoryNotFoundError:
+        problem = f"There is neither a folder {asked} nor such a repository on the Hub; {REMEDY} with --weights."
+    except RevisionNotFoundError:
+        problem = f"The Hub's {asked} has no revision `{revision}`; leave it out for the newest."
+    except LocalEntryNotFoundError:
+        problem = (
+            f"There is no folder {asked}, and a repository of that name is not in the cache and the Hub cannot be"
+            " reached; connect to the network, or name a folder with --weights."
+        )
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        problem = f"The Hub did not give {asked}: {' '.join(str(error).split())[:200]}"
+    raise WeightsError(problem)
 
 
 def check_weights(folder: Path) -> None:

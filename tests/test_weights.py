@@ -110,3 +110,102 @@ def test_directions_of_another_pair_are_refused(folder):
     save_file(tensors, path)
     with pytest.raises(WeightsError, match="learned with another encoder or generator"):
         Preim3DPipeline.from_pretrained(folder)
+
+
+# ----------------------------------------------------------------------------
+# The Hub: a small server of our own stands in for it.
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(folder, tmp_path, monkeypatch):
+    """A Hub with one repository, someone/heads; gives the list of what it was asked for."""
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    import huggingface_hub.constants as constants
+
+    (folder / "unwanted.pkl").write_bytes(b"no")
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            path = self.path.partition("?")[0]
+            api = path.removeprefix("/api/models/")
+            files = [p for p in folder.rglob("*") if p.is_file()]
+            if api in (f"someone/heads/revision/{name}" for name in ("main", COMMIT)):
+                names = [{"rfilename": str(p.relative_to(folder))} for p in files]
+                self.answer(200, json.dumps({"id": "someone/heads", "sha": COMMIT, "siblings": names}).encode())
+            elif api == f"someone/heads/tree/{COMMIT}":
+                tree = [
+                    {"type": "file", "path": str(p.relative_to(folder)), "size": p.stat().st_size, "oid": "0" * 40}
+                    for p in files
+                ]
+                self.answer(200, json.dumps(tree).encode())
+            elif path.startswith(f"/someone/heads/resolve/{COMMIT}/"):
+                content = (folder / path.partition(COMMIT + "/")[2]).read_bytes()
+                self.answer(200, content)
+            elif api.startswith("someone/heads/revision/"):
+                self.answer(404, b"", "RevisionNotFound")
+            else:
+                self.answer(401, b"", "RepoNotFound")
+
+        do_HEAD = do_GET
+
+        def answer(self, status, content, error=None):
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("ETag", f'"{hash(content) & 2**40 - 1:040x}"')
+            if error:
+                self.send_header("X-Error-Code", error)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield asked
+    server.shutdown()
+
+
+def test_a_repository_of_the_hub_is_downloaded_once_then_works_offline(hub, folder, monkeypatch):
+    import huggingface_hub.constants as constants
+
+    found = find_weights("someone/heads")
+    assert f"someone/heads of the Hub at {COMMIT[:12]}" in found.source
+    assert (found.folder / "generator" / TENSORS).read_bytes() == (folder / "generator" / TENSORS).read_bytes()
+    assert not (found.folder / "unwanted.pkl").exists()  # a pickle is not even fetched
+    Preim3DPipeline.from_pretrained("someone/heads")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    before = len(hub)
+    monkeypatch.setenv("PREIM3D_WEIGHTS", f"someone/heads@{COMMIT}")
+    assert find_weights().folder == found.folder and len(hub) == before
+    with pytest.raises(WeightsError, match="not in the cache and the Hub cannot be reached"):
+        find_weights("someone/other")
+
+
+def test_what_the_hub_does_not_have_is_one_sentence(hub):
+    with pytest.raises(WeightsError, match="neither a folder nobody/nothing .* nor such a repository"):
+        find_weights("nobody/nothing")
+    with pytest.raises(WeightsError, match="no revision `v9`"):
+        find_weights("someone/heads@v9")
+
+
+def test_a_folder_comes_before_the_hub(hub, folder, monkeypatch):
+    (folder.parent / "someone").mkdir()
+    shutil.copytree(folder, folder.parent / "someone" / "heads")
+    monkeypatch.chdir(folder.parent)
+    assert "of the Hub" not in find_weights("someone/heads").source and not hub
