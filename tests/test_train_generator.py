@@ -11,8 +11,10 @@ from preim3d.generator import TriPlaneGenerator
 from train import generator as stage
 from train.field_batches import Pinhole, draw_batch
 from train.field_losses import LOSS_WEIGHTS, losses
-from train.heads.dataset import HeadsDataset
+from train.heads.dataset import FRONT_VIEWS, ROUND_VIEWS, HeadsDataset
 from train.heads.sampler import Z_DIM
+from train.muon import Muon, orthogonalised
+from train.picture_metric import visibility
 
 
 SIZE, BALL = 32, 0.2  # pixels, and the radius of the ball that stands in for every head
@@ -30,12 +32,13 @@ TINY = {
 def tiny(monkeypatch):
     monkeypatch.setattr(stage, "SIZES", TINY)
     monkeypatch.setattr(stage, "FIRST_PLANE_RESOLUTION", 8)
+    monkeypatch.setattr(stage, "GROW_AT", {16: 0.5})
 
 
 @pytest.fixture
 def balls(tmp_path):
     """A data set of red balls of known depth, in the layout that train.heads writes."""
-    heads, views = 6, 4
+    heads, views = 6, FRONT_VIEWS + ROUND_VIEWS
     rng = np.random.default_rng(0)
     images = np.zeros((heads, views, SIZE, SIZE, 4), np.uint8)
     depth = np.zeros((heads, views, SIZE, SIZE), np.float16)
@@ -71,6 +74,7 @@ def test_rays_and_points_lie_on_the_surface(balls):
     assert torch.allclose(
         batch.points.norm(dim=-1), torch.tensor(BALL), atol=2e-3
     )  # depth is stored in half precision
+    assert batch.empty_points.shape == (4, 16, 3) and (batch.empty_points.norm(dim=-1) > BALL).all()
     hit = batch.ray_depths > 0
     places = batch.ray_origins + batch.ray_depths[..., None] * batch.ray_directions
     assert 0.2 < hit.float().mean() < 1 and torch.allclose(places[hit].norm(dim=-1), torch.tensor(BALL), atol=2e-3)
@@ -109,17 +113,53 @@ def test_growing_keeps_the_planes():
 def test_losses_fall_and_every_term_is_finite(balls):
     data, rng = HeadsDataset(balls), np.random.default_rng(0)
     torch.manual_seed(0)
-    network, _, optimizer = stage.start(torch.ones(5), 16, "cpu")
+    network, _, optimizers = stage.start(torch.ones(5), 16, "cpu")
     history = []
     for _ in range(60):
         terms = losses(network, draw_batch(data, rng.integers(0, 6, 4), rng, 64, 64, 2, 12, 16))
         assert set(terms) == set(LOSS_WEIGHTS) and all(torch.isfinite(value) for value in terms.values())
         loss = sum(LOSS_WEIGHTS[name] * value for name, value in terms.items())
-        optimizer.zero_grad()
+        network.zero_grad()
         loss.backward()
-        optimizer.step()
+        for optimizer in optimizers.values():
+            optimizer.step()
         history.append(float(loss.detach()))
     assert np.mean(history[-5:]) < 0.8 * np.mean(history[:5])
+
+
+def test_a_small_feature_counts_by_where_it_shows():
+    rng = torch.Generator().manual_seed(0)
+    codes = torch.randn(400, 3, generator=rng)
+    pictures = 0.1 * torch.randn(400, 3, 16, 16, generator=rng)
+    pictures += 0.1 * codes[:, 0, None, None, None]  # shows everywhere, a little
+    pictures[..., :5, :5] += codes[:, 1, None, None, None]  # shows in a corner, strongly
+    everywhere, corner, nowhere = visibility(codes, pictures).tolist()
+    assert corner > everywhere > 3 * nowhere
+
+
+def test_muon_moves_every_direction_alike():
+    torch.manual_seed(0)
+    skewed = torch.randn(12, 6) @ torch.diag(torch.logspace(0, -2, 6))
+    for matrix in (skewed, skewed.T):
+        values = torch.linalg.svdvals(orthogonalised(matrix).float())
+        assert values.min() > 0.4 and values.max() < 1.4, values
+    kernel = torch.nn.Parameter(torch.zeros(8, 4, 3, 3))
+    kernel.grad = torch.randn_like(kernel)
+    Muon([kernel], lr=0.1).step()
+    # A step has the root mean square of Adam's, and goes downhill.
+    assert 0.1 < kernel.detach().square().mean().sqrt() / 0.02 < 1.5 and (kernel * kernel.grad).sum() < 0
+
+
+def test_muon_reaches_a_minimum_that_is_steep_in_one_direction_only():
+    torch.manual_seed(0)
+    target, scales = torch.randn(5, 7), torch.logspace(0, -2, 7)
+    weight = torch.nn.Parameter(torch.zeros(5, 7))
+    optimizer = Muon([weight], lr=0.3)
+    for step in range(200):
+        optimizer.param_groups[0]["lr"] = 0.3 * (1 - step / 200)
+        weight.grad = (weight.detach() - target) * scales
+        optimizer.step()
+    assert (weight - target).abs().max() < 0.05
 
 
 def run(*arguments) -> int:

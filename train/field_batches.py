@@ -13,6 +13,7 @@ from train.heads.dataset import BACKGROUND, FRONT_VIEWS, HeadsDataset
 # matter, so rays and points land there more often.
 EYE_BOX = (0.03, 0.13), (0.04, 0.14), (0.10, 0.30)
 MOUTH_BOX = (0.0, 0.09), (-0.15, -0.03), (0.10, 0.32)
+EMPTY_REACH = 0.4  # how far before and behind the middle of the head rays that miss it are probed
 WEIGHT_FEATURES, WEIGHT_HEAD, WEIGHT_BACKGROUND = 4.0, 1.0, 0.25
 
 
@@ -29,6 +30,7 @@ class FieldBatch:
     points: Tensor  # [B, N, 3] on surfaces
     point_colors: Tensor  # [B, N, 3]
     point_directions: Tensor  # [B, N, 3] unit, from the camera that saw the point
+    empty_points: Tensor  # [B, N / 4, 3] in front of nothing, in the views from all around
     patch_origins: Tensor  # [B', P * P, 3] for the first B' heads
     patch_directions: Tensor  # [B', P * P, 3]
     patch_images: Tensor  # [B', 3, 2P, 2P] in [-1, 1]
@@ -85,6 +87,14 @@ def draw_batch(
             point_colors=rgba[y, x, :3].astype(np.float32) / 255,
             point_directions=directions,
         )
+
+        view = rng.integers(FRONT_VIEWS, views)
+        camera = Pinhole(dataset.cameras[head, view])
+        pixels = rng.choice(np.flatnonzero(dataset.depth[head, view] == 0), points // 4)
+        y, x = pixels // size, pixels % size
+        directions = camera.directions((x + 0.5) / size, (y + 0.5) / size)
+        distance = np.linalg.norm(camera.origin) + rng.uniform(-EMPTY_REACH, EMPTY_REACH, (len(pixels), 1))
+        add(empty_points=camera.origin + directions * distance)
 
         if place < patches:
             view = rng.integers(FRONT_VIEWS)

@@ -76,7 +76,7 @@ def point_losses(network: TriPlaneGenerator, planes: Tensor, batch: FieldBatch) 
     # Half of the free space is probed close to the surface, where it is hard, half all the way to the camera.
     before = -FREE_GAP - torch.where(place < 0.5, place * 0.12, (place - 0.5) * 2 * FREE_REACH)
     offset = torch.cat([behind[:, :half], before[:, half:]], 1)
-    density, color = network.decode(planes, points + directions * offset)
+    density, color = network.decode(planes, torch.cat([points + directions * offset, batch.empty_points], 1))
     density = F.softplus(density.float().squeeze(-1) - 1)
     # The chance that light passes a centimetre of this density (negative log-likelihoods of opaque and of free).
     thickness = density * SURFACE_DEPTH

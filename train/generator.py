@@ -4,12 +4,13 @@ Each step shows the network some heads and asks, of their planes, four things:
 
 * rays      some hundred pixels per head at the renders' own resolution, with samples guided by the true depth;
 * surface   the colour at surface points, and density just behind them;
-* space     no density between the camera and the surface;
+* space     no density between the camera and the surface, nor where the camera sees past the head;
 * patches   square pieces of the final picture, through the very path that inference takes (importance sampling,
             super-resolution), by pixels and by edges. They come in after the field has its shape.
 
-The first part of the run uses planes of half the resolution; then the last block is added with a zero output: the
-picture does not jump (progressive growing, Karras et al. 2018). The weights kept are an exponential moving average.
+The run begins with small planes; twice a block is added with a zero output, so that the picture does not jump
+(progressive growing, Karras et al. 2018). Synthesis learns by Muon, the rest by Adam. The weights kept are an
+exponential moving average.
 
     python -m train.generator --data dataset/heads --run runs/generator --out weights/heads/generator --minutes 120
 
@@ -39,7 +40,8 @@ from train.attributes import frontal_pictures
 from train.field_batches import FieldBatch, draw_batch
 from train.field_losses import LOSS_WEIGHTS, losses
 from train.heads.dataset import BACKGROUND, HeadsDataset, over_background
-from train.picture_metric import picture_metric
+from train.muon import Muon
+from train.picture_metric import visibility
 from train.precision import autocast
 from train.progress import Progress, cosine_rate
 
@@ -53,10 +55,12 @@ SIZES = {
     "box_warp": 0.8, "ray_start": 2.28, "ray_end": 3.08, "coarse_samples": 12, "fine_samples": 12,
     "plane_axes": "fixed", "background": BACKGROUND,
 }  # fmt: skip
-FIRST_PLANE_RESOLUTION = 64
-GROW_AT, PATCHES_AT = 0.55, 0.4  # shares of the run
+FIRST_PLANE_RESOLUTION = 32
+GROW_AT = {64: 0.25, 128: 0.65}  # planes -> share of the run from which they are that large
+PATCHES_AT = 0.5  # share of the run
 
 RATE = 2e-3
+MUON_FACTOR = 6.0
 # Adam's step relative to RATE. The mapping network stores its weights over .01; the mean planes start from nothing.
 RATE_FACTORS = {"backbone.mapping": 200.0, "average_planes": 4.0, "superresolution": 0.5}
 DENSITY_GAIN = 20.0  # on the density's first weights: opaque means densities of some hundreds
@@ -82,7 +86,11 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, help="budget of wall time")
     parser.add_argument("--steps", type=int, help="budget of steps")
     parser.add_argument(
-        "--planes", type=int, default=128, help="side of the planes: 128, or 64, which learns twice as fast"
+        "--planes",
+        type=int,
+        choices=(FIRST_PLANE_RESOLUTION, *GROW_AT),
+        default=max(GROW_AT),
+        help="side of the planes; smaller ones learn faster",
     )
     parser.add_argument("--batch", type=int, default=12, help="heads per step")
     parser.add_argument("--rays", type=int, default=192, help="rays per head")
@@ -115,42 +123,40 @@ def train(args: argparse.Namespace) -> None:
     progress = Progress(args.minutes, args.steps)
     if path.is_file():
         resolution = checkpoint.load(path, {})["notes"]["plane_resolution"]
-        network, average, optimizer = start(torch.ones(data.features.shape[1]), resolution, args.device)
-        state = checkpoint.load(
-            path, {"network": network, "average": average, "optimizer": optimizer}, rng=rng, device=args.device
-        )
+        network, average, optimizers = start(torch.ones(data.features.shape[1]), resolution, args.device)
+        parts = {"network": network, "average": average, **optimizers}
+        state = checkpoint.load(path, parts, rng=rng, device=args.device)
         progress = Progress(args.minutes, args.steps, step=state["step"], seconds=state["seconds"])
         print(f"resumed at step {state['step']}", file=sys.stderr)
     elif args.start:
         network = TriPlaneGenerator.from_pretrained(args.start, dtype=torch.float32)
-        network, average, optimizer = ready(network, args.device)
+        network, average, optimizers = ready(network, args.device)
     else:
-        network, average, optimizer = start(feature_importance(data), FIRST_PLANE_RESOLUTION, args.device)
+        network, average, optimizers = start(feature_importance(data), FIRST_PLANE_RESOLUTION, args.device)
 
     def save() -> None:
-        parts = {"network": network, "average": average, "optimizer": optimizer}
+        parts = {"network": network, "average": average, **optimizers}
         notes = {"plane_resolution": network.config.plane_resolution}
         checkpoint.save(path, parts, step=progress.step, seconds=progress.seconds, rng=rng, notes=notes)
 
     saved_at = progress.seconds
     with Prefetch(lambda: next_batch(data, rng, args, progress.share)) as batches:
         while not progress.done:
-            if progress.share >= GROW_AT and network.config.plane_resolution < args.planes:
-                network, average, optimizer = grow(network, average, args.planes, args.device)
-                print(
-                    f"step {progress.step}  planes grow to {args.planes} x {args.planes}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+            larger = 2 * network.config.plane_resolution
+            if larger <= args.planes and progress.share >= GROW_AT[larger]:
+                network, average, optimizers = grow(network, average, larger, args.device)
+                print(f"step {progress.step}  planes grow to {larger} x {larger}", file=sys.stderr, flush=True)
             rate = cosine_rate(progress.share, RATE)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group["factor"]
+            for optimizer in optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * group["factor"]
+                optimizer.zero_grad()
             with autocast(args.device, args.precision):
                 terms = losses(network, batches.take())
             loss = sum(LOSS_WEIGHTS[name] * value for name, value in terms.items())
-            optimizer.zero_grad()
             loss.backward()
-            optimizer.step()
+            for optimizer in optimizers.values():
+                optimizer.step()
             with torch.no_grad():
                 decay = min(AVERAGE_DECAY, (1 + progress.step) / (10 + progress.step))
                 torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
@@ -171,13 +177,13 @@ def train(args: argparse.Namespace) -> None:
 
 
 def feature_importance(data: HeadsDataset) -> Tensor:
-    """How much each feature shows in a picture, [F], of mean square 1."""
+    """How much each feature shows in a picture where it shows most, [F], of mean square 1."""
     heads, pictures = frontal_pictures(data, data.ready[:IMPORTANCE_HEADS])
-    return picture_metric(torch.from_numpy(data.features[heads]), pictures).diagonal().sqrt()
+    return visibility(torch.from_numpy(data.features[heads]), pictures)
 
 
 def start(importance: Tensor, plane_resolution: int, device: str):
-    """Network, its moving average and its optimizer, new. `importance` [F] scales what the first layer sees of z."""
+    """Network, its moving average and its optimizers, new. `importance` [F] scales what the first layer sees of z."""
     network = TriPlaneGenerator(z_dim=len(importance), plane_resolution=plane_resolution, **SIZES)
     with torch.no_grad():
         # All features alike, heads would look equally far apart to the network, and it would learn them by heart.
@@ -190,9 +196,9 @@ def start(importance: Tensor, plane_resolution: int, device: str):
 
 
 def ready(network: TriPlaneGenerator, device: str):
-    """A network on its device, a copy for the moving average, an optimizer."""
+    """A network on its device, a copy for the moving average, its optimizers."""
     network.train().requires_grad_(True).to(device, memory_format=torch.channels_last)
-    return network, copy.deepcopy(network).requires_grad_(False), make_optimizer(network)
+    return network, copy.deepcopy(network).requires_grad_(False), make_optimizers(network)
 
 
 def grow(network: TriPlaneGenerator, average: TriPlaneGenerator, resolution: int, device: str):
@@ -213,17 +219,23 @@ def grow(network: TriPlaneGenerator, average: TriPlaneGenerator, resolution: int
         {name: value for name, value in larger[0].state_dict().items() if f".b{resolution}." in name},
         strict=False,
     )
-    return larger[0], average, make_optimizer(larger[0])
+    return larger[0], average, make_optimizers(larger[0])
 
 
-def make_optimizer(network: TriPlaneGenerator) -> torch.optim.Optimizer:
-    groups: dict[float, list] = {}
+def make_optimizers(network: TriPlaneGenerator) -> dict[str, torch.optim.Optimizer]:
+    """Muon for the matrices of synthesis, Adam for the rest; each group's `factor` is its rate relative to RATE."""
+    matrices, groups = [], {}
     for name, parameter in network.named_parameters():
+        if name.startswith("backbone.synthesis") and name.endswith("weight"):
+            matrices.append(parameter)
+            continue
         factor = next((factor for prefix, factor in RATE_FACTORS.items() if name.startswith(prefix)), 1.0)
         groups.setdefault(factor, []).append(parameter)
-    return torch.optim.Adam(
-        [{"params": parameters, "factor": factor} for factor, parameters in groups.items()], RATE, betas=(0.9, 0.99)
-    )
+    groups = [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
+    return {
+        "adam": torch.optim.Adam(groups, RATE, betas=(0.9, 0.99)),
+        "muon": Muon([{"params": matrices, "factor": MUON_FACTOR}], RATE),
+    }
 
 
 def next_batch(data: HeadsDataset, rng: np.random.Generator, args: argparse.Namespace, share: float) -> FieldBatch:

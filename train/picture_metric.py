@@ -37,16 +37,35 @@ def picture_metric(
 ) -> Tensor:
     """M [D,D], positive definite, mean of the diagonal 1: the picture's squared change per change of the code."""
     weights = expression_weights(pictures.shape[-1], boost, pictures.device).sqrt()
-    x = (codes - codes.mean(0)).double()
-    y = ((pictures - pictures.mean(0)) * weights).flatten(1).double()
-    covariance = x.T @ x / len(x)
-    # Ridge regression: without it, directions in which the codes hardly vary would get huge, meaningless slopes.
-    damping = ridge * covariance.diagonal().mean() * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    slopes = torch.linalg.solve(covariance + damping, x.T @ y / len(x))  # [D,P], the transpose of J
+    slopes = _slopes(codes, ((pictures - pictures.mean(0)) * weights).flatten(1).double(), ridge)
     metric = slopes @ slopes.T
     metric = metric / metric.diagonal().mean()
     eye = torch.eye(len(metric), dtype=metric.dtype, device=metric.device)
     return ((1 - plain_share) * metric + plain_share * eye).float()
+
+
+def visibility(
+    codes: Tensor,  # [N,D], N some times D
+    pictures: Tensor,  # [N,3,h,w] of these codes, all from about the same camera
+    *,
+    pixels: int = 20,  # A feature counts by the pixels that it explains best: a smile is small, but all of a mouth.
+    ridge: float = 1e-2,
+) -> Tensor:
+    """[D], of mean square 1: the share of a pixel's spread that one spread of each entry explains, at its best."""
+    y = (pictures - pictures.mean(0)).flatten(1).double()
+    slopes = _slopes(codes, y, ridge)
+    explained = slopes.square() / y.var(0).clamp(min=1e-3)  # [D,P]; the clamp leaves out plain background
+    explained = explained.view(len(slopes), pictures.shape[1], -1).mean(1).topk(pixels, 1).values.mean(1)
+    return (explained / explained.mean()).sqrt().float()
+
+
+def _slopes(codes: Tensor, y: Tensor, ridge: float) -> Tensor:
+    """Ridge regression of centred y [N,P] on codes [N,D]: slopes [D,P], the transpose of J."""
+    x = (codes - codes.mean(0)).double()
+    covariance = x.T @ x / len(x)
+    # Without the ridge, directions in which the codes hardly vary would get huge, meaningless slopes.
+    damping = ridge * covariance.diagonal().mean() * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    return torch.linalg.solve(covariance + damping, x.T @ y / len(x))
 
 
 def code_loss(predicted: Tensor, truth: Tensor, metric: Tensor) -> Tensor:
