@@ -58,6 +58,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     edit.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the results go")
     edit.add_argument("--face", metavar="N", type=int, default=0, help="which face of several; 0 is the largest")
+    edit.add_argument(
+        "--quality", choices=("fast", "normal", "best"), default="normal", help="how finely views are sampled"
+    )
     add_machine_options(edit)
     edit.set_defaults(run=run_edit)
 
@@ -119,7 +122,7 @@ def run_edit(options: argparse.Namespace) -> int:
         pipeline = load_pipeline(weights.folder, options.device)
         if not options.photo.is_dir():
             start = time.perf_counter()
-            edit_photo(pipeline, photos[0], strengths, options.face, staging, folders[0])
+            edit_photo(pipeline, photos[0], strengths, options, staging, folders[0])
             seconds = time.perf_counter() - start
             print(f"Wrote {', '.join(RESULTS[:-1])} and {RESULTS[-1]} to {folders[0]} in {seconds:.1f} s.")
             return 0
@@ -129,7 +132,7 @@ def run_edit(options: argparse.Namespace) -> int:
         failures = []
         for photo, folder in zip(tqdm(photos, unit="photo"), folders):
             try:
-                edit_photo(pipeline, photo, strengths, options.face, staging, folder)
+                edit_photo(pipeline, photo, strengths, options, staging, folder)
             except (ValueError, OSError) as error:
                 failures.append(f"  {photo.name}: {error}")
     print(f"{len(photos) - len(failures)} of {len(photos)} photos done; a folder for each is in {options.out}.")
@@ -202,16 +205,18 @@ def load_pipeline(folder: Path, device: str | None):
     return Preim3DPipeline.from_pretrained(folder).to(device)
 
 
-def edit_photo(pipeline, photo: Path, strengths: dict[str, float], face: int, staging: str, folder: Path) -> None:
+def edit_photo(
+    pipeline, photo: Path, strengths: dict[str, float], options: argparse.Namespace, staging: str, folder: Path
+) -> None:
     """Makes the five results of one photo beside their place, then moves them there: all of them or none."""
     from preim3d.camera import PITCHES_DEG, YAWS_DEG
     from preim3d.mesh import mesh_bytes
     from preim3d.pipeline import grid_sheet
 
-    head = pipeline(photo, strengths, face=face, mesh=True)
+    head = pipeline(photo, strengths, face=options.face, mesh=True, quality=options.quality)
     result = {
         "photo": photo.name,
-        "face": face,
+        "face": options.face,
         "strengths": strengths,
         "grid": {"pitch_deg": PITCHES_DEG, "yaw_deg": YAWS_DEG},
         "mesh": {"vertices": len(head.mesh.vertices), "faces": len(head.mesh.faces)},

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,20 @@ from preim3d.weights import REMEDY, WeightsError, check_weights, find_weights
 
 
 COMPONENT_CLASSES = {"encoder": PortraitEncoder, "generator": TriPlaneGenerator, "directions": Directions}
+
+
+class Quality(NamedTuple):
+    """Rays along a picture's side and samples along a ray, as multiples of the configured ones."""
+
+    rays: float
+    samples: float
+
+
+QUALITIES = {
+    "fast": Quality(1, 0.5),  # while a slider moves
+    "normal": Quality(1, 1),  # as the networks were trained
+    "best": Quality(2, 2),  # for a picture to keep: thin things such as frames of glasses come out whole
+}
 
 
 class Head(NamedTuple):
@@ -129,6 +143,7 @@ class Preim3DPipeline(DiffusionPipeline):
         face: int = 0,
         crop: Image.Image | None = None,
         mesh: bool = False,
+        quality: Literal["fast", "normal", "best"] = "normal",
         return_dict: bool = True,
     ) -> Preim3DOutput | tuple:
         """Reconstructs the head of a photo and edits it.
@@ -139,30 +154,34 @@ class Preim3DPipeline(DiffusionPipeline):
             face: which face of several, 0 being the largest.
             crop: a face crop as `align` makes it, in place of a photo.
             mesh: whether to extract the edited head's surface, which takes seconds on a CPU.
+            quality: of the views: half as many samples along each ray, as in training, or twice as many and four rays
+                for each one.
             return_dict: a `Preim3DOutput` rather than a tuple of its fields.
 
         Raises:
             ValueError: impossible arguments.
             PhotoError: the photo cannot be read, or has no such face.
         """
-        strengths = self.check_inputs(photo, crop, strengths or {})
+        strengths = self.check_inputs(photo, crop, strengths or {}, quality)
 
         crop = self.align(photo, face) if crop is None else crop
         w = self.encode(crop)
         head = self.head(w)
-        views = self.views(head)
+        views = self.views(head, quality=quality)
 
         w_edit = self.edit(w, strengths)
         # An edit of nothing is the reconstruction itself, not a second rendering of it.
         edited = head if w_edit is w else self.head(w_edit)
-        edited_views = views if edited is head else self.views(edited)
+        edited_views = views if edited is head else self.views(edited, quality=quality)
         surface = self.mesh(edited) if mesh else None
 
         output = Preim3DOutput(crop, as_array(w), as_array(w_edit), views, edited_views, surface)
         return output if return_dict else output.to_tuple()
 
-    def check_inputs(self, photo, crop, strengths: Mapping[str, float]) -> dict[str, float]:
+    def check_inputs(self, photo, crop, strengths: Mapping[str, float], quality: str = "normal") -> dict[str, float]:
         """Everything that can be said before the work; returns the strengths as floats."""
+        if quality not in QUALITIES:
+            raise ValueError(f"`quality` must be one of {', '.join(QUALITIES)}, not `{quality}`.")
         if (photo is None) == (crop is None):
             raise ValueError("Give either a `photo` or a `crop`.")
         if crop is not None and not isinstance(crop, Image.Image):
@@ -201,20 +220,28 @@ class Preim3DPipeline(DiffusionPipeline):
         return Head(w, self.generator.planes(w))
 
     @torch.no_grad()
-    def views(self, head: Head, cameras: Tensor | None = None) -> list[Image.Image]:
+    def views(
+        self, head: Head, cameras: Tensor | None = None, quality: Literal["fast", "normal", "best"] = "normal"
+    ) -> list[Image.Image]:
         """A PIL image of the head from each camera [N, 25]; without any, the nine of the pose grid."""
-        return self.views_and_depths(head, cameras)[0]
+        return self.views_and_depths(head, cameras, quality)[0]
 
     @torch.no_grad()
     def views_and_depths(
-        self, head: Head, cameras: Tensor | None = None
+        self, head: Head, cameras: Tensor | None = None, quality: Literal["fast", "normal", "best"] = "normal"
     ) -> tuple[list[Image.Image], list[Image.Image]]:
         """The same, and for each the depth as a grey picture, near being light."""
+        config, (rays, samples) = self.generator.config, QUALITIES[quality]
+        sizes = {
+            "ray_resolution": round(rays * config.ray_resolution),
+            "coarse_samples": round(samples * config.coarse_samples),
+            "fine_samples": round(samples * config.fine_samples),
+        }
         cameras = grid_cameras(self.generator.config.pivot) if cameras is None else cameras
         # One by one on a CPU: nine views at once are no faster there and take nine times the memory.
         together = 1 if self.device.type == "cpu" else len(cameras)
         outputs = [
-            self.generator.render(head.planes, part, head.w)
+            self.generator.render(head.planes, part, head.w, **sizes)
             for part in cameras.to(self.device, head.w.dtype).split(together)
         ]
         images = torch.cat([output.image for output in outputs])

@@ -85,6 +85,16 @@ def test_the_mesh_of_the_ball_is_a_ball(pipeline, crop):
     assert (outward > 0.5).mean() > 0.99
 
 
+def test_quality_is_the_number_of_samples(pipeline, crop):
+    head, camera = pipeline.head(pipeline.encode(crop)), camera_from_angles(0.3, 0.1)[None]
+    exact = np.asarray(pictures(pipeline.generator.render(head.planes, camera, head.w, 64, 64, 64).image)[0], float)
+    errors = [
+        np.abs(np.asarray(pipeline.views(head, camera, quality)[0], float) - exact).mean()
+        for quality in ("best", "normal", "fast")
+    ]
+    assert errors == sorted(errors) and errors[0] < errors[2], errors
+
+
 def test_the_sheet_has_nine_cells(pipeline, crop):
     sheet = grid_sheet(pipeline(crop=crop).views)
     assert sheet.width == sheet.height and sheet.width >= 3 * 32
@@ -96,6 +106,7 @@ def test_the_sheet_has_nine_cells(pipeline, crop):
         ({}, "either a `photo` or a `crop`"),
         ({"photo": "a.jpg", "crop": Image.new("RGB", (8, 8))}, "either a `photo` or a `crop`"),
         ({"crop": "a.jpg"}, "`crop` must be a PIL image"),
+        ({"crop": Image.new("RGB", (8, 8)), "quality": "good"}, "`quality` must be one of fast, normal, best"),
         ({"crop": Image.new("RGB", (8, 8)), "strengths": {"smiel": 1}}, "did you mean `smile`"),
         ({"crop": Image.new("RGB", (8, 8)), "strengths": {"smile": float("nan")}}, "strength of `smile`"),
     ],
