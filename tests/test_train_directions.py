@@ -32,6 +32,16 @@ def test_a_rare_attribute_is_scored_evenly():
     assert boundary.accuracy < 0.7
 
 
+def test_the_pattern_is_what_the_classifier_answers_to():
+    # The attribute moves the first entry; a nuisance moves the first two, so the plane must subtract the second.
+    rng = np.random.default_rng(0)
+    attribute, nuisance = rng.standard_normal((2, 2000))
+    w = np.stack([attribute + nuisance, nuisance], 1)[:, None]
+    boundary = fit_boundary(Manifold(w, kept=1.0), attribute, 0, cost=100)
+    assert np.allclose(boundary.normal, [[0.5**0.5, -(0.5**0.5)]], atol=0.1)
+    assert np.allclose(boundary.pattern, [[1, 0]], atol=0.15)
+
+
 def test_a_boundary_among_some_latents_ignores_the_others():
     rng = np.random.default_rng(0)
     w = rng.standard_normal((900, 1, 3))

@@ -17,6 +17,7 @@ class Boundary:
     """The plane between an attribute's extremes in W+."""
 
     normal: np.ndarray  # [num_ws,w_dim], unit length over all entries; towards more of the attribute
+    pattern: np.ndarray  # likewise: how the latents move, on average, as they go along the normal
     accuracy: float  # balanced, on the 30 % that the SVM did not see
     sigma: float  # standard deviation of the latents along the normal
     correlation: float  # between the latents' place along the normal and the score
@@ -51,7 +52,10 @@ def fit_boundary(
     among: np.ndarray | None = None,  # [N] bool: the latents to learn from; None = all.
 ) -> Boundary:
     """Linear SVM between the highest and the lowest scores: InterFaceGAN's protocol (Shen et al. 2020), 70 % to fit
-    and 30 % to validate on."""
+    and 30 % to validate on.
+
+    A normal that separates well also cancels whatever else varies, and may hardly show; its pattern, the covariance
+    times it (Haufe et al. 2014, Eq. 6), is the change that the classifier answers to."""
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.svm import LinearSVC
 
@@ -68,10 +72,14 @@ def fit_boundary(
     svm = LinearSVC(C=cost / len(x), loss="squared_hinge", dual=False, class_weight="balanced", intercept_scaling=10.0)
     svm.fit(x[:cut], y[:cut])
     accuracy = float(balanced_accuracy_score(y[cut:], svm.predict(x[cut:])))
-    normal = ((svm.coef_[0] / np.linalg.norm(svm.coef_)) @ manifold.axes).reshape(manifold.shape)
+    pattern = np.cov(x.T) @ svm.coef_[0]
+    normal, pattern = (
+        ((direction / np.linalg.norm(direction)) @ manifold.axes).reshape(manifold.shape)
+        for direction in (svm.coef_[0], pattern)
+    )
     places = manifold.along(normal)
     correlation = float(np.corrcoef(places, score)[0, 1])
-    return Boundary(normal, accuracy, float(places.std()), correlation, len(x))
+    return Boundary(normal, pattern, accuracy, float(places.std()), correlation, len(x))
 
 
 def project_out(

@@ -5,14 +5,14 @@ r"""Labelled latents -> named directions in calibrated units (paper, 3.4 and A.2
     python -m train.directions --method pca --weights weights/cats --latents cats.npz --out weights/cats/directions
 
 InterFaceGAN's protocol (Shen et al. 2020): of the labelled latents take the extremes of the classifier's score, split
-70/30, fit a linear SVM; the direction is the unit normal of its plane. Then heads are edited, rendered and classified
-again: the response tells which of several planes edits most cleanly, which other attributes it drags along (these are
-taken out where that helps) and how far to go for strength 1 = one standard deviation of the attribute's logit over the
-photos. Latents of inverted photos give directions in the inversion manifold, latents of generated samples
-(`python -m train.manifold --samples N`) the original space's, for comparison. Without a classifier `--method pca`
-(GANSpace, on any latents) and `--method sefa` (the generator's own factors) give unnamed directions, in standard
-deviations of w. Makes OUT/ (config.json and safetensors, a pipeline component) and OUT/../directions.json (accuracies,
-responses, cosines, what was left out and why).
+70/30, fit a linear SVM; the direction is the unit normal of its plane, or the pattern behind it. Then heads are
+edited, rendered and classified again: the response tells which of these edits most cleanly, which other attributes it
+drags along (these are taken out where that helps) and how far to go for strength 1 = one standard deviation of the
+attribute's logit over the photos. Latents of inverted photos give directions in the inversion manifold, latents of
+generated samples (`python -m train.manifold --samples N`) the original space's, for comparison. Without a classifier
+`--method pca` (GANSpace, on any latents) and `--method sefa` (the generator's own factors) give unnamed directions,
+in standard deviations of w. Makes OUT/ (config.json and safetensors, a pipeline component) and OUT/../directions.json
+(accuracies, responses, cosines, what was left out and why).
 
 Of the weights in weights/heads/directions: 3000 inverted photos, `--heads 12 --least-altering 0.5`."""
 
@@ -130,21 +130,21 @@ def classified(latents, args: argparse.Namespace, generator: TriPlaneGenerator) 
     for key, fitted in tqdm(candidates.items(), desc="directions"):
         attribute = ATTRIBUTES[key]
         column = names.index(attribute.celeba)
+        # Strong regularisation joins the class means, weak finds the thinnest wall between them, the pattern is what
+        # shows of it: which of them edits more cleanly is measured, not guessed.
+        best = max(fitted, key=lambda plane: plane.accuracy)
+        units = [(plane, plane.normal) for plane in fitted] + [(best, best.pattern)]
         tried = []
-        for plane in fitted:
-            # On the photos themselves a logit moves by correlation * sigma for each spread of the latents.
-            step = plane.sigma / max(abs(plane.correlation), 0.3)
-            normal = project_out(plane.normal, protected[key]) if key in protected else plane.normal
-            normal = torch.from_numpy(normal).float() * attribute.sign
-            response = trial.response(step * normal, SCREENED)
-            # Strong regularisation joins the class means, weak finds the thinnest wall between them: which of them
-            # edits more cleanly is measured, not guessed.
+        for plane, unit in units:
+            unit = project_out(unit, protected[key]) if key in protected else unit
+            spread = float(manifold.along(unit).std())
+            unit = torch.from_numpy(unit).float() * attribute.sign
+            response = trial.response(2 * spread * unit, SCREENED)
             gain = attribute.sign * response[column].item()
-            tried.append((min(gain, 0.5), -dependency(response, column), plane, normal, step / max(gain, 0.2)))
-        *_, plane, normal, step = max(tried, key=lambda row: row[:2])
-        chosen[key] = plane
+            tried.append((min(gain, 0.5), -dependency(response, column), plane, unit, spread, max(gain, 0.2)))
+        *_, chosen[key], unit, spread, gain = max(tried, key=lambda row: row[:2])
         vectors[attribute.celeba], responses[attribute.celeba] = calibrate(
-            trial, normal, plane.sigma, step, column, attribute.sign
+            trial, unit, spread, 2 * spread / gain, column, attribute.sign
         )
 
     found, report = [], {}

@@ -9,14 +9,15 @@ import torch
 from preim3d.weights import WeightsError
 
 
-def stage_parser(docstring: str, name: str) -> argparse.ArgumentParser:
-    """A parser with --threads, --device and --seed, and the module's docstring as help."""
+def stage_parser(docstring: str, name: str, seed: bool = True) -> argparse.ArgumentParser:
+    """A parser with --threads, --device and, unless the stage has seeds of its own, --seed."""
     parser = argparse.ArgumentParser(
         f"python -m {name}", description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
+    if seed:
+        parser.add_argument("--seed", type=int, default=0)
     return parser
 
 
