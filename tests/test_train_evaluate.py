@@ -74,9 +74,10 @@ def test_tables_are_shaped_like_the_papers():
             "smile": {"origin": {"aa": 1.5, "ad": 0.6}, "inversion": {"aa": 1.5, "ad": 0.7}},
         },
     }  # fmt: skip
-    text = tables(figures)
+    text = tables(figures, {"age": 0.93})
     assert "| Ours | 0.606 ± 0.010 | 0.576 | 0.00117 | 0.050 |" in text
     assert "| AA | 1.51 | - | - |" in text and "| ID | 0.557 | - | - |" in text
+    assert "| Age | 0.930 | 1.51 | 0.82 | 0.54 |" in text
     assert "| mean | 1.50 | 1.50 | 0.80 | 0.60 |" in text
 
 

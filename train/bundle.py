@@ -20,6 +20,7 @@ from preim3d.generator import TriPlaneGenerator
 from preim3d.pipeline import Preim3DPipeline, load_component
 from preim3d.weights import WeightsError
 from train.model_card import CARD
+from train.report import tables
 
 
 FILE_LIMIT = "8MB"  # a Space takes files of up to 10 MB without LFS
@@ -100,15 +101,12 @@ def figures(folder: Path) -> str:
     found = json.loads((folder / "evaluation.json").read_text())
     plain = {key: value for key, value in found.items() if isinstance(value, int | float)}
     lines = ["| figure | value |", "|---|---|", *(f"| `{key}` | {value} |" for key, value in plain.items())]
-    accuracies = dict(zip(*(read_directions(folder)[key] for key in ("names", "accuracies"))))
-    lines += ["", "| slider | accuracy of its plane | AA | AD |", "|---|---|---|---|"]
-    for name, change in found["aa"].items():
-        lines.append(f"| {name} | {accuracies.get(name, float('nan')):.3f} | {change:.2f} | {found['ad'][name]:.2f} |")
-    return "\n".join([*lines, "", f"Protocol: {found['protocol']}"])
-
-
-def read_directions(folder: Path) -> dict:
-    return json.loads((folder / "directions" / "config.json").read_text())
+    directions = json.loads((folder / "directions" / "config.json").read_text())
+    lines += ["", tables(found, dict(zip(directions["names"], directions["accuracies"])))]
+    # Weights from before directions said it have no such list.
+    for name, reason in (directions.get("left_out") or {}).items():
+        lines.append(f"\nNo slider for `{name}`: {reason}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

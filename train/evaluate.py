@@ -388,13 +388,15 @@ def evaluate(args: argparse.Namespace) -> None:
     }
     with whole_file(args.out) as partial:
         partial.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
+    config = evaluation.directions.config
+    text = tables(figures, dict(zip(config.names, config.accuracies)))
     with whole_file(Path(args.out).with_suffix(".md")) as partial:
-        partial.write_text(tables(figures) + "\n")
+        partial.write_text(text + "\n")
     for name, picture in sheets.items():
         if args.sheets:
             with whole_file(Path(args.sheets) / f"{name}.png") as partial:
                 picture.save(partial)
-    print(tables(figures))
+    print(text)
 
 
 def parse_compared(word: str) -> tuple[str, Path]:

@@ -87,8 +87,10 @@ def average(by_seed: list[dict]) -> dict:
     return figures
 
 
-def tables(figures: dict) -> str:
-    """Tables 2, 3, 4, 5 and 7 of the paper and one of all sliders; what was not measured is a dash."""
+def tables(figures: dict, accuracies: dict[str, float | None]) -> str:
+    """Tables 2, 3, 4, 5 and 7 of the paper and one of all sliders; what was not measured is a dash.
+
+    `accuracies`: of the linear classifiers behind the sliders."""
     spread = figures.get("spread", {})
 
     def cell(*path: str, digits: int = 3) -> str:
@@ -138,7 +140,12 @@ def tables(figures: dict) -> str:
     columns_7 = ("fid_ori", "fid_sm", "fid_mid", "fid_la", "kid_la")
     rows_7 = [["Ours", *(cell(c, digits=4 if c == "kid_la" else 1) for c in columns_7)]]
     rows_all = [
-        [ATTRIBUTES[key].label, *(cell(m, key, digits=2) for m in ("aa", "ad", "ad_per_aa"))] for key in figures["aa"]
+        [
+            ATTRIBUTES[key].label,
+            f"{accuracies[key]:.3f}" if accuracies.get(key) else "-",
+            *(cell(m, key, digits=2) for m in ("aa", "ad", "ad_per_aa")),
+        ]
+        for key in figures["aa"]
     ]
     parts = [
         ("Inversion (shaped like Table 2)", ("Method", "ID", "ID_20-30", "APD", "Time (s)"), rows_2),
@@ -150,7 +157,7 @@ def tables(figures: dict) -> str:
             rows_5,
         ),
         ("FID and KID (Table 7)", ("Method", "FID_ori", "FID_sm", "FID_mid", "FID_la", "KID_la"), rows_7),
-        ("All sliders", ("slider", "AA", "AD", "AD / AA"), rows_all),
+        ("All sliders", ("slider", "accuracy", "AA", "AD", "AD / AA"), rows_all),
     ]
     text = [f"### {title}\n\n{table(head, rows)}" for title, head, rows in parts if rows]
     return "\n\n".join([*text, f"Protocol: {figures['protocol']}"])
