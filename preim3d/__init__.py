@@ -21,6 +21,9 @@ files.py       a file is written whole or not at all
 weights.py     where weights come from, and whether they are whole
 __main__.py    the command line
 bench.py       how fast it is on this machine
+bench_full_size.py  how fast the published configuration is
+convert.py     the published files -> a weights folder
+pickles.py     what is in a pickle, without executing it
 
     from preim3d import Preim3DPipeline
     head = Preim3DPipeline.from_pretrained("weights/heads")("portrait.jpg", {"smile": 2})

@@ -74,6 +74,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure how fast and how large everything is on this machine")
     bench.add_argument("photo", metavar="PHOTO", type=Path, nargs="?", help="default: the astronaut of scikit-image")
+    bench.add_argument(
+        "--full-size",
+        action="store_true",
+        help="the published 512 px configuration instead, beside the original's way",
+    )
     bench.add_argument("--json", action="store_true", help="print JSON rather than a table")
     add_machine_options(bench)
     bench.set_defaults(run=run_bench)
@@ -265,6 +270,12 @@ def run_info(options: argparse.Namespace) -> int:
 
 
 def run_bench(options: argparse.Namespace) -> int:
+    if options.full_size:
+        from preim3d.bench_full_size import full_size_table, measure_full_size
+
+        figures = measure_full_size(options.device or "cpu")
+        print(json.dumps(figures, indent=2) if options.json else full_size_table(figures))
+        return 0
     weights = find_weights(options.weights)
     check_weights(weights.folder)
     start = time.perf_counter()

@@ -1,0 +1,30 @@
+"""The full-size benchmark on small networks: both ways give the same views, and every figure is there."""
+
+import functools
+
+import torch
+
+from preim3d import bench_full_size
+from preim3d.bench_full_size import ORIGINAL, _measure, full_size_table
+from preim3d.encoder import PortraitEncoder
+from preim3d.generator import TriPlaneGenerator
+
+
+def test_both_ways_give_the_same_views_and_a_table(monkeypatch):
+    small = functools.partial(
+        TriPlaneGenerator, plane_resolution=16, channel_base=256, channel_max=16, image_resolution=32,
+        ray_resolution=16, superresolution_input=16, superresolution_blocks=({"in": 32, "out": 8, "up": True},),
+        coarse_samples=6, fine_samples=6,
+    )  # fmt: skip
+    body = functools.partial(PortraitEncoder, units=(1, 1, 1, 1), depths=(16, 16, 16, 16), pool=2, feature_dim=8)
+    monkeypatch.setattr(bench_full_size, "TriPlaneGenerator", small)
+    monkeypatch.setattr(bench_full_size, "PortraitEncoder", body)
+    monkeypatch.setattr(bench_full_size, "GRID", 16)
+    monkeypatch.setattr(bench_full_size, "CHUNK", 1000)
+    rows = {way: _measure(way, "cpu") for way in (ORIGINAL, "float32", "bfloat16")}
+    views = [row.pop("views") for row in rows.values()]
+    assert views[0].shape == (9, 3, 32, 32) and torch.equal(views[0], views[1])
+    assert 0 < (views[2] - views[1]).abs().max() < 0.2
+    assert all(value > 0 for row in rows.values() for value in row.values())
+    table = full_size_table({"rows": rows, "machine": "a machine"})
+    assert table.count("\n") == 6 and "nine views, s" in table and "view of kept planes, s" in table
