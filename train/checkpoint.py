@@ -1,12 +1,16 @@
 """A training run's state on disk: written whole or not at all, and enough of it that a resumed run goes on as if
 never stopped."""
 
+import io
 import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 
 def save(
@@ -32,16 +36,53 @@ def save(
         "numpy_rng": None if rng is None else rng.bit_generator.state,
         "notes": notes or {},
     }
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # In memory first: on a full disk torch's own writer fails with words that do not name the disk.
+    packed = io.BytesIO()
+    torch.save(state, packed)
+    partial = path.with_name(f".{path.name}.part")
     try:
         with open(partial, "wb") as file:
-            torch.save(state, file)
+            file.write(packed.getbuffer())
             file.flush()
             # Without it a power cut after the rename may leave an empty file under the final name.
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def save_component(model: Any, folder: str | Path) -> None:
+    """`model.save_pretrained` beside `folder`, then each file into place, so that none is ever half written.
+
+    Raises OSError with the earlier files whole."""
+    folder = Path(folder)
+    partial = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    try:
+        try:
+            model.save_pretrained(partial)
+        except SafetensorError as error:  # a full disk, in its own words
+            raise OSError(None, str(error)) from error
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in partial.iterdir():
+            os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def attempt(save: Any, path: str | Path, step: int) -> bool:
+    """`save()`, or one sentence on stderr where the disk takes no more: the run goes on and will try again."""
+    try:
+        save()
+    except OSError as error:
+        print(
+            f"Step {step} could not be saved to {path} ({error.strerror}); the earlier checkpoint is whole, and the "
+            "next save will be tried: make room on the disk.",
+            file=sys.stderr,
+            flush=True,
+        )
+        return False
+    return True
 
 
 def load(

@@ -1,9 +1,11 @@
-"""How far a stage is: its budget in minutes or steps, one printed line now and then (loss terms, images/s, time
-left)."""
+"""How far a stage is: its budget in minutes or steps, its loss terms, images/s and time left, as a bar on a terminal
+and as a line now and then in a log."""
 
 import math
 import sys
 import time
+
+from tqdm import tqdm
 
 
 class Progress:
@@ -19,12 +21,16 @@ class Progress:
         *,
         step: int = 0,  # Steps done before (from a checkpoint).
         seconds: float = 0.0,  # Seconds spent before (from a checkpoint).
-        every_seconds: float = 15.0,  # A line at most this often.
+        every_seconds: float = 15.0,  # A line at most this often; a bar is drawn ten times as often.
+        quiet: bool = False,  # Count, but print nothing: of several processes one reports.
     ):
         if minutes is None and steps is None:
             raise ValueError("Give a budget: `minutes` or `steps`.")
         self.minutes, self.steps, self.step, self.spent = minutes, steps, step, seconds
-        self.every_seconds, self.started = every_seconds, time.monotonic()
+        self.quiet, self.started = quiet, time.monotonic()
+        on_terminal = sys.stderr.isatty() and not quiet
+        self.bar = tqdm(total=1.0, bar_format="{percentage:3.0f}%|{bar:20}| {desc}") if on_terminal else None
+        self.every_seconds = every_seconds / 10 if self.bar else every_seconds
         self.shown_at, self.images, self.averages = self.started, 0, {}
 
     @property
@@ -42,16 +48,14 @@ class Progress:
         return self.share >= 1.0
 
     def advance(self, images: int, **terms: float) -> bool:
-        """Count one step of `images` images and its loss terms; True when a line was printed (a moment to save or to
-        look).
+        """Count one step of `images` images and its loss terms; True when it was shown (a moment to save or to look).
 
         Raises FloatingPointError naming the step and the term that is not a number."""
         self.step += 1
         self.images += images
+        must_be_numbers(self.step, terms)
         for name, value in terms.items():
             value = float(value)
-            if not math.isfinite(value):
-                raise FloatingPointError(f"Step {self.step}: the loss term `{name}` is {value}.")
             self.averages[name] = value if name not in self.averages else 0.95 * self.averages[name] + 0.05 * value
         now = time.monotonic()
         if now - self.shown_at < self.every_seconds and not self.done:
@@ -60,11 +64,23 @@ class Progress:
         left = self.seconds * (1 - share) / share
         losses = "  ".join(f"{name} {value:.4f}" for name, value in self.averages.items())
         rate = self.images / max(now - self.shown_at, 1e-6)
-        print(
-            f"step {self.step}  {losses}  {rate:.0f} images/s  {left / 60:.1f} min left", file=sys.stderr, flush=True
-        )
+        line = f"step {self.step}  {losses}  {rate:.0f} images/s  {left / 60:.1f} min left"
+        if self.bar is not None:
+            self.bar.n = share
+            self.bar.set_description_str(line)
+            if self.done:
+                self.bar.close()
+        elif not self.quiet:
+            print(line, file=sys.stderr, flush=True)
         self.shown_at, self.images = now, 0
         return True
+
+
+def must_be_numbers(step: int, terms: dict[str, float]) -> None:
+    """Raises FloatingPointError naming the step and the first of `terms` that is infinite or not a number."""
+    for name, value in terms.items():
+        if not math.isfinite(float(value)):
+            raise FloatingPointError(f"Step {step}: the loss term `{name}` is {float(value)}.")
 
 
 def cosine_rate(share: float, peak: float, *, warm: float = 0.02, floor: float = 0.02) -> float:
