@@ -19,7 +19,7 @@ from preim3d.generator import TriPlaneGenerator
 
 
 ORIGINAL = "original's way, float32"
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}  # of views; planes are float32
 GRID, CHUNK = 256, 10**6  # points along the grid's side; points that the original asks for at a time
 
 
@@ -62,7 +62,8 @@ def _measure(way: str, device: str) -> dict:
         with precision:
 
             def nine_views():
-                planes = generator.planes(ws)
+                with torch.autocast(ws.device.type, enabled=False):
+                    planes = generator.planes(ws)
                 return [generator.render(planes, camera, ws).image for camera in cameras.split(1)]
 
             def density_grid():

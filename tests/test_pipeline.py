@@ -8,7 +8,7 @@ from PIL import Image
 from preim3d.camera import camera_from_angles
 from preim3d.film import pictures
 from preim3d.photo import PhotoError
-from preim3d.pipeline import Preim3DPipeline, grid_sheet
+from preim3d.pipeline import Preim3DPipeline, grid_sheet, view_precision
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +144,14 @@ def test_without_a_landmark_network_only_crops_are_taken(pipeline, crop):
     assert len(bare(crop=crop).views) == 9
     with pytest.raises(ValueError, match="give a `crop`"):
         bare("photo.jpg")
+
+
+def test_only_large_pictures_are_rendered_in_bfloat16(pipeline, monkeypatch):
+    assert not torch.is_autocast_enabled("cpu")
+    with view_precision(pipeline.generator):
+        assert not torch.is_autocast_enabled("cpu")
+    monkeypatch.setattr("preim3d.pipeline.LARGE_IMAGE", 32)
+    for able in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: {"avx512_bf16": able})
+        with view_precision(pipeline.generator):
+            assert torch.is_autocast_enabled("cpu") == able
