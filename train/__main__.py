@@ -1,6 +1,8 @@
 """`python -m train` prints the recipe."""
 
 import train
+from train.recipe import recipe
 
 
-print(train.__doc__)
+if __name__ == "__main__":
+    print(f"{train.__doc__}\n{recipe()}")

@@ -123,7 +123,7 @@ def classified(latents, args: argparse.Namespace, generator: TriPlaneGenerator) 
             candidates[key] = good
         else:
             best = max(plane.accuracy for plane in fitted)
-            left_out[key] = f"Validation accuracy {best:.3f} is below {args.least_accuracy}."
+            left_out[key] = f"Validation accuracy {best:.4f} is below {args.least_accuracy}."
 
     vectors, responses, chosen = {}, {}, {}
     protected = protections(args.protect, candidates)
@@ -290,7 +290,7 @@ def main(words: list[str] | None = None) -> int:
     )
     parser.add_argument("--extremes", type=int, default=1000, help="latents taken from either end of the score")
     parser.add_argument(
-        "--costs", type=float, nargs="+", default=(0.003, 0.1, 1.0, 10.0),
+        "--costs", type=float, nargs="+", default=(0.1, 1.0, 10.0),
         help="the SVM's C over the number of latents; of several, the one whose edits are cleanest is taken",
     )  # fmt: skip
     parser.add_argument("--heads", type=int, default=16, help="heads that are edited and rendered to calibrate")

@@ -1,0 +1,189 @@
+"""Every stage of train/: its command, what it needs, what it makes, and how long that takes."""
+
+from typing import NamedTuple
+
+
+# What a big GPU (about 1000 TFLOP/s in bfloat16) keeps up on networks as small as these, and what a step takes there
+# at least, however small: kernels must be launched and losses read. Guesses, not measurements.
+GPU_TFLOPS = 20.0
+GPU_STEP_S = 0.03
+
+
+class Stage(NamedTuple):
+    """One stage as it was run for weights/heads."""
+
+    command: str
+    needs: str
+    makes: str
+    minutes: float  # on two CPU cores
+    tflop: float | None = None  # of the networks, forwards and backwards; None: no GPU takes part
+    steps: int = 0  # of an optimiser, or batches
+
+    @property
+    def gpu_minutes(self) -> float | None:
+        """Estimated from the work alone."""
+        if self.tflop is None:
+            return None
+        return max(self.tflop / GPU_TFLOPS, self.steps * GPU_STEP_S) / 60
+
+
+# GFLOP of one forward pass: planes 2.3, a view of them 1.5, encoder or reader .43, landmarks .06. Backwards costs
+# twice as much. The minutes are those of the bundled model's run.
+STAGES = (
+    Stage(
+        "python -m train.heads build --mpfb mpfb2/src/mpfb/data --assets makehuman-assets/base --out heads_source.npz",
+        "MPFB2's and MakeHuman's data (see train/heads)",
+        "heads_source.npz",
+        0.1,
+    ),
+    Stage(
+        "python -m train.heads render --source heads_source.npz --out dataset/heads --heads 10000 --seed 1\n"
+        "python -m train.heads render --source heads_source.npz --out dataset/heldout --heads 300 --seed 2",
+        "heads_source.npz",
+        "dataset/heads and dataset/heldout: pictures, cameras, depth, labels",
+        26,
+    ),
+    Stage(
+        "python -m train.generator --data dataset/heads --held-out dataset/heldout --run runs/generator --minutes 60",
+        "dataset/heads",
+        "runs/generator/generator",
+        60,
+        tflop=5580 * 8 * 3 * 2.5e-3,
+        steps=5580,
+    ),
+    Stage(
+        "python -m train.landmarks --data dataset/heads --held-out dataset/heldout --out runs/landmarks",
+        "dataset/heads",
+        "runs/landmarks: finds the five points of a face",
+        15,
+        tflop=995 * 96 * 3 * 0.06e-3,
+        steps=995,
+    ),
+    Stage(
+        "python -m train.attributes --data dataset/heads --held-out dataset/heldout --out runs/attributes \\\n"
+        "    --minutes 60",
+        "dataset/heads",
+        "runs/attributes/reader: classifier, pose estimator, first body of the encoder",
+        60,
+        tflop=2945 * 48 * 3 * 0.43e-3,
+        steps=2945,
+    ),
+    Stage(
+        "python -m train.encoder --data dataset/heads --generator runs/generator/generator \\\n"
+        "    --reader runs/attributes/reader --out runs/encoder --minutes 13",
+        "generator, reader",
+        "runs/encoder/encoder",
+        13,
+        tflop=1021 * (40 * 3 * 0.43e-3 + 4 * 3 * 5.3e-3 / 3),
+        steps=1021,
+    ),
+    Stage(
+        "python -m train.bundle --generator runs/generator/generator --encoder runs/encoder/encoder \\\n"
+        "    --landmarks runs/landmarks --out weights/heads",
+        "the networks",
+        "weights/heads, without sliders so far",
+        0.1,
+    ),
+    Stage(
+        "python -m train.manifold --weights weights/heads --reader runs/attributes/reader --data dataset/heads \\\n"
+        "    --out runs/latents.npz --heads 3000",
+        "weights/heads, reader, dataset/heads",
+        "runs/latents.npz: the inversion manifold, labelled",
+        1,
+        tflop=3000 * 0.86e-3,
+        steps=94,
+    ),
+    Stage(
+        "python -m train.directions --weights weights/heads --reader runs/attributes/reader \\\n"
+        "    --latents runs/latents.npz --out runs/directions --heads 12 --least-altering 0.5",
+        "weights/heads, reader, latents",
+        "runs/directions and directions.json",
+        4,
+        tflop=1900 * 4.3e-3,
+        steps=250,
+    ),
+    Stage(
+        "python -m train.bundle --directions runs/directions --out weights/heads",
+        "weights/heads, directions",
+        "weights/heads: all that preim3d needs",
+        0.1,
+    ),
+    Stage(
+        "python -m train.evaluate --weights weights/heads --reader runs/attributes/reader --data dataset/heldout \\\n"
+        "    --source heads_source.npz --out weights/heads/evaluation.json --sheets sheets",
+        "weights/heads, reader, dataset/heldout",
+        "evaluation.json, the paper's tables in evaluation.md, contact sheets",
+        4,
+        tflop=1150 * 2.3e-3 + 3700 * 2e-3,
+        steps=1500,
+    ),
+    Stage(
+        "python -m train.examples --source heads_source.npz --weights weights/heads --seeds 13 17 23 1025",
+        "weights/heads, heads_source.npz",
+        "weights/heads/examples: what the page shows before any upload",
+        0.5,
+    ),
+    Stage(
+        "python -m train.bundle --out weights/heads", "evaluation.json", "the card, with figures and checksums", 0.1
+    ),
+    Stage(
+        "python -m train.showcase --weights weights/heads --out sheet.png PHOTO",
+        "weights/heads, photos",
+        "a sheet to look at",
+        0.1,
+    ),
+)
+
+# Not on the way to weights/heads.
+ASIDE = (
+    Stage(
+        "python -m train.manifold --weights weights/heads --reader runs/attributes/reader --samples 3000 \\\n"
+        "    --data dataset/heads --out runs/origin.npz\n"
+        "python -m train.directions --weights weights/heads --reader runs/attributes/reader \\\n"
+        "    --latents runs/origin.npz --out runs/origin --heads 12 --least-accuracy 0 --least-altering 0\n"
+        "python -m train.evaluate ... --origin runs/origin --seeds 0 1",
+        "as for manifold, directions and evaluate",
+        "directions of the original space, compared with ours (Table 5)",
+        17,
+        tflop=3000 * 4.3e-3 + 1900 * 4.3e-3 + 2 * 11,
+        steps=3500,
+    ),
+    Stage(
+        "python -m train.prepare PHOTOS --reader runs/attributes/reader --out dataset/photos",
+        "a folder of 1000 raw photos, reader",
+        "dataset/photos: posed crops for train.encoder, train.manifold and train.evaluate, and a list of failures",
+        4,
+    ),
+    Stage(
+        "python -m train.identity --data dataset/heads --held-out dataset/heldout --out runs/identity --minutes 60",
+        "dataset/heads",
+        "runs/identity/identity, for train.encoder and train.evaluate --identity",
+        60,
+        tflop=3000 * 48 * 3 * 0.43e-3,
+        steps=3000,
+    ),
+)
+
+
+def recipe() -> str:
+    """What `python -m train` prints."""
+    lines = []
+    for title, stages in (
+        ("Makes weights/heads, from nothing:", STAGES),
+        ("Besides (here the CPU minutes are estimates too):", ASIDE),
+    ):
+        lines += [title, ""]
+        for stage in stages:
+            gpu = stage.gpu_minutes
+            estimate = "no use for a GPU" if gpu is None else f"GPU (estimate): {gpu:.1f} min"
+            lines += [f"  {line}" for line in stage.command.splitlines()]
+            lines += [f"      needs {stage.needs}", f"      makes {stage.makes}"]
+            lines += [f"      2 CPU cores: {stage.minutes:g} min; {estimate}", ""]
+    total = sum(stage.minutes for stage in STAGES)
+    gpu = sum(stage.gpu_minutes or stage.minutes for stage in STAGES)
+    lines += [
+        f"In all {total / 60:.1f} h of 2 CPU cores; with one big GPU (estimate) {gpu:.0f} min, most of it rendering.",
+        f"GPU minutes are estimates, never measured: the larger of the networks' FLOPs at {GPU_TFLOPS:g} TFLOP/s and"
+        f" of {1000 * GPU_STEP_S:g} ms a step.",
+    ]
+    return "\n".join(lines)
