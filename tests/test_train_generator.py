@@ -177,6 +177,8 @@ def test_a_run_grows_resumes_and_writes_the_component(balls, tmp_path):
     assert run(*common, "--steps", 4) == 0
     assert run(*common, "--steps", 8) == 0  # goes on from step 4
     generator = TriPlaneGenerator.from_pretrained(tmp_path / "run" / "generator")
+    for name, weight in generator.superresolution.named_parameters():
+        assert not name.endswith("affine.weight") or not weight.any()  # the same for all heads
     assert generator.config.plane_resolution == 16 and float(generator.w_avg.abs().sum()) > 0
     assert (tmp_path / "run" / "held_out.png").is_file()
     # Another run may go on from what this one made.

@@ -62,7 +62,7 @@ PATCHES_AT = 0.5  # share of the run
 RATE = 2e-3
 MUON_FACTOR = 6.0
 # Adam's step relative to RATE. The mapping network stores its weights over .01; the mean planes start from nothing.
-RATE_FACTORS = {"backbone.mapping": 200.0, "average_planes": 4.0, "superresolution": 0.5}
+RATE_FACTORS = {"backbone.mapping": 200.0, "average_planes": 4.0}
 DENSITY_GAIN = 20.0  # on the density's first weights: opaque means densities of some hundreds
 STYLE_GAIN = 0.3  # on the styles' first weights: near-linear in w to begin with, which generalises to unseen heads
 IMPORTANCE_HEADS = 3000  # heads whose pictures tell how much each feature shows
@@ -191,7 +191,8 @@ def start(importance: Tensor, plane_resolution: int, device: str):
         network.decoder.net[2].weight[0] *= DENSITY_GAIN
         for name, parameter in network.named_parameters():
             if name.endswith("affine.weight"):
-                parameter *= STYLE_GAIN
+                # Super-resolution is the same for all heads: seeing w, it would give each its own cast of colour.
+                parameter *= 0 if name.startswith("superresolution") else STYLE_GAIN
     return ready(network, device)
 
 
@@ -228,6 +229,9 @@ def make_optimizers(network: TriPlaneGenerator) -> dict[str, torch.optim.Optimiz
     for name, parameter in network.named_parameters():
         if name.startswith("backbone.synthesis") and name.endswith("weight"):
             matrices.append(parameter)
+            continue
+        if name.startswith("superresolution") and name.endswith("affine.weight"):
+            parameter.requires_grad_(False)  # stays zero, see `start`
             continue
         factor = next((factor for prefix, factor in RATE_FACTORS.items() if name.startswith(prefix)), 1.0)
         groups.setdefault(factor, []).append(parameter)
