@@ -33,7 +33,7 @@ class PosedPhotos(Dataset):
         self.zipped = self.path.suffix.lower() == ".zip"
         self._archives: dict[int, zipfile.ZipFile] = {}  # per process: an open file must not be shared
         try:
-            labels = json.loads(self._read("dataset.json"))["labels"]
+            labels = json.loads(self._read("dataset.json"))["labels"] or []
         except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise FileNotFoundError(
                 f"{path} has no dataset.json with camera labels; make one with `python -m train.prepare`."
@@ -47,6 +47,8 @@ class PosedPhotos(Dataset):
         return len(self.names) * (2 if self.mirror else 1)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if index >= len(self):
+            raise IndexError(index)
         for attempt in range(MAX_UNREADABLE):
             mirrored, i = divmod((index + attempt) % len(self), len(self.names))
             try:
