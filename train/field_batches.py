@@ -13,6 +13,7 @@ from train.heads.dataset import BACKGROUND, FRONT_VIEWS, HeadsDataset
 # matter, so rays and points land there more often.
 EYE_BOX = (0.03, 0.13), (0.04, 0.14), (0.10, 0.30)
 MOUTH_BOX = (0.0, 0.09), (-0.15, -0.03), (0.10, 0.32)
+RIM = 6  # pixels of a patch that its missing surroundings change
 EMPTY_REACH = 0.4  # how far before and behind the middle of the head rays that miss it are probed
 WEIGHT_FEATURES, WEIGHT_HEAD, WEIGHT_BACKGROUND = 4.0, 1.0, 0.25
 
@@ -34,6 +35,7 @@ class FieldBatch:
     patch_origins: Tensor  # [B', P * P, 3] for the first B' heads
     patch_directions: Tensor  # [B', P * P, 3]
     patch_images: Tensor  # [B', 3, 2P, 2P] in [-1, 1]
+    patch_weights: Tensor  # [B', 1, 2P, 2P] 0 near sides that are not the picture's own, else 1
 
     def to(self, device) -> "FieldBatch":
         return FieldBatch(**{name: value.to(device) for name, value in vars(self).items()})
@@ -100,7 +102,9 @@ def draw_batch(
             view = rng.integers(FRONT_VIEWS)
             camera = Pinhole(dataset.cameras[head, view])
             scale = size // ray_resolution  # picture pixels per ray
-            top, left = rng.integers(0, ray_resolution - patch_rays + 1, 2)
+            # Some of the draws lie beyond the picture, so that its border is seen as often as its middle.
+            last = ray_resolution - patch_rays
+            top, left = rng.integers(-patch_rays // 4, last + patch_rays // 4 + 1, 2).clip(0, last)
             y, x = np.mgrid[top : top + patch_rays, left : left + patch_rays].reshape(2, -1)
             directions = camera.directions((x + 0.5) / ray_resolution, (y + 0.5) / ray_resolution)
             rgba = dataset.images[
@@ -108,12 +112,25 @@ def draw_batch(
             ]
             alpha = rgba[..., 3:].astype(np.float32) / 255
             picture = rgba[..., :3] * (alpha / 255) + BACKGROUND * (1 - alpha)
+            # Super-resolution sees zeros beyond a patch, where inference has the rest of the picture.
+            down, across = (_trusted(at, patch_rays, last, scale) for at in (top, left))
             add(
+                patch_weights=(down[:, None] * across)[None],
                 patch_origins=np.broadcast_to(camera.origin, directions.shape),
                 patch_directions=directions,
                 patch_images=picture.transpose(2, 0, 1) * 2 - 1,
             )
     return FieldBatch(**{name: torch.from_numpy(np.array(column, np.float32)) for name, column in columns.items()})
+
+
+def _trusted(start: int, rays: int, last: int, scale: int) -> np.ndarray:
+    """1 for each pixel along a patch's side, but 0 for those near an end that is not the picture's."""
+    weights = np.ones(rays * scale, np.float32)
+    if start > 0:
+        weights[:RIM] = 0
+    if start < last:
+        weights[-RIM:] = 0
+    return weights
 
 
 class Pinhole:

@@ -101,8 +101,7 @@ def patch_losses(network: TriPlaneGenerator, planes: Tensor, ws: Tensor, batch: 
     features = rays.features.permute(0, 2, 1).unflatten(2, (side, side)) * 2 - 1
     image = network.superresolution(features, ws[:count, -1]).float()
     raw = F.interpolate(features[:, :3].float(), scale_factor=2, mode="bilinear", align_corners=False)
-    # Super-resolution sees zeros beyond the patch where inference has the rest of the picture: the rim does not count.
-    rim = 6
-    error, raw_error = (x[..., rim:-rim, rim:-rim] - batch.patch_images[..., rim:-rim, rim:-rim] for x in (image, raw))
+    weights = batch.patch_weights / batch.patch_weights.mean()
+    error, raw_error = ((x - batch.patch_images) * weights for x in (image, raw))
     edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
     return {"patches": 0.5 * error.abs().mean() + 0.1 * raw_error.abs().mean(), "edges": 0.5 * edges}
