@@ -1,10 +1,13 @@
 """train/checkpoint.py and train/progress.py: a resumed run equals one never stopped; files are whole or not there."""
 
+import io
 import pickle
+import re
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from train import checkpoint
 from train.progress import Progress, cosine_rate
@@ -67,6 +70,52 @@ def test_progress_ends_with_its_budget_and_names_a_nan():
     assert progress.step == 3
     with pytest.raises(FloatingPointError, match="Step 4: the loss term `l2` is nan"):
         progress.advance(2, l2=float("nan"))
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_in_a_log(monkeypatch):
+    class Stream(io.StringIO):
+        def isatty(self):
+            return self.terminal
+
+    for terminal in (True, False):
+        stream = Stream()
+        stream.terminal = terminal
+        monkeypatch.setattr("sys.stderr", stream)
+        progress = Progress(steps=2, every_seconds=0)
+        progress.advance(4, l2=0.5)
+        progress.advance(4, l2=0.25)
+        text = stream.getvalue()
+        assert re.search(r"step 2  l2 0\.4875  \d+ images/s  0\.0 min left", text)
+        assert ("100%|" in text) == terminal
+
+
+def test_a_disk_that_takes_no_more_is_reported(tmp_path, capsys):
+    def save():
+        raise OSError(28, "No space left on device")
+
+    assert not checkpoint.attempt(save, tmp_path / "run.pt", 7)
+    said = capsys.readouterr().err
+    assert "Step 7 could not be saved" in said and "No space left on device" in said
+    assert checkpoint.attempt(lambda: None, tmp_path / "run.pt", 8)
+
+
+def test_a_component_is_replaced_file_by_file(tmp_path):
+    class Model:
+        def __init__(self, files):
+            self.files = files
+
+        def save_pretrained(self, folder):
+            folder.mkdir()
+            for name, text in self.files.items():
+                if text is None:
+                    raise SafetensorError("I/O error: No space left on device (os error 28)")
+                (folder / name).write_text(text)
+
+    checkpoint.save_component(Model({"config.json": "1", "weights": "1"}), tmp_path / "encoder")
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save_component(Model({"config.json": "2", "weights": None}), tmp_path / "encoder")
+    assert {p.name: p.read_text() for p in (tmp_path / "encoder").iterdir()} == {"config.json": "1", "weights": "1"}
+    assert [p.name for p in tmp_path.iterdir()] == ["encoder"]
 
 
 def test_cosine_rate_warms_up_and_decays():

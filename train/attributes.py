@@ -132,7 +132,7 @@ def train(args: argparse.Namespace) -> None:
         optimizer.step()
         progress.advance(args.batch, **{name: term.item() for name, term in terms.items()})
         if progress.seconds - saved_at > args.save_seconds:
-            save()
+            checkpoint.attempt(save, out / "checkpoint.pt", progress.step)
             saved_at = progress.seconds
             learned = dataset.ready  # a dataset may still be rendering: its heads join in as they come
     save()
