@@ -101,7 +101,7 @@ class EncoderRun:
             identity = reader
         objective = Objective(generator, perceptual, identity, surround=args.surround)
         if args.recipe == "heads":
-            weights = expression_weights(generator.config.image_resolution, device=device)
+            weights = expression_weights(self.heads.dataset.images.shape[2], device=device)  # the pictures' side
             objective.pixel_weights = weights / weights.mean()
             objective.metric = latent_metric(self.heads)
         return objective
