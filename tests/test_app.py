@@ -1,6 +1,6 @@
 """The page as a person uses it: app.py in a process of its own, tiny networks, headless Chromium."""
 
-import re
+import json
 import shutil
 import socket
 import subprocess
@@ -164,6 +164,36 @@ def test_a_slider_without_a_photo_says_so(page):
     page.get_by_text("Drop in a photo first").first.wait_for()
 
 
+def test_edits_are_listed_undone_and_forgotten_with_the_photo(page, portrait):
+    drop_in(page, portrait)
+    wait_for_change(page, "grid", None)
+    page.wait_for_selector("#viewer .stage[data-frame]:not([data-frame=''])")
+
+    # The head turns without the server.
+    asked = []
+    page.on("request", lambda request: asked.append(request.url) if "queue/join" in request.url else None)
+    before = page.get_attribute("#viewer .stage", "data-frame")
+    page.locator("#viewer .stage").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert page.get_attribute("#viewer .stage", "data-frame") != before
+    assert asked == []
+
+    slider = page.locator("#slider-smile input[type=range]")
+    slider.focus()
+    for _ in range(12):
+        page.keyboard.press("ArrowRight")
+    page.locator("#edits").get_by_text("Smile +1.2").wait_for()  # the newest wins
+    page.locator("#undo:enabled").click()
+    page.locator("#redo:enabled").wait_for()
+    address = source_of(page, "crop")
+    assert page.request.get(address).ok
+    page.click("#forget")
+    page.locator("#status").get_by_text("Forgotten").wait_for()
+    assert page.request.get(address).status == 403
+    assert source_of(page, "grid") is None
+
+
 def test_a_phone_shows_everything_without_scrolling_sideways(browser, address, portrait):
     context = browser.new_context(viewport={"width": 390, "height": 844}, is_mobile=True, color_scheme="dark")
     page = context.new_page()
@@ -173,14 +203,19 @@ def test_a_phone_shows_everything_without_scrolling_sideways(browser, address, p
     drop_in(page, portrait)
     wait_for_change(page, "grid", None)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    tops = [page.locator(f"#{name}").bounding_box()["y"] for name in ("photo", "grid", "edited", "sliders", "model")]
+    tops = [
+        page.locator(f"#{name}").bounding_box()["y"]
+        for name in ("photo", "viewer", "model", "sliders", "grid", "edited")
+    ]
     assert tops == sorted(tops)
     context.close()
 
 
-def test_no_event_of_the_page_is_open_to_programs(address):
-    answer = urllib.request.urlopen(f"{address}/gradio_api/info", timeout=PATIENCE_S).read().decode()
-    assert re.search(r'"named_endpoints":\s*{}', answer)
+def test_three_endpoints_and_no_other_event_are_open_to_programs(address):
+    answer = urllib.request.urlopen(f"{address}/gradio_api/info", timeout=PATIENCE_S).read()
+    endpoints = json.loads(answer)
+    assert set(endpoints["named_endpoints"]) == {"/edit_portrait", "/pose_grid", "/mesh"}
+    assert endpoints["unnamed_endpoints"] == {}
 
 
 def test_missing_weights_are_one_sentence():

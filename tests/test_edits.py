@@ -1,0 +1,143 @@
+"""Edit lists, protection, recipes, the photo's camera and refinement: closed forms and round trips."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from preim3d.align import TEMPLATE
+from preim3d.camera import camera_from_angles
+from preim3d.edits import Edit, History, Plan, conditional
+from preim3d.pipeline import as_array, grid_sheet
+from preim3d.pose import face_angles
+from preim3d.recipe import Recipe, RecipeError, load_recipe
+from preim3d.refine import STEPS, refine
+from preim3d.turntable import GRID, TURN_YAWS_DEG, cameras, pack, turn_angles
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def w(pipeline):
+    crop = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    return as_array(pipeline.encode(crop))
+
+
+def test_a_plan_keeps_the_order_and_drops_what_is_zero():
+    plan = Plan().with_strengths({"smile": 1.0, "age": 2.0}).with_strengths({"smile": 3.0, "hat": 1.0})
+    assert plan.edits == (Edit("smile", 3.0), Edit("age", 2.0), Edit("hat", 1.0))
+    assert [edit.name for edit in plan.moved("hat", -1).edits] == ["smile", "hat", "age"]
+    assert plan.moved("smile", -1) == plan
+    assert plan.switched("age").strengths() == {"smile": 3.0, "hat": 1.0}
+    assert plan.switched("age").with_strengths({"age": 1.0}).strengths()["age"] == 1.0
+    assert [edit.name for edit in plan.with_strengths({"age": 0.0}).edits] == ["smile", "hat"]
+
+
+def test_undo_and_redo_walk_the_same_way_until_something_new_is_done():
+    history = History()
+    first, second = Plan((Edit("smile", 1.0),)), Plan((Edit("smile", 2.0),))
+    history.do(first)
+    history.do(second)
+    history.do(second)  # nothing new: not to be undone
+    history.undo()
+    assert history.plan == first
+    history.redo()
+    assert history.plan == second
+    history.undo()
+    history.undo()
+    history.undo()
+    assert history.plan == Plan()
+    history.do(second)
+    assert history.future == []
+
+
+def test_a_protected_edit_has_no_part_along_what_is_protected(pipeline):
+    directions = pipeline.directions
+    strengths = conditional({"age": 2.0}, ["gender", "grey_hair", "age"], directions)
+    assert strengths["age"] == 2.0
+    offset = directions.offset(strengths).flatten()
+    for name in ("gender", "grey_hair"):
+        along = directions.vectors[directions.names.index(name)].flatten()
+        assert torch.nn.functional.cosine_similarity(offset, along, dim=0).abs() < 1e-5
+    assert conditional({"age": 2.0}, [], directions) == {"age": 2.0}
+    assert conditional({"age": 0.0}, ["gender"], directions) == {}
+
+
+def test_a_recipe_restores_everything_and_its_command_the_picture(pipeline, tiny_weights, w, tmp_path):
+    plan = Plan((Edit("smile", 1.5), Edit("age", -1.0, on=False)), ("gender",))
+    text = Recipe(w, plan, 12.5, -3.0).dumps(pipeline.directions.config.fingerprint)
+    back = load_recipe(text, pipeline.directions)
+    assert np.array_equal(back.w, w) and back.plan == plan and (back.yaw_deg, back.pitch_deg) == (12.5, -3.0)
+
+    (tmp_path / "head.json").write_text(text)
+    run = subprocess.run(
+        [sys.executable, "-m", "preim3d.recipe", tmp_path / "head.json", "--weights", tiny_weights, "--out", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    strengths = conditional(plan.strengths(), plan.protect, pipeline.directions)
+    views = pipeline.views(pipeline.head(pipeline.edit(w, strengths)))
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert np.array_equal(np.asarray(grid), np.asarray(grid_sheet(views)))
+    assert (tmp_path / "head.glb").read_bytes()[:4] == b"glTF"
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"preim3d_recipe": 9}, "version 9"),
+        ({"weights": "other"}, "made with weights 'other'"),
+        ({"w": "!"}, "damaged"),
+        ({"shape": [1, 2]}, "damaged"),
+        ({"edits": [{"name": "nose", "strength": 1, "on": True}]}, "damaged"),
+        ({"edits": [{"name": "smile", "strength": math.inf, "on": True}]}, "damaged"),
+        ({"camera": {}}, "damaged"),
+        ({"camera": {"yaw_deg": math.nan, "pitch_deg": 0}}, "damaged"),
+        (None, "not a recipe"),
+    ],
+)
+def test_a_bad_recipe_is_told_in_words(pipeline, w, change, sentence):
+    text = Recipe(w, Plan()).dumps(pipeline.directions.config.fingerprint)
+    text = "no recipe" if change is None else json.dumps(json.loads(text) | change)
+    with pytest.raises(RecipeError, match=sentence):
+        load_recipe(text, pipeline.directions)
+
+
+@pytest.mark.parametrize("yaw, pitch", [(0, 0), (20, 0), (-30, 0), (15, 10)])
+def test_the_photos_camera_is_read_off_the_face(yaw, pitch):
+    camera = camera_from_angles(math.radians(yaw), math.radians(pitch))
+    right, down = camera[[0, 4, 8]].numpy(), camera[[1, 5, 9]].numpy()
+    points = np.stack([TEMPLATE @ right, TEMPLATE @ down], 1) * 100 + 300
+    found_yaw, found_pitch = face_angles(points)
+    assert abs(found_yaw - yaw) < 10 and np.sign(round(found_yaw)) == np.sign(yaw)
+    assert abs(found_pitch) <= abs(pitch) + 5  # drawn towards level, never beyond
+
+
+def test_the_turntable_holds_the_grid_and_every_angle_once():
+    angles = turn_angles((3.0, 1.0))
+    assert angles[0] == (3.0, 1.0) and len(set(angles)) == len(angles) == 1 + 3 * len(TURN_YAWS_DEG)
+    assert angles[GRID][4] == (0.0, 0.0)
+    assert cameras(angles).shape == (len(angles), 25)
+    tiles = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(12)]
+    assert pack(tiles).getpixel((8 * 1 + 4, 8 * 1 + 4)) == (11, 0, 0)
+
+
+def test_refining_brings_the_picture_nearer_and_can_be_stopped(pipeline, w):
+    goal = pipeline.views(pipeline.head(w + 0.5), cameras([(0.0, 0.0)]))[0]
+    steps = []
+    for step in refine(pipeline.generator, goal, w, 0.0, 0.0):
+        steps.append(step)
+        if step.done == 10:
+            break
+    assert steps[0].error > 0 and np.array_equal(steps[0].w, w)
+    assert steps[-1].error < steps[0].error
+    assert steps[-1].w.shape == w.shape and STEPS > 10
