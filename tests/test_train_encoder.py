@@ -105,15 +105,20 @@ def test_the_released_codes_variants(inputs, tmp_path):
     assert not torch.equal(saved["linear.weight"], parts["encoder"]["linear.weight"])
 
 
-def test_synthetic_heads_under_the_papers_recipe(inputs, tmp_path):
-    from test_train_stages import fake_heads
+def heads_inputs(inputs: Path, folder: Path) -> None:
+    """The same in `folder` for a few synthetic heads."""
+    from test_train_stages import FEATURES, fake_heads
 
-    fake_heads(tmp_path / "heads")
-    shutil.copytree(inputs / "reader", tmp_path / "reader")
+    fake_heads(folder / "heads")
+    shutil.copytree(inputs / "reader", folder / "reader")
     torch.manual_seed(0)
     generator = ball_generator()
-    config = dict(generator.config) | {"z_dim": 6}
-    type(generator).from_config(config).save_pretrained(tmp_path / "generator")
+    config = dict(generator.config) | {"z_dim": FEATURES}
+    type(generator).from_config(config).save_pretrained(folder / "generator")
+
+
+def test_synthetic_heads_under_the_papers_recipe(inputs, tmp_path):
+    heads_inputs(inputs, tmp_path)
     assert encoder.main(words(tmp_path, tmp_path / "out", "--recipe", "paper", data="heads")) == 0
     assert ("l2", 1) in logged(tmp_path / "out") and ("w", 3) not in logged(tmp_path / "out")
 
@@ -188,6 +193,37 @@ def test_a_run_killed_at_any_moment_goes_on_as_if_it_had_not_been(inputs, tmp_pa
     assert all(len(values) == 1 for values in whole.values()) and ("l2", 49) in whole
     assert killed == whole  # every value of every piece, also of steps that were taken twice
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+
+
+def test_a_killed_run_on_synthetic_heads_keeps_its_pool(inputs, tmp_path):
+    heads_inputs(inputs, tmp_path)
+    more = (
+        "--batch",
+        8,
+        "--fit-batches",
+        2,
+        "--pictures-from",
+        0,
+        "--pool-from",
+        0,
+        "--picture-every",
+        2,
+        "--save-steps",
+        3,
+    )
+    assert encoder.main(words(tmp_path, tmp_path / "whole", *more, data="heads", steps=20)) == 0
+    arguments, path = words(tmp_path, tmp_path / "killed", *more, data="heads", steps=20), tmp_path / "killed"
+    process = CONTEXT.Process(target=child, args=(arguments,))
+    process.start()
+    while not (path / "checkpoint.pt").exists():
+        assert process.is_alive()
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+    kept = torch.load(path / "checkpoint.pt", weights_only=True)
+    assert kept["step"] < 20 and len(kept["notes"]["pools"][0]["images"]) >= 2
+    assert encoder.main(arguments) == 0
+    assert logged(path) == logged(tmp_path / "whole") and weights(path) == weights(tmp_path / "whole")
 
 
 def test_a_full_disk_is_reported_and_what_was_saved_stays(inputs, tmp_path, capfd):
