@@ -134,7 +134,7 @@ def generator_config(record: Record) -> dict[str, Any]:
             "ray_end": float(options["ray_end"]),
             "coarse_samples": options["depth_resolution"],
             "fine_samples": options["depth_resolution_importance"],
-            "plane_axes": _plane_axes(_child(record, "renderer")),
+            "plane_axes": plane_axes(_child(record, "renderer")),
             "background": 1.0 if options.get("white_back") else 0.0,
             "pivot": tuple(map(float, options.get("avg_camera_pivot", PIVOT))),
             "camera_radius": float(options.get("avg_camera_radius", RADIUS)),
@@ -160,7 +160,7 @@ def _superresolution_blocks(record: Record, tensors: Mapping[str, tuple]) -> tup
     return blocks, None if clamp is None else float(clamp)
 
 
-def _plane_axes(renderer: Record) -> str:
+def plane_axes(renderer: Record) -> str:
     """Which way the third plane lies; in the file it is the tensor of the planes' axes."""
     axes = np.asarray(_attribute(renderer, "plane_axes"), float)  # [3 planes, 3 axes, 3]: rows of a rotation
     if axes.shape != (3, 3, 3):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +17,12 @@ from published import (
 )
 
 from preim3d.__main__ import main
-from preim3d.convert import DIRECTION, ENCODER, GENERATOR, ConvertError, convert, latent_average, recognise
+from preim3d.convert import DIRECTION, ENCODER, GENERATOR, ConvertError, convert, latent_average, plane_axes, recognise
 from preim3d.directions import Directions
 from preim3d.encoder import PortraitEncoder
 from preim3d.generator import TriPlaneGenerator
 from preim3d.irse import IdentityNetwork
+from preim3d.pickles import ALLOWED, Global, Record
 from preim3d.pipeline import Preim3DPipeline
 from preim3d.weights import BUNDLED, check_weights
 
@@ -192,3 +194,25 @@ def test_parts_that_do_not_belong_together_are_refused(files, generator, tmp_pat
 def test_the_command_says_what_to_give(tmp_path, capsys):
     assert main(["convert", "--out", str(tmp_path / "w")]) == 1
     assert "at least one of --eg3d" in capsys.readouterr().err
+
+
+GOLDENS = Path(__file__).resolve().parent.parent.parent / "shared" / "goldens"
+with_goldens = pytest.mark.skipif(not GOLDENS.is_dir(), reason="the reference's goldens are not in ../shared")
+
+
+@with_goldens
+def test_every_name_in_the_published_formats_is_known():
+    formats = json.loads((GOLDENS / "official_pickle_globals.json").read_text())
+    assert len(formats) >= 9
+    for name, form in formats.items():
+        for part in (form, form["nested"] or {"globals": ()}):
+            for called in part["globals"]:
+                assert Global(*called.split(" ")) in ALLOWED, (name, called)
+
+
+@with_goldens
+@pytest.mark.parametrize("name", ["eg3d_tiny", "eg3d_full", "eg3d_tiny_fixedaxes"])
+def test_the_reference_s_plane_axes_are_recognised(name):
+    with np.load(GOLDENS / f"{name}.npz") as file:
+        found = plane_axes(Record("ImportanceRenderer", {"plane_axes": file["plane_axes"]}))
+    assert found == ("fixed" if "fixed" in name else "eg3d")
