@@ -17,6 +17,12 @@ camera.py      yaw, pitch <-> camera [25]; rays; the pose grid; the orbit
 mesh.py        density -> surface -> colours -> GLB, OBJ, PLY
 film.py        views -> labelled sheet, orbit video
 pipeline.py    all of it, step by step, as one diffusers pipeline
+turntable.py   frames from all around, as one picture; depth pictures
+edits.py       a list of edits with undo, and what must not change with them
+recipe.py      latent, camera and edits as a small file
+refine.py      crop and w -> a w that looks more like the photo
+pose.py        the five points -> the photo's camera
+judge.py       what an edit did, as reader.py sees it
 files.py       a file is written whole or not at all
 weights.py     where weights come from, and whether they are whole
 __main__.py    the command line
