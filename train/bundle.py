@@ -14,11 +14,10 @@ from pathlib import Path
 
 import torch
 
-from preim3d.directions import Directions
+from preim3d.directions import Directions, fingerprint
 from preim3d.encoder import PortraitEncoder
 from preim3d.generator import TriPlaneGenerator
 from preim3d.pipeline import Preim3DPipeline, load_component
-from preim3d.weights import WeightsError
 from train.model_card import CARD
 from train.report import tables
 
@@ -40,14 +39,15 @@ def main() -> int:
         if args.generator or args.encoder or args.directions:
             assemble(args)
         write_card(args.out)
-    except (OSError, WeightsError) as mistake:
+    except (OSError, ValueError) as mistake:
         print(f"train.bundle: {mistake}", file=sys.stderr)
         return 1
     return 0
 
 
 def assemble(args: argparse.Namespace) -> None:
-    """Write the components given; those not given are taken from the folder as it is."""
+    """Write the components given; those not given are taken from the folder as it is, but for directions that belong
+    to another pair of networks: then there are none."""
 
     def component(network, given, name):
         folder = given or args.out / name
@@ -55,11 +55,18 @@ def assemble(args: argparse.Namespace) -> None:
             raise FileNotFoundError(f"{folder} holds no component; give one with --{name}.")
         return load_component(network, folder, torch.float16)
 
-    pipeline = Preim3DPipeline(
-        component(PortraitEncoder, args.encoder, "encoder"),
-        component(TriPlaneGenerator, args.generator, "generator"),
-        component(Directions, args.directions, "directions"),
-    )
+    encoder = component(PortraitEncoder, args.encoder, "encoder")
+    generator = component(TriPlaneGenerator, args.generator, "generator")
+    pair = fingerprint(encoder, generator)
+    directions = None
+    if args.directions or (args.out / "directions" / "config.json").is_file():
+        directions = component(Directions, args.directions, "directions")
+    if directions is None or directions.config.fingerprint not in ("", pair):
+        if args.directions:
+            raise ValueError(f"{args.directions} was learned with another encoder or generator; learn it again.")
+        print("There are no directions of this encoder and generator yet: the bundle has no sliders.")
+        directions = Directions(num_ws=generator.num_ws, w_dim=generator.config.w_dim, fingerprint=pair).half()
+    pipeline = Preim3DPipeline(encoder, generator, directions)
     for name in ("encoder", "generator", "directions"):
         shutil.rmtree(args.out / name, ignore_errors=True)  # an old shard must not stay behind
     pipeline.save_pretrained(args.out, max_shard_size=FILE_LIMIT)

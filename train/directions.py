@@ -107,7 +107,9 @@ def classified(latents, args: argparse.Namespace, generator: TriPlaneGenerator) 
     heads = torch.from_numpy(w[rng.choice(len(w), min(args.heads, len(w)), replace=False)])
     sample = heads[:8].to(args.device).requires_grad_()  # the measurement goes backwards too
     precision = settle(args.precision, generator.backbone.synthesis, sample)
-    trial = EditTrial(generator, reader, heads, torch.from_numpy(logits.std(0)), precision)
+    # A logit that never varies must not divide by nothing.
+    sigma = torch.from_numpy(logits.std(0)).clamp(min=1e-3)
+    trial = EditTrial(generator, reader, heads, sigma, precision)
     manifold = Manifold(w)
 
     left_out, candidates = {}, {}
@@ -177,8 +179,8 @@ def classified(latents, args: argparse.Namespace, generator: TriPlaneGenerator) 
                 f"Strength 1 moves the logit by {altering:.2f} deviations, less than {args.least_altering}."
             )
             continue
-        sigma, limit = report[key]["sigma_w"], report[key]["reach"]
-        found.append(Found(key, attribute.label, attribute.group, vector, plane.accuracy, sigma, limit))
+        spread, limit = report[key]["sigma_w"], report[key]["reach"]
+        found.append(Found(key, attribute.label, attribute.group, vector, plane.accuracy, spread, limit))
     if not found:
         raise ValueError("No direction is good enough: train encoder and generator longer, or lower --least-accuracy.")
     return found, report, left_out
