@@ -5,6 +5,7 @@ import json
 
 from command_line import run
 
+from preim3d.encoder import PortraitEncoder
 from preim3d.pipeline import Preim3DPipeline
 from train import bundle
 
@@ -38,3 +39,20 @@ def test_a_bundle_loads_and_its_checksums_are_true(tiny_weights, tmp_path, monke
 def test_a_missing_component_is_one_sentence(tmp_path, capsys):
     assert run(bundle.main, "--generator", tmp_path / "none", "--out", tmp_path / "out") == 1
     assert "holds no component; give one with --" in capsys.readouterr().err
+
+
+def test_networks_are_bundled_before_they_have_directions(tiny_weights, tmp_path, capsys):
+    out, other = tmp_path / "bundle", tmp_path / "other"
+    pair = [f"--{name}={tiny_weights / name}" for name in ("generator", "encoder")]
+    assert run(bundle.main, *pair, "--out", out) == 0
+    assert Preim3DPipeline.from_pretrained(out).directions.names == []
+    assert run(bundle.main, "--directions", tiny_weights / "directions", "--out", out) == 0
+    assert "smile" in Preim3DPipeline.from_pretrained(out).directions.names
+    # Directions of another pair are never taken: given, they are a mistake; lying there, they go.
+    encoder = PortraitEncoder.from_pretrained(tiny_weights / "encoder")
+    encoder.latent_average += 1
+    encoder.save_pretrained(other)
+    assert run(bundle.main, "--encoder", other, "--directions", tiny_weights / "directions", "--out", out) == 1
+    assert "was learned with another encoder" in capsys.readouterr().err
+    assert run(bundle.main, "--encoder", other, "--out", out) == 0
+    assert Preim3DPipeline.from_pretrained(out).directions.names == []

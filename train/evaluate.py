@@ -31,7 +31,6 @@ from preim3d.encoder import PortraitEncoder
 from preim3d.files import whole_file
 from preim3d.film import pictures
 from preim3d.generator import TriPlaneGenerator
-from preim3d.irse import IdentityNetwork
 from preim3d.pipeline import load_component
 from train import augment, losses, metrics
 from train.attributes import HeadReader, Reading, read_images
@@ -39,6 +38,7 @@ from train.batches import render_views, to_float
 from train.heads.dataset import BACKGROUND, HeadsDataset
 from train.heads.geometry import HeadBuilder
 from train.heads.source import HeadSource
+from train.identity import load_identity
 from train.optimise import optimise_latents
 from train.options import run_stage, stage_parser
 from train.report import average, protocol, tables
@@ -70,7 +70,7 @@ class Evaluation:
         self.origin = component(Directions, Path(args.origin)).cpu() if args.origin else None
         self.compared = {name: component(PortraitEncoder, folder) for name, folder in args.compare}
         self.reader = component(HeadReader, Path(args.reader))
-        self.identity = component(IdentityNetwork, Path(args.identity)) if args.identity else None
+        self.identity = load_identity(args.identity).to(device) if args.identity else None
         self.fid_network = torch.jit.load(args.fid_network, device) if args.fid_network else None
 
         size, image_size = self.encoder.config.input_size, self.generator.config.image_resolution
@@ -415,7 +415,10 @@ def main(words: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--source", help="the .npz of `python -m train.heads build`, to render heads' truth anywhere")
     parser.add_argument("--reader", required=True, help="folder made by `python -m train.attributes` (OUT/reader)")
-    parser.add_argument("--identity", help="identity network's folder; default: the reader's embedding")
+    parser.add_argument(
+        "--identity",
+        help="folder of `train.identity`, or the published model_ir_se50.pth; default: the reader's embedding",
+    )
     parser.add_argument(
         "--fid-network", help="TorchScript file as StyleGAN's inception-2015-12-05.pt; default: the reader's embedding"
     )
