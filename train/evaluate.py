@@ -425,7 +425,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True, help="the .json to write; the tables come beside it")
     parser.add_argument("--sheets", help="folder for the contact sheets")
     parser.add_argument("--heads", type=int, default=200, help="photos, from the first on")
-    parser.add_argument("--views", type=int, default=2, help="of each head in each band of yaw; the paper: 20")
+    parser.add_argument("--views", type=int, default=1, help="of each head in each band of yaw; the paper: 20")
     parser.add_argument("--edited", type=int, default=24, help="heads that every direction edits")
     parser.add_argument("--origin", help="directions of the original space, to compare with at equal AA (Table 5)")
     parser.add_argument("--optimised", type=int, default=0, help="heads to invert by descent too (300 steps each)")
