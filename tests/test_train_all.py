@@ -1,0 +1,152 @@
+"""All stages of the recipe, one after the other, on a few heads of 32 pixels and for a few steps."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import run
+from PIL import Image
+
+from preim3d.pipeline import Preim3DPipeline
+from train import (
+    attributes,
+    bundle,
+    directions,
+    encoder,
+    evaluate,
+    generator,
+    identity,
+    landmarks,
+    manifold,
+    prepare,
+    showcase,
+)
+from train.heads import __main__ as heads
+
+
+ROOT = Path(__file__).resolve().parent.parent
+MATERIAL = ROOT.parent / "shared" / "heads"
+SIZES = {
+    "w_dim": 16, "mapping_layers": 2, "c_dim": 0, "plane_channels": 8, "channel_base": 256, "channel_max": 16,
+    "mean_planes": True, "decoder_hidden": 16, "image_resolution": 32, "ray_resolution": 16,
+    "superresolution_input": 16, "superresolution_blocks": [{"in": 8, "out": 8, "up": True}],
+    "superresolution_clamp": None, "box_warp": 0.8, "ray_start": 2.28, "ray_end": 3.08, "coarse_samples": 6,
+    "fine_samples": 6, "plane_axes": "fixed", "background": 0.82,
+}  # fmt: skip
+LANDMARKS = ROOT / "weights" / "heads" / "landmarks"  # two seconds of training find no face in a photo
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder in which every stage has run."""
+    if not MATERIAL.is_dir():
+        pytest.skip("the CC0 head data (../shared/heads) is not here")
+    at = tmp_path_factory.mktemp("all")
+    source, data, held_out, weights = at / "source.npz", at / "heads", at / "heldout", at / "weights"
+
+    def stage(module, *words):
+        assert run(module.main, *words) == 0, (module.__name__, words)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generator, "SIZES", SIZES)
+        patch.setattr(generator, "FIRST_PLANE_RESOLUTION", 8)
+        patch.setattr(generator, "GROW_AT", {16: 0.4, 32: 0.8})
+        material = ("--mpfb", MATERIAL / "mpfb", "--assets", MATERIAL / "makehuman-assets")
+        stage(heads, "build", *material, "--out", source)
+        for folder, count, seed in ((data, 16, 1), (held_out, 12, 2)):
+            stage(
+                heads, "render", "--source", source, "--out", folder, "--heads", count, "--seed", seed, "--size", 32,
+                "--processes", 1,
+            )  # fmt: skip
+        (at / "photos").mkdir()
+        stage(heads, "portrait", "--source", source, "--out", at / "photos" / "portrait.png", "--size", 256)
+
+        quick = ("--data", data, "--steps", 5, "--batch", 8, "--threads", 1)
+        single = ("--precision", "float32")
+        small = ("--size", 32, "--depths", 16, 16, 16, 16, "--units", 1, 1, 1, 1, "--embedding", 16)
+        stage(
+            generator, *quick, *single, "--held-out", held_out, "--run", at / "generator", "--planes", 32,
+            "--rays", 24, "--points", 24, "--patches", 1, "--patch-rays", 8,
+        )  # fmt: skip
+        reader = at / "attributes" / "reader"
+        stage(attributes, *quick, *single, *small, "--held-out", held_out, "--out", at / "attributes")
+        stage(
+            encoder, *quick, *single, "--generator", at / "generator" / "generator", "--reader", reader,
+            "--out", at / "encoder", "--picture-batch", 2, "--picture-every", 2, "--fit-batches", 2,
+        )  # fmt: skip
+        stage(landmarks, "--data", data, "--held-out", held_out, "--out", at / "landmarks", "--minutes", 0.02)
+        parts = ("--generator", at / "generator" / "generator", "--encoder", at / "encoder" / "encoder")
+        stage(bundle, *parts, "--landmarks", LANDMARKS, "--out", weights)
+        known = ("--weights", weights, "--reader", reader, "--threads", 1)
+        lax = ("--heads", 2, "--costs", 1, "--least-accuracy", 0, "--least-auc", 0, "--least-altering", -99)
+        stage(manifold, *known, "--data", data, "--out", at / "latents.npz")
+        stage(directions, *known, "--latents", at / "latents.npz", "--out", at / "directions", *lax)
+        stage(bundle, "--directions", at / "directions", "--out", weights)
+        stage(manifold, *known, "--data", data, "--samples", 16, "--out", at / "origin.npz")
+        stage(directions, *known, "--latents", at / "origin.npz", "--out", at / "origin", *lax)
+        stage(
+            evaluate, *known, "--data", held_out, "--source", source, "--out", weights / "evaluation.json",
+            "--edited", 2, "--views", 1, "--origin", at / "origin", "--sheets", at / "sheets",
+        )  # fmt: skip
+        stage(bundle, "--out", weights)
+        stage(
+            showcase, "--weights", weights, "--out", at / "sheet.png", at / "photos" / "portrait.png",
+            "--edits", "eyeglasses=2",
+        )  # fmt: skip
+        stage(prepare, at / "photos", "--reader", reader, "--out", at / "posed", "--processes", 1)
+    return at
+
+
+def test_the_bundle_edits_a_picture(made):
+    pipeline = Preim3DPipeline.from_pretrained(made / "weights")
+    crop = Image.open(next((made / "posed").rglob("*.png")))
+    name = pipeline.directions.names[0]
+    head = pipeline(crop, {name: 2.0})
+    assert len(head.views) == 9 and head.views[0].size == (32, 32)
+    assert not np.array_equal(head.w, head.w_edit)
+
+
+def test_what_was_learned_knows_where_it_comes_from(made):
+    latents, origin = np.load(made / "latents.npz"), np.load(made / "origin.npz")
+    assert latents["w"].shape == origin["w"].shape and latents["labels"].shape == (16, len(latents["attribute_names"]))
+    spaces = [json.loads((made / name / "config.json").read_text()) for name in ("directions", "origin")]
+    assert [config["space"] for config in spaces] == ["inversion", "origin"]
+    assert spaces[0]["fingerprint"] == spaces[1]["fingerprint"]
+    for config in spaces:
+        assert len(config["names"]) == len(config["sigmas"]) == len(config["cosines"]) > 3
+        assert set(config["names"]).isdisjoint(config["left_out"])
+
+
+def test_the_card_shows_the_evaluation(made):
+    figures = json.loads((made / "weights" / "evaluation.json").read_text())
+    for name in ("generator_psnr_db", "encoder_psnr_db", "encoder_plain_psnr_db", "id", "apd", "fid_la", "time_s"):
+        assert np.isfinite(figures[name]), name
+    assert figures["n"] == 12 and set(figures["spaces"]) == {"age", "smile", "eyeglasses"} & set(figures["aa"])
+    card = (made / "weights" / "README.md").read_text()
+    assert f"| `id` | {figures['id']} |" in card and "12 synthetic heads that no network ever saw" in card
+    assert (made / "sheets" / "edits.png").is_file() and (made / "sheet.png").is_file()
+
+
+def test_other_weights_refuse_the_latents(made, tmp_path, capsys):
+    latents = dict(np.load(made / "latents.npz")) | {"encoder": np.array("0" * 16)}
+    np.savez(tmp_path / "latents.npz", **latents)
+    words = ("--weights", made / "weights", "--reader", made / "attributes" / "reader", "--out", tmp_path / "out")
+    assert run(directions.main, *words, "--latents", tmp_path / "latents.npz") == 1
+    assert "was made with another encoder" in capsys.readouterr().err
+
+
+def test_unnamed_directions_need_no_classifier(made, tmp_path):
+    words = ("--weights", made / "weights", "--latents", made / "latents.npz", "--components", 3)
+    for method in ("pca", "sefa"):
+        assert run(directions.main, *words, "--method", method, "--out", tmp_path / method) == 0
+        config = json.loads((tmp_path / method / "config.json").read_text())
+        assert config["names"] == [f"{method}_{i}" for i in (1, 2, 3)] and config["accuracies"] == [None] * 3
+    assert torch.tensor(config["cosines"]).allclose(torch.eye(3), atol=2e-3)
+
+
+def test_an_identity_network_learns(made, tmp_path):
+    words = ("--data", made / "heads", "--held-out", made / "heldout", "--out", tmp_path, "--steps", 2, "--batch", 4)
+    assert run(identity.main, *words, "--size", 32, "--depths", 16, 16, 16, 16, "--units", 1, 1, 1, 1) == 0
+    assert (tmp_path / "identity" / "config.json").is_file()
