@@ -33,7 +33,7 @@ from preim3d.refine import STEPS, refine
 from preim3d.strengths import STRENGTH_LIMIT, check_strengths
 from preim3d.turntable import COLUMNS, GRID, Angles, cameras, pack, turn_angles
 from preim3d.weights import WeightsError, find_weights, read_json
-from visitor import Visitor, data_uri
+from visitor import Visitor, data_uri, sweep_forever
 from widgets import CSS, HEAD, THEME, PhotoBox, edit_list, safe_marks, viewer
 
 
@@ -803,7 +803,7 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
                     with gr.Row():
                         format_choice = gr.Radio(
                             ["GLB", "OBJ", "PLY"], value="GLB", show_label=False, container=False, elem_id="format",
-                            min_width=150,
+                            min_width=230,
                         )  # fmt: skip
                         download = gr.DownloadButton(
                             "Download GLB",
@@ -956,6 +956,7 @@ demo.queue(max_size=options.queue_size)
 
 
 if __name__ == "__main__":
+    sweep_forever(FORGET_S)
     try:
         demo.launch(
             server_name=options.host,

@@ -4,6 +4,8 @@ import base64
 import io
 import secrets
 import shutil
+import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,3 +71,20 @@ def encoded(picture: Image.Image, format: str, **options) -> bytes:
 def data_uri(picture: Image.Image) -> str:
     """The picture as an address that holds it: it never lies on the disk, and nobody else can ask for it."""
     return "data:image/webp;base64," + base64.b64encode(encoded(picture, "WEBP", quality=90)).decode()
+
+
+def sweep_forever(older_than_s: float) -> None:
+    """Deletes what lies in the upload folder for longer than that, from another thread. Gradio's `delete_cache` passes
+    over what programs were sent."""
+
+    def sweep() -> None:
+        while True:
+            for path in sorted(Path(gr.utils.get_upload_folder()).glob("**/*"), reverse=True):
+                try:
+                    if time.time() - path.stat().st_mtime > older_than_s:
+                        path.rmdir() if path.is_dir() else path.unlink()
+                except OSError:  # a folder that is not empty yet, or gone meanwhile
+                    continue
+            time.sleep(min(60, older_than_s / 6))
+
+    threading.Thread(target=sweep, daemon=True).start()
