@@ -30,17 +30,17 @@ class HeadsPhotos:
         """Photo-like renders and their w; for the first `pictures` the plain views nearest to the input's camera and
         from another one, as in Eq. 6.
 
-        Some inputs already stand in the generator's light: they teach detail that photos hide."""
+        The last inputs already stand in the generator's light: they teach detail that photos hide."""
         heads = rng.choice(self.learned, count)
-        plain = int(count * self.plain_share)
-        rgba, theta, camera = draw_photos(self.dataset, heads[plain:], rng, self.device)
+        lit = count - int(count * self.plain_share)  # by any light
+        rgba, theta, camera = draw_photos(self.dataset, heads[:lit], rng, self.device)
         images, plain_views = augment.photo_like(rgba, draws, theta=theta, size=self.size)[0], np.zeros(0, np.int64)
-        if plain:
-            rgba, _, plain_views = draw_plain(self.dataset, heads[:plain], rng, self.device)
-            images = torch.cat([augment.photo_like(rgba, draws, size=self.size)[0], images])
-        places = to_camera(self.dataset.cameras[heads[plain:], :FRONT_VIEWS], self.device)[..., PLACE]  # [B,V,3]
+        if lit < count:
+            rgba, _, plain_views = draw_plain(self.dataset, heads[lit:], rng, self.device)
+            images = torch.cat([images, augment.photo_like(rgba, draws, size=self.size)[0]])
+        places = to_camera(self.dataset.cameras[heads[:lit], :FRONT_VIEWS], self.device)[..., PLACE]  # [B,V,3]
         nearest = (places - camera[:, None, PLACE]).square().sum(2).argmin(1).cpu().numpy()
-        views = np.concatenate([plain_views, nearest])[:pictures]
+        views = np.concatenate([nearest, plain_views])[:pictures]
         other = (views + rng.integers(1, FRONT_VIEWS, len(views))) % FRONT_VIEWS
         targets = [self._plain(heads[:pictures], chosen) for chosen in (views, other)] if pictures else []
         with torch.no_grad():
