@@ -294,6 +294,7 @@ def report(
         file=sys.stderr,
         flush=True,
     )
+    rows += [torch.ones_like(rows[0])] * (-len(rows) % 3)
     columns = torch.cat([torch.cat(rows[i::3], 1) for i in range(3)], 2)
     picture = ((columns.permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255).astype(np.uint8)
     Image.fromarray(picture).save(args.run / "held_out.png")
