@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from preim3d.files import whole_file
 
 
-GAP_PX = 2               # Between the cells of a sheet.
+GAP_PX = 2  # Between the cells of a sheet.
 PAPER, INK = "white", "#202020"
 
 
@@ -56,7 +56,7 @@ def labelled(picture: Image.Image, label: str) -> Image.Image:
 
 def pose_sheet(
     views: Sequence[Image.Image],  # row by row, all of one size
-    labels: Sequence[str],         # one for each, e.g. from `angle_label`; "" leaves the cell bare
+    labels: Sequence[str],  # one for each, e.g. from `angle_label`; "" leaves the cell bare
     columns: int = 3,
 ) -> Image.Image:
     """The views in a grid, each with its label written on it."""
@@ -99,7 +99,7 @@ def font(size_px: int) -> ImageFont.FreeTypeFont:
 
 def orbit_video(
     frames: Iterable[Image.Image],  # all of one size; taken one by one, so they may be rendered as they are asked for
-    path: str | Path,               # .mp4
+    path: str | Path,  # .mp4
     fps: int = 30,
 ) -> None:
     """Writes an H.264 film that browsers and phones play, and that starts before it is wholly loaded.

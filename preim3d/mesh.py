@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from skimage.measure import marching_cubes
 
 
-BLOCK_CELLS = 4         # Side of a block of the grid: the coarse grid has one point every so many cells.
+BLOCK_CELLS = 4  # Side of a block of the grid: the coarse grid has one point every so many cells.
 POINTS_PER_CALL = 2**16  # Points that one call of the field gets: 64 Ki points of 32 features are 8 MB.
 
 
@@ -28,20 +28,20 @@ class Mesh:
     """A closed triangle mesh with a colour per vertex."""
 
     vertices: np.ndarray  # [V, 3] float32, world units
-    faces: np.ndarray     # [F, 3] int32, counter-clockwise seen from outside
-    normals: np.ndarray   # [V, 3] float32, unit length, outwards
-    colors: np.ndarray    # [V, 3] float32, sRGB in [0, 1]
+    faces: np.ndarray  # [F, 3] int32, counter-clockwise seen from outside
+    normals: np.ndarray  # [V, 3] float32, unit length, outwards
+    colors: np.ndarray  # [V, 3] float32, sRGB in [0, 1]
 
 
 @torch.no_grad()
 def extract_mesh(
     density: Callable[[torch.Tensor], torch.Tensor],  # [N, 3] -> [N]
-    color: Callable[[torch.Tensor], torch.Tensor],    # [N, 3] -> [N, 3] sRGB in [0, 1]
+    color: Callable[[torch.Tensor], torch.Tensor],  # [N, 3] -> [N, 3] sRGB in [0, 1]
     *,
-    box_size: float,          # Side of the cube around the origin where the field is known, in world units.
-    level: float,             # Raw density at the surface. EG3D's reference takes 10.
-    resolution: int = 128,    # Cells along a side, a multiple of BLOCK_CELLS.
-    faces: int = 50_000,      # Triangles at most.
+    box_size: float,  # Side of the cube around the origin where the field is known, in world units.
+    level: float,  # Raw density at the surface. EG3D's reference takes 10.
+    resolution: int = 128,  # Cells along a side, a multiple of BLOCK_CELLS.
+    faces: int = 50_000,  # Triangles at most.
 ) -> Mesh:
     """The outer surface of the field: its largest closed piece, in about `faces` triangles, with a colour per vertex.
 
@@ -91,9 +91,9 @@ def density_grid(density, box_size: float, level: float, resolution: int) -> np.
     n = resolution + 1
     values = coarse.repeat(BLOCK_CELLS, 0).repeat(BLOCK_CELLS, 1).repeat(BLOCK_CELLS, 2)[:n, :n, :n].copy()
     axis = np.linspace(-box_size / 2, box_size / 2, n, dtype=np.float32)
-    read = np.zeros_like(values, dtype=bool)              # [n, n, n] points whose density is exact
+    read = np.zeros_like(values, dtype=bool)  # [n, n, n] points whose density is exact
     refined = np.zeros(3 * [resolution // BLOCK_CELLS], dtype=bool)  # blocks whose points all are
-    border = np.ones_like(read)                           # [n, n, n] points with the outside next to them
+    border = np.ones_like(read)  # [n, n, n] points with the outside next to them
     border[1:-1, 1:-1, 1:-1] = False
     while True:
         inside = values > level
@@ -225,9 +225,13 @@ def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """Unit normals [V, 3]: the mean of the adjoining triangles' normals, weighted by their areas."""
     a, b, c = vertices[triangles].astype(np.float64).transpose(1, 0, 2)
     areas = np.cross(b - a, c - a)  # [F, 3] twice the area, along the normal
-    sums = np.stack([
-        np.bincount(triangles.ravel(), weights=areas[:, axis].repeat(3), minlength=len(vertices)) for axis in range(3)
-    ], axis=-1)
+    sums = np.stack(
+        [
+            np.bincount(triangles.ravel(), weights=areas[:, axis].repeat(3), minlength=len(vertices))
+            for axis in range(3)
+        ],
+        axis=-1,
+    )
     lengths = np.linalg.norm(sums, axis=-1, keepdims=True)
     # A vertex of triangles without area has no normal of its own; glTF wants unit length all the same.
     return np.where(lengths > 0, sums / np.maximum(lengths, 1e-30), [0.0, 0.0, 1.0])
@@ -275,7 +279,7 @@ def glb_bytes(mesh: Mesh, extras: dict | None = None) -> bytes:
     parts = [positions.tobytes(), mesh.normals.astype("<f4").tobytes(), colors.tobytes(), indices.tobytes()]
 
     offsets = np.cumsum([0] + [len(part) for part in parts]).tolist()
-    vertex, triangle = 34962, 34963                 # ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER
+    vertex, triangle = 34962, 34963  # ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER
     float32, uint16, uint32 = 5126, 5123, 5125
     views = [
         {"buffer": 0, "byteOffset": offset, "byteLength": len(part), "target": target}
@@ -288,30 +292,42 @@ def glb_bytes(mesh: Mesh, extras: dict | None = None) -> bytes:
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0, "name": "head"}],
-        "meshes": [{
-            "name": "head",
-            "primitives": [{
-                "attributes": {"POSITION": 0, "NORMAL": 1, "COLOR_0": 2},
-                "indices": 3,
-                "material": 0,
-            }],
-        }],
+        "meshes": [
+            {
+                "name": "head",
+                "primitives": [
+                    {
+                        "attributes": {"POSITION": 0, "NORMAL": 1, "COLOR_0": 2},
+                        "indices": 3,
+                        "material": 0,
+                    }
+                ],
+            }
+        ],
         # Where KHR_materials_unlit is not known, a matte surface: without the factors it would be polished metal.
-        "materials": [{
-            "name": "skin and hair",
-            "pbrMetallicRoughness": {"metallicFactor": 0, "roughnessFactor": 1},
-            "extensions": {"KHR_materials_unlit": {}},
-        }],
+        "materials": [
+            {
+                "name": "skin and hair",
+                "pbrMetallicRoughness": {"metallicFactor": 0, "roughnessFactor": 1},
+                "extensions": {"KHR_materials_unlit": {}},
+            }
+        ],
         "accessors": [
             {
-                "bufferView": 0, "componentType": float32, "count": len(positions), "type": "VEC3",
-                "min": positions.min(0).tolist(), "max": positions.max(0).tolist(),
+                "bufferView": 0,
+                "componentType": float32,
+                "count": len(positions),
+                "type": "VEC3",
+                "min": positions.min(0).tolist(),
+                "max": positions.max(0).tolist(),
             },
             {"bufferView": 1, "componentType": float32, "count": len(positions), "type": "VEC3"},
             {"bufferView": 2, "componentType": uint16, "count": len(positions), "type": "VEC3", "normalized": True},
             {
-                "bufferView": 3, "componentType": uint16 if indices.itemsize == 2 else uint32,
-                "count": len(indices), "type": "SCALAR",
+                "bufferView": 3,
+                "componentType": uint16 if indices.itemsize == 2 else uint32,
+                "count": len(indices),
+                "type": "SCALAR",
             },
         ],
         "bufferViews": views,

@@ -125,6 +125,7 @@ def test_vertices_lie_on_the_sphere_and_normals_along_its_radii():
 
 def test_axes_are_kept():
     """Not a cube: longest along x, shortest along z, off centre along +y."""
+
     def egg(points):
         return from_distance(0.3 - ((points - torch.tensor([0, 0.1, 0])) * torch.tensor([1, 1.5, 3])).norm(dim=-1))
 
@@ -147,6 +148,7 @@ def test_colors_are_those_of_the_field_just_below_the_surface():
 
 def test_following_the_surface_finds_what_the_whole_grid_has():
     """The slow obvious twin: the density at every point. The surface is bumpy, so blocks are entered from the side."""
+
     def bumpy(points):
         return head(points) + 3 * torch.sin(60 * points).prod(dim=-1)
 
@@ -185,6 +187,7 @@ def test_a_surface_full_of_holes_stays_closed_when_decimated():
 
 def test_only_the_outermost_piece_is_kept():
     """A hollow ball with a satellite: neither the hollow's wall nor the satellite belongs to the head."""
+
     def three(points):
         radius = points.norm(dim=-1)
         shell = torch.minimum(0.3 - radius, radius - 0.25)
