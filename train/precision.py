@@ -1,5 +1,6 @@
 """bfloat16 or float32: the caller's choice, or whichever a short measurement on this machine finds faster."""
 
+import copy
 import time
 from contextlib import AbstractContextManager
 from typing import Literal
@@ -22,7 +23,9 @@ def settle(precision: Precision, network: nn.Module, sample: torch.Tensor) -> Pr
     """`precision`, or for "auto" the one in which a forward and backward pass of `network` over `sample` is faster."""
     if precision != "auto":
         return precision
-    seconds = {"float32": _time_pass(network, sample, "float32"), "bfloat16": _time_pass(network, sample, "bfloat16")}
+    # A copy: the sample would spoil the running statistics of batch norms.
+    trial = copy.deepcopy(network)
+    seconds = {"float32": _time_pass(trial, sample, "float32"), "bfloat16": _time_pass(trial, sample, "bfloat16")}
     # bfloat16 has 8 bits of mantissa: it must earn its rounding by a clear margin.
     chosen = "bfloat16" if seconds["bfloat16"] < 0.8 * seconds["float32"] else "float32"
     print(f"{chosen} (a pass takes {seconds['float32']:.2f} s in float32, {seconds['bfloat16']:.2f} s in bfloat16)")
@@ -42,5 +45,4 @@ def _time_pass(network: nn.Module, sample: torch.Tensor, precision: Precision) -
             torch.cuda.synchronize()
         if turn:
             best = min(best, time.perf_counter() - started)
-    network.zero_grad(set_to_none=True)
     return best
