@@ -44,12 +44,13 @@ STAGES = (
         26,
     ),
     Stage(
-        "python -m train.generator --data dataset/heads --held-out dataset/heldout --run runs/generator --minutes 60",
+        "python -m train.generator --data dataset/heads --held-out dataset/heldout --run runs/generator --minutes 88 \\\n"
+        "    --batch 8 --rays 320 --points 512 --patches 2 --patch-rays 28",
         "dataset/heads",
         "runs/generator/generator",
-        60,
-        tflop=5580 * 8 * 3 * 2.5e-3,
-        steps=5580,
+        88,
+        tflop=8785 * 8 * 3 * 2.5e-3,
+        steps=8785,
     ),
     Stage(
         "python -m train.landmarks --data dataset/heads --held-out dataset/heldout --out runs/landmarks",
@@ -61,16 +62,16 @@ STAGES = (
     ),
     Stage(
         "python -m train.attributes --data dataset/heads --held-out dataset/heldout --out runs/attributes \\\n"
-        "    --minutes 60",
+        "    --minutes 80",
         "dataset/heads",
         "runs/attributes/reader: classifier, pose estimator, first body of the encoder",
-        60,
-        tflop=2945 * 48 * 3 * 0.43e-3,
-        steps=2945,
+        80,
+        tflop=4698 * 48 * 3 * 0.43e-3,
+        steps=4698,
     ),
     Stage(
         "python -m train.encoder --data dataset/heads --generator runs/generator/generator \\\n"
-        "    --reader runs/attributes/reader --out runs/encoder --minutes 13",
+        "    --reader runs/attributes/reader --out runs/encoder --minutes 12",
         "generator, reader",
         "runs/encoder/encoder",
         13,
