@@ -17,11 +17,11 @@ exponential moving average.
 Run again to resume; `--start` goes on from a component. On a CPU, memory that is kept instead of given back saves page
 faults: `MALLOC_MMAP_THRESHOLD_=17179869184 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456`.
 
-Of the weights in weights/heads/generator: `--minutes 88 --batch 8 --rays 320 --points 512 --patches 2 --patch-rays 28`,
-one thread, seed 0, 8785 steps on 10000 heads, one core of two beside other work. Two things changed on the way: super-
-resolution became the same for all heads at step 7101, patches reached the picture's border at step 7590. On held-out
-heads, before super-resolution: 18.5 dB after 11 minutes (Adam in place of Muon took 20 for 18.1), 20.0 after 24, 22.0
-at the end. It was still learning.
+Of the weights in weights/heads/generator: `--minutes 88 --batch 8 --rays 320 --points 512 --patches 2
+--patch-rays 28`, one thread, seed 0, 8785 steps on 10000 heads, one core of two beside other work. Two things changed
+on the way: super-resolution became the same for all heads at step 7101, patches reached the picture's border at step
+7590. On held-out heads, before super-resolution: 18.5 dB after 11 minutes (Adam in place of Muon took 20 for 18.1),
+20.0 after 24, 22.0 at the end. It was still learning.
 """
 
 import argparse

@@ -44,8 +44,8 @@ STAGES = (
         26,
     ),
     Stage(
-        "python -m train.generator --data dataset/heads --held-out dataset/heldout --run runs/generator --minutes 88 \\\n"
-        "    --batch 8 --rays 320 --points 512 --patches 2 --patch-rays 28",
+        "python -m train.generator --data dataset/heads --held-out dataset/heldout --run runs/generator \\\n"
+        "    --minutes 88 --batch 8 --rays 320 --points 512 --patches 2 --patch-rays 28",
         "dataset/heads",
         "runs/generator/generator",
         88,
@@ -74,9 +74,9 @@ STAGES = (
         "    --reader runs/attributes/reader --out runs/encoder --minutes 12",
         "generator, reader",
         "runs/encoder/encoder",
-        13,
-        tflop=1021 * (40 * 3 * 0.43e-3 + 4 * 3 * 5.3e-3 / 3),
-        steps=1021,
+        12,
+        tflop=760 * (40 * 3 * 0.43e-3 + 4 * 3 * 5.3e-3 / 3),
+        steps=760,
     ),
     Stage(
         "python -m train.bundle --generator runs/generator/generator --encoder runs/encoder/encoder \\\n"
