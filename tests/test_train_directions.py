@@ -121,10 +121,26 @@ class LinearTrial:
 def test_calibration_reaches_one_standard_deviation():
     slopes = torch.tensor([[0.2, 0.0], [0.1, 3.0]])
     forward = torch.tensor([[1.0, 0.0]])
-    step, response = calibrate(LinearTrial(slopes), forward, sigma_w=1.0, start=1.0, attribute=0)
+    step, response = calibrate(LinearTrial(slopes), forward, sigma_w=2.0, attribute=0)
     assert torch.allclose(step, 5 * forward) and abs(response[0] - 1) < 1e-4
-    step, response = calibrate(LinearTrial(slopes), -forward, sigma_w=1.0, start=2.0, attribute=0, sign=-1)
+    step, response = calibrate(LinearTrial(slopes), -forward, sigma_w=2.0, attribute=0, sign=-1)
     assert torch.allclose(step, -5 * forward) and abs(response[0] + 1) < 1e-4
+
+
+class GlassesTrial:
+    """What is worn is worn: the response is a step between one and two spreads, and falls when far beyond."""
+
+    def response(self, offset, heads=None):
+        x = offset.sum().item()
+        return torch.tensor([np.interp(x, (1, 2, 3, 6), (0.0, 2.0, 2.0, 0.8))])
+
+
+def test_calibration_takes_the_shortest_of_all_steps():
+    step, response = calibrate(GlassesTrial(), torch.ones(1, 1), sigma_w=1.0, attribute=0)
+    assert abs(step.item() - 1.5) < 0.01 and abs(response[0] - 1) < 0.02
+    # One that never goes so far is taken where it does most.
+    step, response = calibrate(LinearTrial(torch.tensor([[0.1, 0.0]])), torch.tensor([[1.0, 0.0]]), 1.0, 0)
+    assert step[0, 0] == 4.5 and abs(response[0] - 0.45) < 1e-4
 
 
 def test_purify_takes_out_what_is_dragged_along():

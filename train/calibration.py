@@ -11,6 +11,7 @@ from train.precision import Precision, autocast
 
 
 TRIAL_RAYS = 64  # per side; the reader sees pictures of 128 px, and hundreds of trials must take minutes
+LADDER = (0.5, 1.0, 1.5, 2.0, 3.0, 4.5)  # steps tried, in spreads of the latents; longer ones leave the manifold
 # Attributes that go together by definition: their labels share a cause, so moving one without the other is
 # meaningless.
 ALLIED = (
@@ -73,27 +74,25 @@ def calibrate(
     trial: EditTrial,
     normal: Tensor,  # [num_ws,w_dim], unit length
     sigma_w: float,  # spread of the latents along it
-    start: float,  # first guess of the step
     attribute: int,
     sign: int = 1,  # -1: the direction is to lower the logit
-    rounds: int = 2,
-    furthest: float = 6.0,  # steps longer than so many spreads leave the manifold
 ) -> tuple[Tensor, Tensor]:
-    """The step [num_ws,w_dim] along the normal that moves the mean logit by one standard deviation (secant search),
-    and the response to it [A]."""
-    step = float(np.clip(start, 0.1 * sigma_w, furthest * sigma_w))
+    """The shortest step [num_ws,w_dim] along the normal that moves the mean logit by one standard deviation, and the
+    response to it [A]; of those on the ladder the most effective, where none goes so far.
+
+    The ladder is climbed from below: glasses, once there, move the logit no further, but longer steps ruin them."""
     below, gain_below = 0.0, 0.0
-    for turn in range(rounds):
-        response = trial.response(step * normal)
+    best, best_gain, best_response = 0.0, -np.inf, None
+    for spreads in LADDER:
+        response = trial.response(spreads * sigma_w * normal)
         gain = sign * response[attribute].item()
-        if abs(gain - 1) < 0.05 or turn == rounds - 1:
-            break
-        slope = (gain - gain_below) / (step - below)
-        below, gain_below = step, gain
-        # A flat or falling response gives no secant: go on in doubles.
-        following = step + (1 - gain) / slope if slope > 1e-3 / sigma_w else 2 * step
-        step = float(np.clip(following, 0.1 * sigma_w, furthest * sigma_w))
-    return step * normal, response
+        if gain >= 1:
+            step = below + (spreads - below) * (1 - gain_below) / (gain - gain_below)
+            return step * sigma_w * normal, trial.response(step * sigma_w * normal)
+        if gain > best_gain:
+            best, best_gain, best_response = spreads, gain, response
+        below, gain_below = spreads, gain
+    return best * sigma_w * normal, best_response
 
 
 def dependency(response: Tensor, attribute: int) -> float:

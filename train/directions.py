@@ -143,11 +143,9 @@ def classified(latents, args: argparse.Namespace, generator: TriPlaneGenerator) 
             unit = torch.from_numpy(unit).float() * attribute.sign
             response = trial.response(2 * spread * unit, SCREENED)
             gain = attribute.sign * response[column].item()
-            tried.append((min(gain, 0.5), -dependency(response, column), plane, unit, spread, max(gain, 0.2)))
-        *_, chosen[key], unit, spread, gain = max(tried, key=lambda row: row[:2])
-        vectors[attribute.celeba], responses[attribute.celeba] = calibrate(
-            trial, unit, spread, 2 * spread / gain, column, attribute.sign
-        )
+            tried.append((min(gain, 0.5), -dependency(response, column), plane, unit, spread))
+        *_, chosen[key], unit, spread = max(tried, key=lambda row: row[:2])
+        vectors[attribute.celeba], responses[attribute.celeba] = calibrate(trial, unit, spread, column, attribute.sign)
 
     found, report = [], {}
     for key, plane in tqdm(chosen.items(), desc="purifying"):
@@ -159,7 +157,7 @@ def classified(latents, args: argparse.Namespace, generator: TriPlaneGenerator) 
         if not torch.equal(purer, vector):
             unit = purer / purer.norm()
             spread = float(manifold.along(unit.numpy()).std())
-            purer, purer_response = calibrate(trial, unit, spread, purer.norm().item(), column, attribute.sign)
+            purer, purer_response = calibrate(trial, unit, spread, column, attribute.sign)
             if dependency(purer_response, column) < plain_ad and attribute.sign * purer_response[column] > 0.7:
                 vector, response = purer, purer_response
         altering = attribute.sign * response[column].item()
