@@ -12,7 +12,7 @@ tags: [3d, face, editing, gan-inversion]
 
 The model that `preim3d` uses unless told otherwise: {size_mb:.1f} MB, made to run on a laptop's processor. One
 photo in, a head in 3D out, with sliders. It is small and **learned from synthetic people only**: expect the
-likeness of an avatar (hair, roughly skin), not of a portrait; expressions and a photo's identity do not carry over.
+likeness of an avatar (hair, skin, roughly the shape of the face and a smile), not of a portrait.
 Whatever light and background a photo has, the head comes back in one soft light before plain grey.
 
 | folder | what it is |
