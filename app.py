@@ -32,9 +32,9 @@ from preim3d.recipe import Recipe, RecipeError, load_recipe
 from preim3d.refine import STEPS, refine
 from preim3d.strengths import STRENGTH_LIMIT, check_strengths
 from preim3d.turntable import COLUMNS, GRID, Angles, cameras, pack, turn_angles
-from preim3d.visitor import Visitor, data_uri, sweep_forever
+from preim3d.page.visitor import Visitor, data_uri, sweep_forever
 from preim3d.weights import WeightsError, find_weights, read_json
-from preim3d.widgets import CSS, HEAD, THEME, PhotoBox, edit_list, safe_marks, viewer
+from preim3d.page.widgets import CSS, HEAD, THEME, PhotoBox, edit_list, safe_marks, viewer
 
 
 parser = argparse.ArgumentParser(

@@ -46,6 +46,7 @@ def test_ruff_finds_nothing():
 
 
 def test_the_library_imports_neither_page_nor_training():
+    """All of it but preim3d/page, which only app.py imports."""
     for path in (ROOT / "preim3d").glob("*.py"):
         assert not imports_of(path) & {"gradio", "spaces", "train", "app"}, path
     for path in (ROOT / "train").rglob("*.py"):
