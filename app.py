@@ -25,6 +25,8 @@ from preim3d.directions import ATTRIBUTES, MAIN_ATTRIBUTES
 from preim3d.edits import Plan, conditional
 from preim3d.film import font, orbit_video
 from preim3d.mesh import mesh_bytes
+from preim3d.page.visitor import Visitor, data_uri, sweep_forever
+from preim3d.page.widgets import CSS, HEAD, THEME, PhotoBox, edit_list, safe_marks, viewer
 from preim3d.photo import PhotoError, load_photo
 from preim3d.pipeline import Head, Preim3DPipeline, as_array, grid_sheet
 from preim3d.pose import face_angles
@@ -32,9 +34,7 @@ from preim3d.recipe import Recipe, RecipeError, load_recipe
 from preim3d.refine import STEPS, refine
 from preim3d.strengths import STRENGTH_LIMIT, check_strengths
 from preim3d.turntable import COLUMNS, GRID, Angles, cameras, pack, turn_angles
-from preim3d.page.visitor import Visitor, data_uri, sweep_forever
 from preim3d.weights import WeightsError, find_weights, read_json
-from preim3d.page.widgets import CSS, HEAD, THEME, PhotoBox, edit_list, safe_marks, viewer
 
 
 parser = argparse.ArgumentParser(
