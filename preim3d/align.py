@@ -218,7 +218,9 @@ class _OwnFinder:
     that its own points give."""
 
     def __init__(self, folder: Path):
-        self._network = LandmarkNetwork.from_pretrained(str(folder), local_files_only=True).eval()
+        self._network = LandmarkNetwork.from_pretrained(
+            str(folder), use_safetensors=True, local_files_only=True
+        ).eval()
         self._cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_alt2.xml")
         self._lock = threading.Lock()  # a cascade keeps its working memory: one caller at a time
 

@@ -26,6 +26,7 @@ from preim3d.encoder import PortraitEncoder
 from preim3d.generator import TriPlaneGenerator
 from preim3d.irse import IdentityNetwork
 from preim3d.pickles import Record, read_file
+from preim3d.pipeline import load_component
 from preim3d.renderer import PLANE_AXES
 from preim3d.strengths import STRENGTH_LIMIT
 from preim3d.weights import BUNDLED
@@ -371,7 +372,7 @@ def latent_average(generator: TriPlaneGenerator, samples: int, seed: int, fronta
 
 def _present(network_class: type, folder: Path):
     """The part that an earlier conversion left, or None."""
-    return network_class.from_pretrained(folder).eval().requires_grad_(False) if folder.is_dir() else None
+    return load_component(network_class, folder, torch.float32) if folder.is_dir() else None
 
 
 def _sources(founds: list[Found], out: Path) -> list[dict]:

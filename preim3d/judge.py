@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from preim3d.directions import ATTRIBUTES
+from preim3d.pipeline import load_component
 from preim3d.reader import HeadReader
 
 
@@ -27,7 +28,7 @@ class Judge:
     """Reads pictures with the network of a folder made by `train.attributes`."""
 
     def __init__(self, folder: Path):
-        self.reader = HeadReader.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+        self.reader = load_component(HeadReader, folder, torch.float32)
 
     @torch.no_grad()
     def read(self, *pictures: Image.Image):

@@ -285,7 +285,10 @@ def load_component(network_class: type, folder: Path, dtype: torch.dtype):
         WeightsError: a tensor that the network has is missing, is one too many, or of another shape.
     """
     try:
-        network, report = network_class.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+        # Without this, diffusers would take a pickle where there are no safetensors.
+        network, report = network_class.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
     except (OSError, RuntimeError, TypeError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())
         raise WeightsError(f"The weights in {folder} do not fit this version: {reason[:200]}; {REMEDY}.") from error

@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from preim3d import weights
-from preim3d.pipeline import Preim3DPipeline
+from preim3d.generator import TriPlaneGenerator
+from preim3d.pipeline import Preim3DPipeline, load_component
 from preim3d.weights import TENSORS, WeightsError, check_weights, find_weights
 
 
@@ -110,6 +112,15 @@ def test_directions_of_another_pair_are_refused(folder):
     save_file(tensors, path)
     with pytest.raises(WeightsError, match="learned with another encoder or generator"):
         Preim3DPipeline.from_pretrained(folder)
+
+
+def test_a_pickle_is_never_taken_in_place_of_safetensors(folder):
+    generator = folder / "generator"
+    tensors = load_file(generator / TENSORS)
+    (generator / TENSORS).unlink()
+    torch.save(tensors, generator / "diffusion_pytorch_model.bin")
+    with pytest.raises(WeightsError):
+        load_component(TriPlaneGenerator, generator, torch.float32)
 
 
 # ----------------------------------------------------------------------------
