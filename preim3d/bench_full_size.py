@@ -16,16 +16,18 @@ from preim3d.bench import machine, median_seconds, peak_mb
 from preim3d.camera import grid_cameras
 from preim3d.encoder import PortraitEncoder
 from preim3d.generator import TriPlaneGenerator
+from preim3d.pipeline import QUALITIES
 
 
 ORIGINAL = "original's way, float32"
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}  # of views; planes are float32
+FAST = "bfloat16, fast"  # with as many samples as the quality of that name takes
 GRID, CHUNK = 256, 10**6  # points along the grid's side; points that the original asks for at a time
 
 
 def measure_full_size(device: str) -> dict:
     """Every row's seconds and peak memory, the PSNR of its views to those in float32, and a line about the machine."""
-    ways = [ORIGINAL, *(name for name in PRECISIONS if name != "float16" or device != "cpu")]
+    ways = [ORIGINAL, *(name for name in PRECISIONS if name != "float16" or device != "cpu"), FAST]
     rows = {}
     for way in ways:
         with multiprocessing.get_context("spawn").Pool(1) as process:
@@ -57,14 +59,19 @@ def _measure(way: str, device: str) -> dict:
         chunk = median_seconds(lambda: generator.decode(generator.planes(ws), points), synchronise)
         figures = {"nine views, s": nine, "256^3 densities, s": round(chunk * chunks, 2)}
     else:
-        dtype = PRECISIONS[way]
+        dtype = PRECISIONS[way.removesuffix(", fast")]
+        share = QUALITIES["fast" if way == FAST else "normal"].samples
+        samples = [round(share * count) for count in (generator.config.coarse_samples, generator.config.fine_samples)]
         precision = torch.autocast(torch.device(device).type, dtype) if dtype else contextlib.nullcontext()
         with precision:
 
             def nine_views():
                 with torch.autocast(ws.device.type, enabled=False):
                     planes = generator.planes(ws)
-                return [generator.render(planes, camera, ws).image for camera in cameras.split(1)]
+                return [render(planes, camera).image for camera in cameras.split(1)]
+
+            def render(planes, camera):
+                return generator.render(planes, camera, ws, coarse_samples=samples[0], fine_samples=samples[1])
 
             def density_grid():
                 planes = generator.planes(ws)
@@ -73,7 +80,7 @@ def _measure(way: str, device: str) -> dict:
 
             views, nine = _seconds(nine_views, synchronise)
             planes = generator.planes(ws)
-            one = median_seconds(lambda: generator.render(planes, cameras[:1], ws), synchronise)
+            one = median_seconds(lambda: render(planes, cameras[:1]), synchronise)
             grid = _seconds(density_grid, synchronise)[1]
             peak = peak_mb(resource.RUSAGE_SELF)  # of the generator: the encoder comes after
             encoder = PortraitEncoder().eval().to(device)

@@ -6,7 +6,7 @@
 The keyword defaults are the published ffhq512-128 configuration; ours in weights/heads differs in the config only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -59,9 +59,14 @@ class Decoder(nn.Module):
         self.net = nn.Sequential(FullyConnected(features, hidden), nn.Softplus(), FullyConnected(hidden, 1 + features))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        density, color = self.net(features).split([1, features.shape[-1]], dim=-1)
+        hidden = self.net[:2](features)
+        density, color = self.net[2](hidden, slice(0, 1)), self.net[2](hidden, slice(1, None))
         # Slightly more than [0, 1], so that the ends are reached (mip-NeRF, Barron et al. 2021, appendix).
         return density, torch.add(-0.001, torch.sigmoid(color), alpha=1 + 2 * 0.001)
+
+    def density(self, features: Tensor) -> Tensor:
+        """The density alone."""
+        return self.net[2](self.net[:2](features), slice(0, 1))
 
 
 class SuperResolution(nn.Module):
@@ -187,24 +192,23 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         points: Tensor,  # [B, N, 3]
     ) -> tuple[Tensor, Tensor]:
         """Raw density [B, N, 1], before the softplus, and colour features [B, N, C], the first three RGB in [0, 1]."""
-        chunk = self._chunk()
-        if torch.is_grad_enabled() or points.shape[1] <= chunk:
-            return self._decode(planes, points)
-        density = points.new_empty(*points.shape[:2], 1)
-        color = points.new_empty(*points.shape[:2], self.config.plane_channels)
-        for i in range(0, points.shape[1], chunk):
-            density[:, i : i + chunk], color[:, i : i + chunk] = self._decode(planes, points[:, i : i + chunk])
-        return density, color
-
-    def _decode(self, planes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        return self.decoder(sample_planes(planes, points, self.config.box_warp, self.config.plane_axes))
-
-    def _chunk(self) -> int:
-        return CHUNK_CPU if self.device.type == "cpu" else CHUNK_GPU
+        return self._read(planes, points, self.decoder)
 
     def density(self, planes: Tensor, points: Tensor) -> Tensor:
         """Raw density [B, N] at points [B, N, 3] of planes [B, 3, C, R, R]."""
-        return self.decode(planes, points)[0].squeeze(-1)
+        return self._read(planes, points, lambda features: (self.decoder.density(features),))[0].squeeze(-1)
+
+    def _read(self, planes: Tensor, points: Tensor, decoder: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
+        """What the decoder says at the points, asked bit by bit where no gradient needs the whole."""
+        chunk = points.shape[1] if torch.is_grad_enabled() else self._chunk()
+        parts = [
+            decoder(sample_planes(planes, part, self.config.box_warp, self.config.plane_axes))
+            for part in points.split(chunk, dim=1)
+        ]
+        return [torch.cat(part, dim=1) if len(part) > 1 else part[0] for part in zip(*parts)]
+
+    def _chunk(self) -> int:
+        return CHUNK_CPU if self.device.type == "cpu" else CHUNK_GPU
 
     def render(
         self,

@@ -2,8 +2,9 @@
 
 Sources: StyleGAN (Karras et al. 2019) for the mapping network and the learning-rate multiplier, StyleGAN2 (Karras
 et al. 2020) for weight demodulation (equations 1 to 3) and the skip architecture (figure 7b). Parameters have the
-names of the published checkpoints. Weight demodulation is applied to the activations instead of to the weights
-(style in, demodulation out): the same numbers, and one shared convolution for a batch of different w.
+names of the published checkpoints. One w scales the weights, as published: large pictures are passed over least often.
+For a batch of different w the activations are scaled instead (style in, demodulation out): the same numbers, and one
+shared convolution.
 """
 
 import math
@@ -43,8 +44,12 @@ class FullyConnected(nn.Module):
         self.weight_gain = lr_multiplier / math.sqrt(in_features)
         self.bias_gain = lr_multiplier
 
-    def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight * self.weight_gain, self.bias
+    def forward(
+        self,
+        x: Tensor,  # [..., in_features]
+        outputs: slice = slice(None),  # Which of the out_features are wanted.
+    ) -> Tensor:
+        weight, bias = self.weight[outputs] * self.weight_gain, self.bias[outputs]
         if self.bias_gain != 1:
             bias = bias * self.bias_gain
         if x.dtype == torch.float64:
@@ -64,16 +69,19 @@ def upsample(x: Tensor) -> Tensor:
         return F.conv_transpose2d(x, smoothing_filter(x), stride=2, padding=1, groups=x.shape[1])
 
 
-def blur(x: Tensor) -> Tensor:
-    """[B, C, 2H+1, 2W+1] -> [B, C, 2H, 2W]: zero padding by 1 and the smoothing filter."""
-    return F.conv2d(x, smoothing_filter(x), padding=1, groups=x.shape[1])
+def blur(x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """[B, C, 2H+1, 2W+1] -> [B, C, 2H, 2W]: zero padding by 1, the smoothing filter, and `bias` [C] on top."""
+    return F.conv2d(x, smoothing_filter(x), bias, padding=1, groups=x.shape[1])
 
 
 def scaled_conv(x: Tensor, weight: Tensor, style: Tensor, up: bool = False, bias: Tensor | None = None) -> Tensor:
     """Convolution of [B, I, H, W] by [O, I, k, k], the input channels scaled by `style` [B, I]; `up` doubles H, W."""
-    x = x * style.to(x.dtype)[:, :, None, None]
+    if len(style) == 1:
+        weight = weight * style[:, :, None, None]
+    else:
+        x = x * style.to(x.dtype)[:, :, None, None]
     if up:
-        return blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
+        return blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), bias)
     return F.conv2d(x, weight, bias, padding=weight.shape[2] // 2)
 
 
@@ -82,6 +90,13 @@ def demodulation(weight: Tensor, style: Tensor) -> Tensor:
     with torch.autocast(style.device.type, enabled=False):
         energy = weight.float().square().sum(dim=(2, 3))  # [O, I]
         return (style.float().square() @ energy.t() + 1e-8).rsqrt()
+
+
+def limit(x: Tensor, most: float | None) -> Tensor:
+    """Values within [-most, most]; None = as they are. In place where no gradient will ask for what was."""
+    if most is None:
+        return x
+    return x.clamp(-most, most) if torch.is_grad_enabled() else x.clamp_(-most, most)
 
 
 class SynthesisLayer(nn.Module):
@@ -108,17 +123,22 @@ class SynthesisLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         style = self.affine(w)
-        x = scaled_conv(x, self.weight, style, self.up)
+        # The gain of the activation, sqrt(2), is moved in front of it, which a leaky ReLU does not mind.
+        scale = demodulation(self.weight, style)[:, :, None, None] * math.sqrt(2)  # [B, O, 1, 1]
         offset = self.bias[None, None]
         if self.use_noise:
             offset = offset + (self.noise_const * self.noise_strength)[:, :, None]
-        offset = offset[None].permute(0, 3, 1, 2)  # [1, O, H, W] or [1, O, 1, 1], channels last like x
-        # The gain of the activation, sqrt(2), is moved in front of it: a leaky ReLU does not mind, and large pictures
-        # are passed over once instead of five times.
-        scale = demodulation(self.weight, style)[:, :, None, None] * math.sqrt(2)
-        x = torch.addcmul((offset * math.sqrt(2)).to(x.dtype), x, scale.to(x.dtype))
+        offset = offset[None].permute(0, 3, 1, 2) * math.sqrt(2)  # [1, O, H, W] or [1, O, 1, 1], channels last like x
+        if len(w) == 1:
+            weight = self.weight * scale.transpose(0, 1)
+            x = scaled_conv(x, weight, style, self.up, None if self.use_noise else offset.flatten())
+            if self.use_noise:
+                x = x + offset.to(x.dtype)
+        else:
+            x = scaled_conv(x, self.weight, style, self.up)
+            x = torch.addcmul(offset.to(x.dtype), x, scale.to(x.dtype))
         x = F.leaky_relu(x, 0.2, inplace=True)
-        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
+        return limit(x, self.clamp)
 
 
 class ToRGB(nn.Module):
@@ -134,7 +154,7 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         x = scaled_conv(x, self.weight, self.affine(w) * self.style_gain, bias=self.bias)
-        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
+        return limit(x, self.clamp)
 
 
 class SynthesisBlock(nn.Module):
