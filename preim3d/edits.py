@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -18,10 +18,12 @@ class Edit(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Everything that is done to w: at most one edit of each attribute, in order, and the attributes to be kept."""
+    """Everything that is done to w: at most one edit of each attribute, in order, the attributes to be kept, and whose
+    directions are taken."""
 
     edits: tuple[Edit, ...] = ()
     protect: tuple[str, ...] = ()
+    space: Literal["inversion", "origin"] = "inversion"
 
     def strengths(self) -> dict[str, float]:
         """Of the edits that are switched on."""
@@ -89,3 +91,9 @@ def conditional(strengths: Mapping[str, float], protect: Iterable[str], directio
     offset = directions.offset(moved).flatten().double()
     part = torch.linalg.lstsq(spanning.T.cpu(), offset[:, None].cpu()).solution[:, 0]
     return moved | {name: -amount for name, amount in zip(kept, part.tolist())}
+
+
+def planned(plan: Plan, directions: Directions) -> dict[str, float]:
+    """What a plan comes to with these directions, as strengths; attributes that they do not know are left out."""
+    known = {name: strength for name, strength in plan.strengths().items() if name in directions.names}
+    return conditional(known, plan.protect, directions)

@@ -81,6 +81,8 @@ class Preim3DPipeline(DiffusionPipeline):
         encoder: crop -> w.
         generator: w -> planes -> images, density, colours.
         directions: strengths -> an offset of w; learned with this encoder and this generator.
+        origin_directions: the same learned among sampled latents in place of encoded photos, to compare with (paper,
+            section 3.4); None where the weights have none.
 
     Example:
         >>> pipeline = Preim3DPipeline.from_pretrained("weights/heads")
@@ -89,10 +91,19 @@ class Preim3DPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "encoder->directions->generator"
+    _optional_components = ["origin_directions"]
 
-    def __init__(self, encoder: PortraitEncoder, generator: TriPlaneGenerator, directions: Directions):
+    def __init__(
+        self,
+        encoder: PortraitEncoder,
+        generator: TriPlaneGenerator,
+        directions: Directions,
+        origin_directions: Directions | None = None,
+    ):
         super().__init__()
-        self.register_modules(encoder=encoder, generator=generator, directions=directions)
+        self.register_modules(
+            encoder=encoder, generator=generator, directions=directions, origin_directions=origin_directions
+        )
         # Not components: a face detector is no diffusers model. Without them, crops are taken but no photos.
         self.landmarks_folder: Path | None = None
         self.aligner: FaceAligner | None = None
@@ -116,13 +127,16 @@ class Preim3DPipeline(DiffusionPipeline):
         for name, network_class in COMPONENT_CLASSES.items():
             if name not in components:
                 components[name] = load_component(network_class, folder / name, dtype)
+        if (folder / "origin_directions").is_dir() and "origin_directions" not in components:
+            components["origin_directions"] = load_component(Directions, folder / "origin_directions", dtype)
         pipeline = cls(**components)
         pair = fingerprint(pipeline.encoder, pipeline.generator)
-        if pipeline.directions.config.fingerprint not in ("", pair):
-            raise WeightsError(
-                f"The directions in {folder} were learned with another encoder or generator;"
-                " learn them again with python -m train.directions."
-            )
+        for directions in (pipeline.directions, pipeline.origin_directions):
+            if directions is not None and directions.config.fingerprint not in ("", pair):
+                raise WeightsError(
+                    f"The directions in {folder} were learned with another encoder or generator;"
+                    " learn them again with python -m train.directions."
+                )
         if (folder / "landmarks").is_dir():
             load_component(LandmarkNetwork, folder / "landmarks", dtype)  # the aligner would not miss a tensor
             pipeline.landmarks_folder = folder / "landmarks"
@@ -207,12 +221,31 @@ class Preim3DPipeline(DiffusionPipeline):
         image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]  # [1, 3, side, side]
         return self.encoder(image.to(self.device, self.encoder.dtype) / 127.5 - 1)
 
+    def directions_of(self, space: Literal["inversion", "origin"]) -> Directions:
+        """Those learned on encoded photos, or those learned among sampled latents.
+
+        Raises:
+            ValueError: the weights have none of the original space.
+        """
+        if space == "inversion":
+            return self.directions
+        if self.origin_directions is None:
+            raise ValueError("These weights have no directions of the original space; take those of the inversion.")
+        return self.origin_directions
+
     @torch.no_grad()
-    def edit(self, w: Tensor | np.ndarray, strengths: Mapping[str, float]) -> Tensor | np.ndarray:
-        """w [1, num_ws, w_dim] or [num_ws, w_dim] moved along the directions; `w` itself where every strength is 0."""
-        if not any(check_strengths(strengths, self.directions.names).values()):
+    def edit(
+        self,
+        w: Tensor | np.ndarray,
+        strengths: Mapping[str, float],
+        space: Literal["inversion", "origin"] = "inversion",
+    ) -> Tensor | np.ndarray:
+        """w [1, num_ws, w_dim] or [num_ws, w_dim] moved along the directions of a space; `w` itself where every
+        strength is 0."""
+        directions = self.directions_of(space)
+        if not any(check_strengths(strengths, directions.names).values()):
             return w
-        return as_latent(w, self.directions.vectors) + self.directions.offset(strengths)
+        return as_latent(w, directions.vectors) + directions.offset(strengths)
 
     @torch.no_grad()
     def head(self, w: Tensor | np.ndarray) -> Head:

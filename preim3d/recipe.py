@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from preim3d.edits import Edit, Plan, conditional
+from preim3d.edits import Edit, Plan, planned
 from preim3d.strengths import check_strengths
 
 
@@ -43,6 +43,7 @@ class Recipe:
             "camera": {"yaw_deg": self.yaw_deg, "pitch_deg": self.pitch_deg},
             "edits": [edit._asdict() for edit in self.plan.edits],
             "protect": list(self.plan.protect),
+            "space": self.plan.space,
             "shape": list(self.w.shape),
             "w": base64.b64encode(self.w.astype("<f4").tobytes()).decode(),
         }
@@ -74,16 +75,17 @@ def load_recipe(text: str | bytes, directions) -> Recipe:
         w = np.frombuffer(base64.b64decode(content["w"], validate=True), "<f4").reshape(content["shape"])
         edits = tuple(Edit(str(e["name"]), float(e["strength"]), bool(e["on"])) for e in content["edits"])
         protect = tuple(str(name) for name in content["protect"])
+        space = content.get("space", "inversion")  # recipes from before there was a choice do not say
         yaw, pitch = float(content["camera"]["yaw_deg"]), float(content["camera"]["pitch_deg"])
         check_strengths({edit.name: edit.strength for edit in edits} | dict.fromkeys(protect, 0), directions.names)
         whole = w.shape == (config.num_ws, config.w_dim) and np.isfinite(w).all() and abs(w).max() < 1e4
         whole &= math.isfinite(yaw) and math.isfinite(pitch) and abs(yaw) <= 90 and abs(pitch) <= 90
-        whole &= len({edit.name for edit in edits}) == len(edits)
+        whole &= space in ("inversion", "origin") and len({edit.name for edit in edits}) == len(edits)
     except (ValueError, KeyError, TypeError, OverflowError):
         whole = False
     if not whole:
         raise RecipeError("The recipe is damaged: its latent or its edits cannot be read; use another copy.")
-    return Recipe(w.astype(np.float32), Plan(edits, protect), yaw, pitch)
+    return Recipe(w.astype(np.float32), Plan(edits, protect, space), yaw, pitch)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -101,8 +103,9 @@ def main(arguments: list[str] | None = None) -> int:
         pipeline = Preim3DPipeline.from_pretrained(options.weights)
         recipe = load_recipe(text, pipeline.directions)
         options.out.mkdir(parents=True, exist_ok=True)
-        strengths = conditional(recipe.plan.strengths(), recipe.plan.protect, pipeline.directions)
-        head = pipeline.head(pipeline.edit(recipe.w, strengths))
+        space = recipe.plan.space
+        strengths = planned(recipe.plan, pipeline.directions_of(space))
+        head = pipeline.head(pipeline.edit(recipe.w, strengths, space))
         grid_sheet(pipeline.views(head)).save(options.out / "grid.png")
         (options.out / "head.glb").write_bytes(mesh_bytes(pipeline.mesh(head), "glb", {"strengths": strengths}))
     except (ValueError, OSError) as error:

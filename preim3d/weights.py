@@ -101,7 +101,8 @@ def check_weights(folder: Path) -> None:
     pipeline = read_json(folder / "model_index.json", "_class_name")["_class_name"]
     if pipeline != "Preim3DPipeline":
         raise WeightsError(f"{folder} holds a {pipeline}, not a Preim3DPipeline; name another folder with --weights.")
-    for part, network in COMPONENTS.items():
+    optional = {"origin_directions": "Directions"} if (folder / "origin_directions").is_dir() else {}
+    for part, network in (COMPONENTS | optional).items():
         found = read_json(folder / part / "config.json", "_class_name")["_class_name"]
         if found != network:
             raise WeightsError(f"{folder / part} holds a {found}, not a {network}; {REMEDY}.")

@@ -3,8 +3,12 @@
 import hashlib
 import json
 
+import numpy as np
+import pytest
+import torch
 from command_line import run
 
+from preim3d.directions import Directions
 from preim3d.encoder import PortraitEncoder
 from preim3d.pipeline import Preim3DPipeline
 from train import bundle
@@ -56,3 +60,37 @@ def test_networks_are_bundled_before_they_have_directions(tiny_weights, tmp_path
     assert "was learned with another encoder" in capsys.readouterr().err
     assert run(bundle.main, "--encoder", other, "--out", out) == 0
     assert Preim3DPipeline.from_pretrained(out).directions.names == []
+
+
+def test_directions_of_the_original_space_come_beside_the_others(tiny_weights, tmp_path, capsys):
+    out, origin = tmp_path / "bundle", tmp_path / "origin"
+    parts = [f"--{name}={tiny_weights / name}" for name in ("generator", "encoder", "directions")]
+    # Those of the inversion manifold are not taken for them.
+    assert run(bundle.main, *parts, "--origin", tiny_weights / "directions", "--out", out) == 1
+    assert "not learned in the original space" in capsys.readouterr().err
+
+    learned = Directions.from_pretrained(tiny_weights / "directions")
+    other = Directions(**public(learned.config) | {"space": "origin"})
+    other.vectors.copy_(2 * learned.vectors)
+    other.save_pretrained(origin)
+    assert run(bundle.main, *parts, "--out", out) == 0
+    assert Preim3DPipeline.from_pretrained(out).origin_directions is None
+    with pytest.raises(ValueError, match="no directions of the original space"):
+        Preim3DPipeline.from_pretrained(out).edit(np.zeros((1, 1)), {}, "origin")
+    assert run(bundle.main, "--origin", origin, "--out", out) == 0
+    pipeline = Preim3DPipeline.from_pretrained(out)
+    w = np.zeros(learned.vectors.shape[1:], np.float32)
+    moved, further = (pipeline.edit(w, {"smile": 1}, space) for space in ("inversion", "origin"))
+    assert moved.abs().max() > 0 and torch.allclose(further, 2 * moved, rtol=1e-2)
+    # They stay with the bundle when it is written again, and go with the networks that they belong to.
+    assert run(bundle.main, *parts, "--out", out) == 0
+    assert Preim3DPipeline.from_pretrained(out).origin_directions is not None
+    encoder = PortraitEncoder.from_pretrained(tiny_weights / "encoder")
+    encoder.latent_average += 1
+    encoder.save_pretrained(tmp_path / "other")
+    assert run(bundle.main, "--encoder", tmp_path / "other", "--out", out) == 0
+    assert not (out / "origin_directions").exists()
+
+
+def public(config) -> dict:
+    return {key: value for key, value in config.items() if not key.startswith("_")}

@@ -1,7 +1,7 @@
 """Trained components -> a folder in pipeline layout, in half precision and small files, with a card and checksums.
 
     python -m train.bundle --generator runs/generator/generator --encoder runs/encoder/encoder \
-        --directions runs/directions --landmarks runs/landmarks --out weights/heads
+        --directions runs/directions --origin runs/origin/directions --landmarks runs/landmarks --out weights/heads
     python -m train.bundle --out weights/heads        # after train.evaluate: writes the card again, with its figures
 """
 
@@ -32,11 +32,12 @@ def main() -> int:
     parser.add_argument("--generator", type=Path)
     parser.add_argument("--encoder", type=Path)
     parser.add_argument("--directions", type=Path)
+    parser.add_argument("--origin", type=Path, metavar="DIRECTIONS", help="of the original space, to compare with")
     parser.add_argument("--landmarks", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     try:
-        if args.generator or args.encoder or args.directions:
+        if args.generator or args.encoder or args.directions or args.origin:
             assemble(args)
         write_card(args.out)
     except (OSError, ValueError) as mistake:
@@ -58,16 +59,26 @@ def assemble(args: argparse.Namespace) -> None:
     encoder = component(PortraitEncoder, args.encoder, "encoder")
     generator = component(TriPlaneGenerator, args.generator, "generator")
     pair = fingerprint(encoder, generator)
-    directions = None
-    if args.directions or (args.out / "directions" / "config.json").is_file():
-        directions = component(Directions, args.directions, "directions")
-    if directions is None or directions.config.fingerprint not in ("", pair):
-        if args.directions:
-            raise ValueError(f"{args.directions} was learned with another encoder or generator; learn it again.")
+    learned = {}
+    for name, given in (("directions", args.directions), ("origin_directions", args.origin)):
+        if not given and not (args.out / name / "config.json").is_file():
+            continue
+        learned[name] = component(Directions, given, name)
+        if learned[name].config.fingerprint not in ("", pair):
+            if given:
+                raise ValueError(f"{given} was learned with another encoder or generator; learn it again.")
+            del learned[name]
+    if args.origin and learned["origin_directions"].config.space != "origin":
+        raise ValueError(
+            f"{args.origin} was not learned in the original space; make it with train.manifold --samples."
+        )
+    if "directions" not in learned:
         print("There are no directions of this encoder and generator yet: the bundle has no sliders.")
-        directions = Directions(num_ws=generator.num_ws, w_dim=generator.config.w_dim, fingerprint=pair).half()
-    pipeline = Preim3DPipeline(encoder, generator, directions)
-    for name in ("encoder", "generator", "directions"):
+        learned["directions"] = Directions(
+            num_ws=generator.num_ws, w_dim=generator.config.w_dim, fingerprint=pair
+        ).half()
+    pipeline = Preim3DPipeline(encoder, generator, **learned)
+    for name in ("encoder", "generator", "directions", "origin_directions"):
         shutil.rmtree(args.out / name, ignore_errors=True)  # an old shard must not stay behind
     pipeline.save_pretrained(args.out, max_shard_size=FILE_LIMIT)
     for path in args.out.glob("*/config.json"):
