@@ -17,10 +17,20 @@ from train.heads.source import ANCESTRIES, HeadSource
 SKIN, EYE, TEETH, TONGUE, HAIR, CURLS, HAT, FRAME, LENS = range(9)
 
 # The average head's five points, seen from the front, then fit the crop's template in the least-squares sense.
-EYE_DISTANCE = 0.153  # between eyeball centres, EG3D units
-EYE_TO_MOUTH = 0.164
-EYE_CENTER = np.array([0, 0.082, 0.155])
+EYE_DISTANCE = 0.158  # between eyeball centres, EG3D units
+EYE_TO_MOUTH = 0.169
+EYE_CENTER = np.array([0, 0.070, 0.155])
 CORNEA_DEPTH = 0.03  # from the eyeball's centre to where the lids are seen
+
+# MakeHuman's average face has closer eyes, a longer nose and a narrower, lower mouth than the template: what is added
+# to everyone's details.
+TO_TEMPLATE = {
+    "nose/nose-scale-vert-incr": -0.8,
+    "nose/nose-point-up": 0.3,
+    "eyes/*-eye-trans-out": 0.5,
+    "mouth/mouth-trans-up": 0.2,
+    "mouth/mouth-scale-horiz-incr": 0.15,
+}
 
 SKULL = np.array([0, 0.3, -0.75], np.float32)  # centre of the skull in decimetres from between the eyes
 
@@ -136,6 +146,7 @@ def morph_weights(head: Head, expression: bool = True) -> dict[str, float]:
             weights[name] = weights.get(name, 0.0) + value
 
     for (minus, plus, _), value in zip(DETAILS, head.details):
+        value += TO_TEMPLATE.get(plus, 0.0)
         if target := plus if value > 0 else minus:
             add(target, abs(value))
     # Body weight barely moves the face; these do.
