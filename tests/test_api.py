@@ -1,14 +1,12 @@
 """The three endpoints as a program uses them, bad uploads, and what a stranger can get at: nothing."""
 
-import io
-import json
-import secrets
-import struct
-import zlib
+import time
 from pathlib import Path
 
 import pytest
+from bad_photos import BAD
 from PIL import Image
+from running import running_page
 from test_app import address, browser, drop_in, page, source_of, wait_for_change  # noqa: F401  (some are fixtures)
 
 
@@ -47,55 +45,6 @@ def test_the_endpoints_give_a_picture_a_grid_and_meshes(client, portrait):
 def test_a_mistake_arrives_as_text(client, portrait, arguments, sentence):
     with pytest.raises(Exception, match=sentence):
         client.predict(gradio_client.handle_file(portrait), *arguments, api_name="/edit_portrait")
-
-
-def picture(mode: str, format: str, size=(200, 200), **options) -> bytes:
-    with io.BytesIO() as buffer:
-        Image.new(mode, size).save(buffer, format, **options)
-        return buffer.getvalue()
-
-
-def bomb(width: int, height: int) -> bytes:
-    """A PNG whose header claims more pixels than it has."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunk = b"IHDR" + header
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
-
-
-JPEG, PNG = picture("RGB", "JPEG"), picture("RGB", "PNG")
-BAD = {
-    **{f"faceless-{mode}.png": picture(mode, "PNG") for mode in ("RGB", "L", "RGBA", "P", "LA", "1", "I;16")},
-    **{f"faceless-{f}.{f}": picture("RGB", f) for f in ("jpeg", "webp", "gif", "bmp", "tiff", "ppm")},
-    "cmyk.jpg": picture("CMYK", "JPEG"),
-    "float.tiff": picture("F", "TIFF"),
-    "dot.png": picture("RGB", "PNG", (1, 1)),
-    "line.png": picture("RGB", "PNG", (500, 1)),
-    "column.png": picture("RGB", "PNG", (1, 500)),
-    "small.jpg": picture("RGB", "JPEG", (63, 63)),
-    "wide.png": picture("RGB", "PNG", (6000, 70)),
-    "empty.jpg": b"",
-    "zeros.jpg": bytes(1000),
-    "noise.jpg": secrets.token_bytes(1000),
-    "text.jpg": b"no picture at all",
-    "page.png": b"<html><script>alert(1)</script></html>",
-    "vector.svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-    "paper.pdf": b"%PDF-1.7\n",
-    "postscript.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n",
-    "archive.zip": b"PK\x03\x04" + bytes(40),
-    "program.exe": b"MZ" + bytes(100),
-    "phone.heic": b"\0\0\0\x18ftypheic" + bytes(20),
-    "film.mp4": b"\0\0\0\x18ftypisom" + bytes(20),
-    "cut.jpg": JPEG[: len(JPEG) // 3],
-    "cut.png": PNG[: len(PNG) // 2],
-    "head-only.jpg": JPEG[:4],
-    "head-only.png": PNG[:8],
-    "bomb.png": bomb(60_000, 60_000),
-    "bomb-high.png": bomb(64, 2_000_000),
-    "bomb-zero.png": bomb(0, 0),
-    "swapped.png": PNG[:30] + bytes(20) + PNG[50:],
-    "pickle.jpg": b"\x80\x04\x95" + bytes(30),
-    "json.jpg": json.dumps({"path": "/etc/passwd"}).encode(),
-}
 
 
 def test_forty_bad_uploads_are_told_in_words_and_the_next_good_one_works(client, portrait, tmp_path):
@@ -143,33 +92,12 @@ def test_a_stranger_gets_neither_files_nor_the_latent(page, address, portrait): 
 
 def test_files_are_gone_when_their_time_is_over(tiny_weights, portrait, tmp_path):
     """An hour, shortened to some seconds."""
-    import os
-    import socket
-    import subprocess
-    import sys
-    import time
-
-    environment = os.environ | {"PREIM3D_FORGET_S": "6", "GRADIO_TEMP_DIR": str(tmp_path / "files")}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "app.py", "--weights", str(tiny_weights), "--port", str(port)]
-    server = subprocess.Popen(command, cwd=Path(__file__).resolve().parent.parent, env=environment)
-    try:
-        for _ in range(300):
-            try:
-                client = gradio_client.Client(f"http://127.0.0.1:{port}", verbose=False)
-                break
-            except Exception:  # not up yet
-                assert server.poll() is None
-                time.sleep(1)
+    with running_page(tmp_path, "--weights", tiny_weights, PREIM3D_FORGET_S="6") as server:
+        client = gradio_client.Client(server.address, verbose=False)
         client.predict(gradio_client.handle_file(portrait), {}, api_name="/pose_grid")
         for _ in range(60):
-            left = [path for path in (tmp_path / "files").rglob("*") if path.is_file()]
+            left = [path for path in server.files.rglob("*") if path.is_file()]
             if not left:
                 break
             time.sleep(1)
         assert left == []
-    finally:
-        server.kill()
-        server.wait()
