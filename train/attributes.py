@@ -13,6 +13,7 @@ first 2945 steps), in two sittings, on a core that was shared with other work mo
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from preim3d.reader import ANGLE_SCALE, HeadReader, Reading
 from train import augment, checkpoint
 from train.batches import draw_photos, draw_plain, to_float
 from train.heads.dataset import BACKGROUND, HeadsDataset
+from train.options import check_budget, run_stage, training_parser
 from train.picture_metric import code_loss, picture_metric
 from train.precision import autocast, settle
 from train.progress import Progress, cosine_rate
@@ -69,7 +71,6 @@ def reading_loss(
 
 
 def train(args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     draws = torch.Generator().manual_seed(args.seed)
@@ -211,12 +212,10 @@ def score(reading: Reading, dataset: HeadsDataset, heads: np.ndarray, angles: Te
     }
 
 
-def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(words: list[str] | None = None) -> int:
+    parser = training_parser(__doc__, "train.attributes")
     parser.add_argument("--data", required=True, help="folder made by `python -m train.heads render`")
     parser.add_argument("--out", required=True, help="folder for the checkpoint, the network and its report")
-    parser.add_argument("--minutes", type=float, help="time budget; a resumed run counts what it spent before")
-    parser.add_argument("--steps", type=int, help="or a budget of steps")
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--size", type=int, default=128, help="side of the pictures read")
     parser.add_argument("--units", type=int, nargs=4, default=(2, 2, 2, 2), help="residual units of the four stages")
@@ -227,16 +226,9 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--photo-share", type=float, default=0.7, help="of a batch; the rest are plain renders")
     parser.add_argument("--held-out", help="another such folder, for the report")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
-    parser.add_argument("--save-seconds", type=float, default=120)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(words)
-    if args.minutes is None and args.steps is None:
-        parser.error("give a budget: --minutes or --steps")
-    train(args)
+    return run_stage("train.attributes", train, check_budget(parser, parser.parse_args(words)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -32,6 +32,7 @@ import torch
 from train import checkpoint, workers
 from train.encoder_run import EncoderRun
 from train.heads_photos import fit_last_layer
+from train.options import check_budget, run_stage, training_parser
 from train.precision import settle
 from train.progress import Progress, cosine_rate
 from train.run_log import RunLog
@@ -49,7 +50,6 @@ RECIPES = {
 
 
 def train(args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
     out = Path(args.out)
     run = EncoderRun(args)
     first = run.place.is_main_process  # it alone writes
@@ -117,25 +117,15 @@ def resume(path: Path, run: EncoderRun) -> dict:
 
 
 def main(words: list[str] | None = None) -> int:
-    args = parse(words)
-    try:
-        train(args)
-    except (OSError, ValueError, FloatingPointError) as mistake:
-        print(f"train.encoder: {mistake}", file=sys.stderr)
-        return 1
-    return 0
+    return run_stage("train.encoder", train, parse(words))
 
 
 def parse(words: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "python -m train.encoder", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = training_parser(__doc__, "train.encoder")
     parser.add_argument("--data", required=True, help="folder or zip with dataset.json, or folder of rendered heads")
     parser.add_argument("--generator", required=True, help="generator folder (config.json and weights)")
     parser.add_argument("--out", required=True)
     parser.add_argument("--recipe", choices=RECIPES, help="default: heads for rendered heads, paper for photos")
-    parser.add_argument("--minutes", type=float, help="time budget; a resumed run counts what it spent before")
-    parser.add_argument("--steps", type=int, help="or a budget of steps")
     parser.add_argument("--reader", help="folder made by `python -m train.attributes` (OUT/reader)")
     parser.add_argument("--identity", help="folder of `train.identity`, or the published model_ir_se50.pth: L_ID, and "
                         "the encoder's first body; default: the reader")  # fmt: skip
@@ -159,14 +149,10 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--ema", type=float, default=0.0, help="decay of a moving average of the weights, which is "
                         "what is kept then, e.g. .999")  # fmt: skip
     parser.add_argument("--pool", type=int, help="generated images kept for in-domain rounds; 0: new ones every time")
-    parser.add_argument("--save-seconds", type=float, default=120, help="time between checkpoints")
     parser.add_argument("--save-steps", type=int, help="or steps between them, whichever comes first")
     parser.add_argument("--sheets", type=int, default=4, help="sample sheets over the whole run")
     parser.add_argument("--workers", type=int, default=2, help="processes that read posed photos")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
-    parser.add_argument("--seed", type=int, default=0)
     heads = parser.add_argument_group("recipe heads")
     heads.add_argument("--picture-batch", type=int, default=4, help="images of a batch that are rendered for L_2 etc.")
     heads.add_argument("--picture-every", type=int, default=3, help="steps between these: rendering costs most time")
@@ -182,8 +168,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.set_defaults(**RECIPES[args.recipe])
     args = argparse.Namespace(**vars(parser.parse_args(words)) | {"recipe": args.recipe})
 
-    if args.minutes is None and args.steps is None:
-        parser.error("give a budget: --minutes or --steps")
+    check_budget(parser, args)
     if args.recipe == "heads" and not (args.reader and (Path(args.data) / "heads.npz").is_file()):
         parser.error("--recipe heads needs a folder of `python -m train.heads render` as --data, and a --reader")
     if not (args.reader or args.lpips):

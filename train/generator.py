@@ -43,6 +43,7 @@ from train.field_batches import FieldBatch, draw_batch
 from train.field_losses import LOSS_WEIGHTS, losses
 from train.heads.dataset import BACKGROUND, HeadsDataset, over_background
 from train.muon import Muon
+from train.options import check_budget, run_stage, training_parser
 from train.picture_metric import visibility
 from train.precision import autocast
 from train.progress import Progress, cosine_rate
@@ -72,9 +73,7 @@ AVERAGE_DECAY = 0.998
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        "python -m train.generator", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = training_parser(__doc__, "train.generator")
     parser.add_argument(
         "--data",
         type=Path,
@@ -85,8 +84,6 @@ def main() -> int:
     parser.add_argument("--run", type=Path, required=True, help="folder of the run: checkpoint, sheets, log")
     parser.add_argument("--out", type=Path, help="where the finished component is written (default: RUN/generator)")
     parser.add_argument("--start", type=Path, help="a component to go on from, e.g. weights/heads/generator")
-    parser.add_argument("--minutes", type=float, help="budget of wall time")
-    parser.add_argument("--steps", type=int, help="budget of steps")
     parser.add_argument(
         "--planes",
         type=int,
@@ -99,21 +96,8 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=384, help="surface points per head")
     parser.add_argument("--patches", type=int, default=4, help="heads per step that also get a patch")
     parser.add_argument("--patch-rays", type=int, default=24, help="rays along a patch's side")
-    parser.add_argument("--save-minutes", type=float, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
-    args = parser.parse_args()
-    if args.minutes is None and args.steps is None:
-        parser.error("give a budget: --minutes or --steps")
-    torch.set_num_threads(args.threads)
-    try:
-        train(args)
-    except (FileNotFoundError, FloatingPointError) as mistake:
-        print(f"train.generator: {mistake}", file=sys.stderr)
-        return 1
-    return 0
+    return run_stage("train.generator", train, check_budget(parser, parser.parse_args()))
 
 
 def train(args: argparse.Namespace) -> None:
@@ -163,7 +147,7 @@ def train(args: argparse.Namespace) -> None:
                 decay = min(AVERAGE_DECAY, (1 + progress.step) / (10 + progress.step))
                 torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
             progress.advance(args.batch, **{name: value.detach() for name, value in terms.items()})
-            if progress.seconds - saved_at > 60 * args.save_minutes:
+            if progress.seconds - saved_at > args.save_seconds:
                 saved_at = progress.seconds
                 save()
                 if held_out is not None:

@@ -23,6 +23,7 @@ from preim3d.irse import IdentityNetwork
 from train import augment, checkpoint
 from train.batches import draw_photos, draw_plain
 from train.heads.dataset import BACKGROUND, HeadsDataset
+from train.options import check_budget, run_stage, training_parser
 from train.precision import autocast, settle
 from train.progress import Progress, cosine_rate, must_be_numbers
 
@@ -99,7 +100,6 @@ def draw_pictures(
 
 
 def train(args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     device, out = torch.device(args.device), Path(args.out)
     dataset = HeadsDataset(args.data)
@@ -179,34 +179,18 @@ def verify(network: IdentityNetwork, dataset: HeadsDataset, seed: int) -> dict:
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m train.identity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = training_parser(__doc__, "train.identity")
     parser.add_argument("--data", required=True, help="folder made by `python -m train.heads render`")
     parser.add_argument("--held-out", help="another such folder, for the report")
     parser.add_argument("--out", required=True)
-    parser.add_argument("--minutes", type=float, help="time budget; a resumed run counts what it spent before")
-    parser.add_argument("--steps", type=int, help="or a budget of steps")
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--size", type=int, default=112, help="side of the pictures read, a multiple of 16")
     parser.add_argument("--units", type=int, nargs=4, default=(2, 2, 2, 2), help="IR-SE-50: 3 4 14 3")
     parser.add_argument("--depths", type=int, nargs=4, default=(32, 64, 128, 256), help="IR-SE-50: 64 128 256 512")
     parser.add_argument("--embedding", type=int, default=256)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
-    parser.add_argument("--save-seconds", type=float, default=120)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(words)
-    if args.minutes is None and args.steps is None:
-        parser.error("give a budget: --minutes or --steps")
-    try:
-        train(args)
-    except (OSError, ValueError, FloatingPointError) as mistake:
-        print(f"train.identity: {mistake}", file=sys.stderr)
-        return 1
-    return 0
+    return run_stage("train.identity", train, check_budget(parser, parser.parse_args(words)))
 
 
 if __name__ == "__main__":

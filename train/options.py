@@ -21,12 +21,28 @@ def stage_parser(docstring: str, name: str, seed: bool = True) -> argparse.Argum
     return parser
 
 
+def training_parser(docstring: str, name: str) -> argparse.ArgumentParser:
+    """A parser for a stage that trains: `stage_parser` with a budget and --save-seconds."""
+    parser = stage_parser(docstring, name)
+    parser.add_argument("--minutes", type=float, help="time budget; a resumed run counts what it spent before")
+    parser.add_argument("--steps", type=int, help="or a budget of steps")
+    parser.add_argument("--save-seconds", type=float, default=120, help="time between checkpoints")
+    return parser
+
+
+def check_budget(parser: argparse.ArgumentParser, options: argparse.Namespace) -> argparse.Namespace:
+    """The options, if they say when to stop."""
+    if options.minutes is None and options.steps is None:
+        parser.error("give a budget: --minutes or --steps")
+    return options
+
+
 def run_stage(name: str, stage: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
-    """The exit status: 1 after a mistake of the user's, which is told in one sentence."""
+    """The exit status: 1 after a mistake of the user's or a loss that is no number, told in one sentence."""
     torch.set_num_threads(options.threads)
     try:
         stage(options)
-    except (OSError, ValueError, WeightsError) as mistake:
+    except (OSError, ValueError, FloatingPointError, WeightsError) as mistake:
         print(f"{name}: {mistake}", file=sys.stderr)
         return 1
     return 0

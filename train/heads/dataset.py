@@ -60,7 +60,7 @@ class HeadsDataset:
 
     @property
     def ready(self) -> np.ndarray:
-        return np.nonzero(self.done)[0]
+        return np.nonzero(np.array(self.done))[0]  # a copy: more may become ready while numpy counts
 
 
 def over_background(rgba: np.ndarray, background: float = BACKGROUND) -> np.ndarray:
