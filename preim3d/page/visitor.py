@@ -6,6 +6,7 @@ import secrets
 import shutil
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from preim3d.edits import History
+from preim3d.edits import History, Plan
+from preim3d.judge import Judgement
 from preim3d.turntable import Angles
 
 
@@ -24,14 +26,18 @@ KEPT_PER_KIND = 2  # files of one kind: the newest, and the one that a browser m
 class Visitor:
     """The state of one session. Numbers and pictures, never planes or tensors: there may be hundreds."""
 
+    key: str = field(default_factory=lambda: secrets.token_hex(8))  # the browser has it too: see `Answers.is_over`
     origin: str = "nothing"  # where the head is from: "example", "photo", "recipe" or "nothing" while there is none
     w: np.ndarray | None = None  # float32 [num_ws, w_dim], before the edits
     refined: bool = False
     crop: Image.Image | None = None  # what the encoder saw; none in a recipe
+    photo_name: str = ""  # as it was uploaded,
+    face: int = 1  # and which of its faces, 1 being the largest
     photo_angles: Angles = (0.0, 0.0)  # of the photo's camera, degrees
     history: History = field(default_factory=History)
     front: Image.Image | None = None  # the reconstruction from the photo's camera,
     frames: str = ""  # and from all around, as `data_uri` of `turntable.pack`
+    judged: dict[Plan, Judgement] = field(default_factory=dict)  # by `verdict`: the edits with either directions
     slid: tuple[float, ...] | None = None  # the sliders as the browser last told,
     applied: tuple[float, ...] | None = None  # and as they were last followed; work for other values is out of date
     files: dict[str, list[Path]] = field(default_factory=dict)  # by kind, oldest first
@@ -62,6 +68,36 @@ class Visitor:
         self.files = {}
 
 
+def take_upload(file: str) -> bytes:
+    """The content of an upload, whose file goes at once."""
+    try:
+        content = Path(file).read_bytes()
+    except FileNotFoundError:
+        raise gr.Error(
+            "The uploaded file was kept for its time and is gone: upload it again.", print_exception=False
+        ) from None
+    delete_upload(file)
+    return content
+
+
+def delete_upload(file: str) -> None:
+    """Deletes nothing but uploads: Gradio also hands on an example's path to whoever names it."""
+    if Path(file).resolve().is_relative_to(Path(gr.utils.get_upload_folder()).resolve()):
+        Path(file).unlink(missing_ok=True)
+
+
+def salt_uploads() -> None:
+    """Gives each upload an address of its own. Gradio takes a digest of the content: two visitors with the same photo
+    would share, and delete, one file, and a stranger who has a photo could find out that it was uploaded here."""
+    unsalted = gr.route_utils.GradioUploadFile.__init__
+
+    def salted(upload, *arguments, **named) -> None:
+        unsalted(upload, *arguments, **named)
+        upload.sha.update(secrets.token_bytes(16))
+
+    gr.route_utils.GradioUploadFile.__init__ = salted
+
+
 def encoded(picture: Image.Image, format: str, **options) -> bytes:
     with io.BytesIO() as buffer:
         picture.save(buffer, format, **options)
@@ -79,12 +115,14 @@ def sweep_forever(older_than_s: float) -> None:
 
     def sweep() -> None:
         while True:
+            overdue = []  # listed before anything is deleted, which makes the folder around it young again
             for path in sorted(Path(gr.utils.get_upload_folder()).glob("**/*"), reverse=True):
-                try:
+                with suppress(OSError):  # gone meanwhile
                     if time.time() - path.stat().st_mtime > older_than_s:
-                        path.rmdir() if path.is_dir() else path.unlink()
-                except OSError:  # a folder that is not empty yet, or gone meanwhile
-                    continue
+                        overdue.append(path)
+            for path in overdue:
+                with suppress(OSError):  # a folder with something new in it
+                    path.rmdir() if path.is_dir() else path.unlink()
             time.sleep(min(60, older_than_s / 6))
 
     threading.Thread(target=sweep, daemon=True).start()

@@ -26,7 +26,8 @@ VIEWER_HTML = """
   <select class="right" aria-label="What is shown on the right"></select>
 </div>
 <div class="bar"><span class="where" aria-live="polite"></span>
-  <button class="play" type="button">Play orbit</button><button class="front" type="button">Photo's view</button></div>
+  <button class="play" type="button">Play orbit</button><button class="front" type="button">Photo's view</button>
+  <button class="look" type="button">Render this view</button></div>
 """
 
 VIEWER_CSS = """
@@ -140,6 +141,9 @@ stage.addEventListener("keydown", event => {
 split.addEventListener("input", draw);
 element.addEventListener("change", event => { if (event.target.matches("select")) draw(); });
 element.querySelector(".front").addEventListener("click", () => { stop(); [yaw, pitch] = angles[0]; draw(); });
+element.querySelector(".look").addEventListener("click", () => {
+  if (shown) trigger("look", {yaw: shown[0], pitch: shown[1]});
+});
 element.querySelector(".play").addEventListener("click", event => {
   if (playing) { stop(); return; }
   event.target.textContent = "Stop";
@@ -158,7 +162,8 @@ load();
 
 def viewer(value: dict) -> gr.HTML:
     """Photo, reconstruction, edit and depth of one head, turned in the browser. The value, by name of the picture:
-    {"src": an address, "count": how many frames it packs}; and "angles" of the frames, and "columns" as packed."""
+    {"src": an address, "count": how many frames it packs}; and "angles" of the frames, and "columns" as packed. The
+    event `look` has `yaw` and `pitch` in degrees, where it stands."""
     return gr.HTML(
         value,
         html_template=VIEWER_HTML,
@@ -228,11 +233,13 @@ def edit_list() -> gr.HTML:
     )
 
 
-# Arrow keys on a slider count as letting go of it; Gradio itself only knows the pointer.
+# Arrow keys on a slider count as letting go of it, and Enter in its number; Gradio itself only knows the pointer.
 HEAD = """<script>
 addEventListener("keyup", (event) => {
     if (event.target.matches?.(".attribute input[type=range]") && event.key !== "Tab")
         event.target.dispatchEvent(new PointerEvent("pointerup", {bubbles: true}));
+    if (event.target.matches?.(".attribute input[type=number]") && event.key === "Enter")
+        event.target.dispatchEvent(new FocusEvent("blur"));
 });
 </script>"""
 

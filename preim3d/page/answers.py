@@ -1,0 +1,454 @@
+"""What each event shows: handlers that take the session's state and yield new contents of boxes, by their elem_id."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+
+from preim3d.align import Face, FaceAligner, crop_face
+from preim3d.directions import Directions
+from preim3d.edits import Plan, planned
+from preim3d.film import font, orbit_video
+from preim3d.page.examples import visit_example
+from preim3d.page.gpu import FILM_FRAMES, EditedHead, Gpu
+from preim3d.page.reproduce import python_and_command
+from preim3d.page.verdict import Verdict, unknown_here
+from preim3d.page.visitor import Visitor, data_uri, delete_upload, take_upload
+from preim3d.photo import PhotoError, load_photo
+from preim3d.pipeline import grid_sheet
+from preim3d.pose import FURTHEST_PITCH_DEG, FURTHEST_YAW_DEG, face_angles
+from preim3d.recipe import Recipe, RecipeError, load_recipe
+from preim3d.refine import STEPS
+from preim3d.strengths import check_strengths
+from preim3d.turntable import COLUMNS, GRID, pack, turn_angles
+
+
+Boxes = dict[str, object]  # by elem_id: the new content of a box, or a component with new properties
+
+# What a handler that yields at all must begin with, as one that yields nothing would empty every box.
+UNCHANGED: Boxes = {"status": gr.skip()}
+
+
+@dataclass
+class Answers:
+    """The handlers, and what they need."""
+
+    gpu: Gpu
+    aligner: FaceAligner
+    directions: dict[str, Directions]  # by space, on the CPU: what is asked of them needs no GPU
+    verdict: Verdict | None  # none without a judging network
+    examples: list[Path]
+    prompt: str  # stands by the photo box while there is no photo
+    weights: str | None  # as --weights was
+
+    def __post_init__(self):
+        known = self.directions["inversion"]
+        self.names = known.names
+        self.labels = dict(zip(known.names, known.config.labels))
+
+    # A head is chosen.
+
+    def show_photo(
+        self, visitor: Visitor, file: str | None, face: int | None, progress=gr.Progress()
+    ) -> Iterator[Boxes]:
+        """A new photo, or another face of the same one: finds the face, then shows the head bit by bit."""
+        yield UNCHANGED
+        if file is None:
+            return
+        progress(0.1, "Finding the face")
+        face = face or 1
+        content, name = take_upload(file), Path(file).name
+        visitor.delete_files()
+        visitor = Visitor()
+        try:
+            picture = load_photo(content)
+            faces = self.aligner.faces(picture)
+            chosen = self.aligner.choose(picture, face - 1, faces)
+        except PhotoError as error:
+            gr.Warning(str(error))
+            yield {**self.cleared(), **self.owned(visitor), "status": f"**{error}**", **self.plan_boxes(visitor)}
+            return
+        visitor.origin, visitor.photo_name, visitor.face = "photo", name, face
+        visitor.crop, visitor.photo_angles = crop_face(picture, chosen), face_angles(chosen.points_px)
+        choices = [(f"Face {number}", number) for number in range(1, len(faces) + 1)]
+        yield {
+            **self.cleared(),
+            **self.owned(visitor),
+            "photo": visitor.keep(name, content),
+            "found": visitor.keep_picture("found.png", draw_faces(picture, faces, face - 1)),
+            "crop": visitor.keep_picture("crop.png", visitor.crop),
+            "picker": gr.Radio(choices=choices, value=face, visible=len(faces) > 1),
+            "status": f"{len(faces)} faces were found; choose one below." if len(faces) > 1 else "",
+            **self.plan_boxes(visitor),
+        }
+        progress(0.3, "Reconstructing")
+        steps = self.gpu.start(visitor.crop, visitor.photo_angles)
+        _, visitor.w = next(steps)
+        yield from self.show_head(visitor, steps, original=True)
+
+    def choose_example(self, visitor: Visitor, event: gr.SelectData) -> Boxes:
+        visitor.delete_files()
+        return {**self.cleared(), **self.show_example(event.index), "photo": None, "status": self.prompt}
+
+    def show_first_example(self) -> Boxes:
+        """As the page opens: all is as it was laid out, but for what is the session's own."""
+        return self.show_example(0)
+
+    def show_example(self, index: int) -> Boxes:
+        """Everything about a fresh example, without any computation."""
+        folder = self.examples[index]
+        visitor = visit_example(folder)
+        with Image.open(folder / "depth.webp") as depth:
+            shown = view_value(visitor, visitor.frames, data_uri(depth.convert("L")), count=len(turn_angles()))
+        return {
+            **self.owned(visitor),
+            "crop": str(folder / "crop.png"),
+            "viewer": shown,
+            "grid": str(folder / "grid.png"),
+            "edited": str(folder / "grid.png"),
+            "model": str(folder / "head.glb"),
+            "download": gr.DownloadButton("Download GLB", value=str(folder / "head.glb"), interactive=True),
+            **self.plan_boxes(visitor),
+            "verdict": self.describe(visitor, visitor.front),
+        }
+
+    def use_recipe(self, visitor: Visitor, file: str) -> Iterator[Boxes]:
+        """Everything as it was when the recipe was taken, but for the photo."""
+        yield UNCHANGED
+        content = take_upload(file)
+        try:
+            recipe = load_recipe(content, self.directions["inversion"])
+            if recipe.plan.space not in self.directions:
+                raise RecipeError("The recipe's edits are of the original space, whose directions these weights lack.")
+        except RecipeError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        visitor.delete_files()
+        visitor = Visitor(origin="recipe", w=recipe.w, photo_angles=(recipe.yaw_deg, recipe.pitch_deg))
+        visitor.history.plan = recipe.plan
+        yield {
+            **self.cleared(),
+            **self.owned(visitor),
+            "photo": None,
+            **self.slider_boxes(visitor, recipe.plan),
+            "status": "Restored from a recipe.",
+        }
+        yield from self.show_both(visitor)
+
+    def forget(self, visitor: Visitor, file: str | None) -> Boxes:
+        """Nothing of the photo is left: no file, no latent."""
+        return {**self.clear(visitor, file), "photo": None}
+
+    def clear(self, visitor: Visitor, file: str | None) -> Boxes:
+        """The same when the photo box was emptied: it may hold a new photo by the time that this is told."""
+        visitor.delete_files()
+        visitor.w = visitor.crop = visitor.front = None  # whatever still runs for it stops
+        if file is not None:
+            delete_upload(file)
+        start = self.show_example(0) if self.examples else {**self.owned(Visitor()), **self.plan_boxes(Visitor())}
+        done = "Forgotten: the photo, everything made of it, and its files are deleted."
+        return {**self.cleared(), **start, "status": done}
+
+    # Its edits change.
+
+    def note_sliders(self, visitor: Visitor, *values: float) -> None:
+        """Before anything waits in the queue: what is being rendered for other values may stop."""
+        visitor.slid = values
+
+    def slide(self, visitor: Visitor, owner: str, *values: float) -> Iterator[Boxes]:
+        """The sliders as they were let go of."""
+        yield UNCHANGED
+        if not self.has_head(visitor, owner):
+            return
+        # What was noted since is newer than what this event brought; but the note of this very event may be late.
+        if visitor.slid == visitor.applied:
+            visitor.slid = values
+        while visitor.slid != visitor.applied:
+            visitor.applied = visitor.slid
+            plan = visitor.history.plan
+            standing = {edit.name: edit.strength for edit in plan.edits}
+            moved = {name: x for name, x in zip(self.names, visitor.applied) if x != standing.get(name, 0.0)}
+            if moved:
+                yield from self.follow(visitor, plan.with_strengths(moved))
+
+    def act(self, visitor: Visitor, owner: str, event: gr.EventData) -> Iterator[Boxes]:
+        """A button or a switch in the list of edits."""
+        yield UNCHANGED
+        plan = visitor.history.plan
+        if not self.has_head(visitor, owner) or event.name not in {edit.name for edit in plan.edits}:
+            return
+        after = {
+            "switch": plan.switched,
+            "up": lambda name: plan.moved(name, -1),
+            "down": lambda name: plan.moved(name, 1),
+            "remove": lambda name: plan.with_strengths({name: 0.0}),
+        }[event.what](event.name)
+        if event.what in ("up", "down"):  # edits add up: their order changes the list, not the head
+            visitor.history.do(after)
+            yield self.plan_boxes(visitor)
+            return
+        yield self.slider_boxes(visitor, after)
+        yield from self.follow(visitor, after)
+
+    def protect(self, visitor: Visitor, owner: str, names: list[str]) -> Iterator[Boxes]:
+        yield UNCHANGED
+        if self.has_head(visitor, owner):
+            yield from self.follow(visitor, visitor.history.plan._replace(protect=tuple(names)))
+
+    def choose_space(self, visitor: Visitor, owner: str, space: str) -> Iterator[Boxes]:
+        """The same edits with the other directions."""
+        yield UNCHANGED
+        if self.has_head(visitor, owner):
+            yield from self.follow(visitor, visitor.history.plan._replace(space=space))
+
+    def undo(self, visitor: Visitor, owner: str) -> Iterator[Boxes]:
+        yield from self.step(visitor, owner, visitor.history.undo)
+
+    def redo(self, visitor: Visitor, owner: str) -> Iterator[Boxes]:
+        yield from self.step(visitor, owner, visitor.history.redo)
+
+    def step(self, visitor: Visitor, owner: str, move) -> Iterator[Boxes]:
+        yield UNCHANGED
+        if self.has_head(visitor, owner):
+            move()
+            yield self.slider_boxes(visitor, visitor.history.plan)
+            yield from self.follow(visitor, visitor.history.plan)
+
+    def reset(self, visitor: Visitor, owner: str) -> Iterator[Boxes]:
+        yield UNCHANGED
+        if self.has_head(visitor, owner):
+            fresh = Plan(space=visitor.history.plan.space)
+            yield self.slider_boxes(visitor, fresh)
+            yield from self.follow(visitor, fresh)
+
+    def follow(self, visitor: Visitor, plan: Plan) -> Iterator[Boxes]:
+        """Shows a new plan, which can be undone."""
+        visitor.history.do(plan)
+        yield self.plan_boxes(visitor)
+        asked = self.asked(visitor)
+        try:
+            check_strengths(asked.strengths, self.directions[plan.space].names)
+        except ValueError as error:
+            raise gr.Error(f"{error} Protecting takes more than that; protect less.", print_exception=False) from None
+        yield from self.show_head(visitor, self.gpu.show(asked, visitor.photo_angles))
+
+    def refine(self, visitor: Visitor, owner: str, progress=gr.Progress()) -> Iterator[Boxes]:
+        """Optimises the latent; whatever is reached when it ends, or is stopped, stands."""
+        yield UNCHANGED
+        if not self.has_head(visitor, owner):
+            return
+        if visitor.crop is None:
+            gr.Warning("A recipe has no photo that its head could be refined towards; drop in the photo.")
+            return
+        first = None
+        for done, error, w in self.gpu.refine(visitor.crop, visitor.w, visitor.photo_angles):
+            first = error if first is None else first
+            visitor.w, visitor.refined, visitor.judged = w, visitor.refined or done > 0, {}
+            progress((done, STEPS), "Refining", unit="steps")
+            yield {"refined": f"Step {done} of {STEPS}: colour error over the head {first:.3f} → {error:.3f}."}
+        yield from self.show_both(visitor)
+
+    # What stands on the page because of that.
+
+    def show_both(self, visitor: Visitor) -> Iterator[Boxes]:
+        """The head afresh, without its edits and with them."""
+        yield UNCHANGED
+        if visitor.w is not None:
+            steps = self.gpu.show_both(self.asked(visitor), visitor.photo_angles)
+            yield from self.show_head(visitor, steps, original=True)
+
+    def show_head(self, visitor: Visitor, steps: Iterator[tuple], original: bool = False) -> Iterator[Boxes]:
+        """The pictures and the mesh of `Gpu.look_at`, each as soon as it is there; `original` while nothing is edited.
+        Ends early where the sliders have moved on."""
+        total = len(turn_angles())
+        before = None if original else visitor.front
+        for kind, *things in steps:
+            if visitor.w is None or (not original and visitor.slid != visitor.applied):
+                return
+            if kind == "edited":
+                original, before = False, visitor.front
+            elif kind == "mesh":
+                visitor.keep("head.glb", things[0])  # for `show_mesh`
+            else:
+                frames, depths = things
+                packed, depth = data_uri(pack(frames)), data_uri(pack(depths))
+                if original:
+                    visitor.front, visitor.frames = frames[0], packed
+                shown = view_value(visitor, packed, depth, len(frames), len(frames) if original else total)
+                boxes = {"session": visitor, "viewer": shown}
+                if len(frames) == 1:
+                    boxes |= {"verdict": self.describe(visitor, frames[0], before), **self.plan_boxes(visitor)}
+                elif len(frames) == GRID.stop:
+                    sheet = visitor.keep_picture("grid.png" if original else "edited.png", grid_sheet(frames[GRID]))
+                    boxes |= {"grid": sheet, "edited": sheet} if original else {"edited": sheet}
+                yield boxes
+
+    def show_mesh(self, visitor: Visitor) -> Boxes:
+        """The newest mesh. An event of its own, as the viewer stays blank if it is told the same file twice."""
+        if "head.glb" not in visitor.files:
+            return UNCHANGED
+        path = str(visitor.files["head.glb"][-1])
+        return {
+            "model": path,
+            "download": gr.DownloadButton("Download GLB", value=path, interactive=True),
+            "format": "GLB",
+        }
+
+    def plan_boxes(self, visitor: Visitor) -> Boxes:
+        """The list of edits, the recipe and the code to copy, as they are now."""
+        history = visitor.history
+        boxes = {
+            "edits": [{**edit._asdict(), "label": self.labels[edit.name]} for edit in history.plan.edits],
+            "undo": gr.Button(interactive=bool(history.past)),
+            "redo": gr.Button(interactive=bool(history.future)),
+        }
+        if visitor.w is None:
+            return {**boxes, "recipe": gr.DownloadButton(interactive=False), "python": "", "command": ""}
+        fingerprint = self.directions["inversion"].config.fingerprint
+        recipe = Recipe(visitor.w, history.plan, *visitor.photo_angles).dumps(fingerprint)
+        path = visitor.keep("head.recipe.json", recipe.encode())
+        python, command = python_and_command(visitor, self.asked(visitor).strengths, self.weights)
+        recipe_box = gr.DownloadButton(value=path, interactive=True)
+        return {**boxes, "recipe": recipe_box, "python": python, "command": command}
+
+    def slider_boxes(self, visitor: Visitor, plan: Plan) -> Boxes:
+        """Moves the sliders, and what else chooses, to a plan."""
+        visitor.slid = visitor.applied = None
+        standing = {edit.name: edit.strength for edit in plan.edits}
+        boxes = {f"slider-{name}": standing.get(name, 0.0) for name in self.names}
+        return {**boxes, "protect": list(plan.protect), **self.space_box(plan.space)}
+
+    def space_box(self, space: str) -> Boxes:
+        return {"space": space} if "origin" in self.directions else {}
+
+    def cleared(self) -> Boxes:
+        """Every box empty and every slider at 0."""
+        empty = dict.fromkeys(("found", "crop", "grid", "edited", "model", "film", "looked", "depth"))
+        empty |= {"viewer": {}, "verdict": "", "refined": "", "format": "GLB", "protect": []}
+        empty |= {"picker": gr.Radio(visible=False), "download": gr.DownloadButton("Download GLB", interactive=False)}
+        return {**empty, **self.space_box("inversion"), **{f"slider-{name}": 0 for name in self.names}}
+
+    def owned(self, visitor: Visitor) -> Boxes:
+        return {"session": visitor, "owner": visitor.key}
+
+    def describe(self, visitor: Visitor, after: Image.Image, before: Image.Image | None = None) -> str:
+        plan = visitor.history.plan
+        left_out = unknown_here(plan, self.directions[plan.space], self.labels)
+        told = self.verdict.describe(visitor, after, before) if self.verdict else ""
+        return "\n\n".join(filter(None, (left_out, told)))
+
+    # Things to take along.
+
+    def choose_format(self, visitor: Visitor, owner: str, format: str) -> Boxes:
+        """The mesh in another format, made when asked for."""
+        if not self.has_head(visitor, owner):
+            return UNCHANGED
+        content = self.gpu.mesh(self.asked(visitor), format.lower())
+        path = visitor.keep(f"head.{format.lower()}", content)
+        return {"download": gr.DownloadButton(f"Download {format}", value=path, interactive=True)}
+
+    def film(self, visitor: Visitor, owner: str, progress=gr.Progress()) -> Boxes:
+        if not self.has_head(visitor, owner):
+            return UNCHANGED
+        frames = []
+        for part in self.gpu.film(self.asked(visitor)):
+            frames += part
+            progress((len(frames), FILM_FRAMES), "Rendering the orbit", unit="frames")
+        path = visitor.keep("orbit.mp4", b"")
+        orbit_video(frames, path)
+        return {"film": path}
+
+    def look(self, visitor: Visitor, owner: str, yaw_deg: float, pitch_deg: float) -> Boxes:
+        """One picture from any side, and its depth."""
+        if not self.has_head(visitor, owner):
+            return UNCHANGED
+        picture, depth = self.gpu.look_from(self.asked(visitor), (yaw_deg, pitch_deg))
+        return {
+            "looked": visitor.keep_picture("view.png", picture),
+            "depth": visitor.keep_picture("depth.png", depth),
+        }
+
+    def look_as_viewer(self, visitor: Visitor, owner: str, event: gr.EventData) -> Boxes:
+        """The same from where the turning viewer stands."""
+        return self.look_near(visitor, owner, event.yaw, event.pitch)
+
+    def look_as_mesh(self, visitor: Visitor, owner: str, model: gr.Model3D) -> Boxes:
+        """The same from where the mesh's viewer stands."""
+        return self.look_near(visitor, owner, *viewer_angles(*model.camera_position[:2]))
+
+    def look_near(self, visitor: Visitor, owner: str, yaw_deg: float, pitch_deg: float) -> Boxes:
+        """From the nearest angles that the sliders have, to which they are moved."""
+        if not self.has_head(visitor, owner):
+            return UNCHANGED
+        yaw = round(float(np.clip(yaw_deg, -FURTHEST_YAW_DEG, FURTHEST_YAW_DEG)))
+        pitch = round(float(np.clip(pitch_deg, -FURTHEST_PITCH_DEG, FURTHEST_PITCH_DEG)))
+        if abs(yaw - yaw_deg) > 1 or abs(pitch - pitch_deg) > 1:
+            gr.Info(
+                f"You look from yaw {yaw_deg:.0f}°, pitch {pitch_deg:.0f}°; pictures go to {FURTHEST_YAW_DEG:.0f}° and"
+                f" {FURTHEST_PITCH_DEG:.0f}°, so this is the nearest one."
+            )
+        shown = self.look(visitor, owner, yaw, pitch)
+        return {"yaw": yaw, "pitch": pitch, "any-side": gr.Accordion(open=True), **shown}
+
+    # What they all ask.
+
+    def asked(self, visitor: Visitor) -> EditedHead:
+        plan = visitor.history.plan
+        return EditedHead(visitor.w, planned(plan, self.directions[plan.space]), plan.space)
+
+    def has_head(self, visitor: Visitor, owner: str) -> bool:
+        """Whether there is something to edit.
+
+        Raises:
+            gr.Error: the session's time has run out. The state is then as at first, while the browser still shows, and
+                owns, another one.
+        """
+        if owner and owner != visitor.key:
+            raise gr.Error(
+                "This session was an hour old and has ended; drop the photo in again, or use your recipe.",
+                print_exception=False,
+            )
+        if visitor.w is None:
+            gr.Warning("Drop in a photo first, or choose an example; then the sliders edit its head.")
+        return visitor.w is not None
+
+
+def view_value(visitor: Visitor, frames: str, depth: str, count: int, base_count: int | None = None) -> dict:
+    """What the viewer shows; see `widgets.viewer`."""
+    value = {
+        "angles": turn_angles(visitor.photo_angles),
+        "columns": COLUMNS,
+        "reconstruction": {"src": visitor.frames, "count": base_count or count},
+        "edited": {"src": frames, "count": count},
+        "depth": {"src": depth, "count": count},
+    }
+    if visitor.crop is not None:
+        value["photo"] = {"src": data_uri(visitor.crop), "count": 1}
+    return value
+
+
+def viewer_angles(alpha_deg: float | None, beta_deg: float | None) -> tuple[float, float]:
+    """Babylon's longitude and latitude -> yaw and nominal pitch in degrees, as in `camera`. Its x is our -x; 90, 90
+    is in front of the face, and None is before the viewer has drawn anything."""
+    if alpha_deg is None or beta_deg is None:
+        return 0.0, 0.0
+    yaw = (alpha_deg - 90 + 180) % 360 - 180
+    return yaw, -90 * math.cos(math.radians(beta_deg))
+
+
+def draw_faces(photo: Image.Image, faces: list[Face], chosen: int) -> Image.Image:
+    """The photo, small, with a box around each face; the chosen one stands out, and they are numbered if several."""
+    small = ImageOps.contain(photo, (480, 480))
+    scale = small.width / photo.width
+    draw = ImageDraw.Draw(small)
+    for number, face in enumerate(faces):
+        color = (255, 196, 0) if number == chosen else (230, 230, 230)
+        box = [scale * side for side in face.box_px]
+        draw.rectangle(box, outline=color, width=4 if number == chosen else 2)
+        if len(faces) > 1:
+            corner = (box[0] + 4, box[1])
+            draw.text(corner, str(number + 1), fill=color, font=font(22), stroke_width=2, stroke_fill="black")
+    return small

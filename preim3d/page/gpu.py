@@ -1,0 +1,101 @@
+"""What runs on the GPU, where there is one: latents, strengths and pictures go in, pictures and files come out.
+
+On ZeroGPU each call is a process of its own, so numbers and pictures are handed over, never tensors; and a call is
+refused when the seconds it asks for are more than the visitor has left, so each asks for little."""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+import spaces
+from PIL import Image
+
+from preim3d.camera import orbit_cameras
+from preim3d.mesh import mesh_bytes
+from preim3d.pipeline import Head, Preim3DPipeline, as_array
+from preim3d.refine import Step, refine
+from preim3d.turntable import GRID, Angles, cameras, turn_angles
+
+
+FILM_FRAMES = 90  # three seconds
+
+
+class EditedHead(NamedTuple):
+    """Which head is meant."""
+
+    source: np.ndarray | Image.Image  # w [num_ws, w_dim] before the edits; or a crop, which is encoded first
+    strengths: dict[str, float]
+    space: Literal["inversion", "origin"] = "inversion"  # whose directions edit it
+
+
+class Gpu:
+    """The pipeline's work in pieces of one call each; a visitor's action is one such call."""
+
+    def __init__(self, pipeline: Preim3DPipeline):
+        self.pipeline = pipeline
+        self.pivot = pipeline.generator.config.pivot
+        # Here and not above the methods, as `self` would then be an argument and be pickled with the whole pipeline.
+        self.start = spaces.GPU(duration=15)(self.start)
+        self.show = spaces.GPU(duration=10)(self.show)
+        self.show_both = spaces.GPU(duration=15)(self.show_both)
+        self.look_from = spaces.GPU(duration=5)(self.look_from)
+        self.nine_views = spaces.GPU(duration=10)(self.nine_views)
+        self.mesh = spaces.GPU(duration=10)(self.mesh)
+        self.film = spaces.GPU(duration=20)(self.film)
+        self.refine = spaces.GPU(duration=30)(self.refine)
+
+    def start(self, crop: Image.Image, angles: Angles) -> Iterator[tuple]:
+        """crop -> ("w", w [num_ws, w_dim]), then what `look_at` gives."""
+        w = as_array(self.pipeline.encode(crop))
+        yield "w", w
+        yield from self.look_at(EditedHead(w, {}), angles)
+
+    def show(self, asked: EditedHead, angles: Angles) -> Iterator[tuple]:
+        """What `look_at` gives."""
+        yield from self.look_at(asked, angles)
+
+    def show_both(self, asked: EditedHead, angles: Angles) -> Iterator[tuple]:
+        """The head without the edits, then with them, as `look_at` gives them, and ("edited", None) between them."""
+        yield from self.look_at(asked._replace(strengths={}), angles)
+        if asked.strengths:
+            yield "edited", None
+            yield from self.look_at(asked, angles)
+
+    def look_at(self, asked: EditedHead, angles: Angles) -> Iterator[tuple]:
+        """("frames", frames, depths) so far, ever more of them, and ("mesh", the bytes of a GLB) as soon as the grid
+        is there."""
+        head = self.head(asked)
+        seats = cameras(turn_angles(angles), self.pivot)
+        frames, depths = [], []
+        for first, last in ((0, 1), (1, GRID.stop), (GRID.stop, 20), (20, 30), (30, len(seats))):
+            pictures, depth = self.pipeline.views_and_depths(head, seats[first:last])
+            frames += pictures
+            depths += depth
+            yield "frames", frames, depths
+            if last == GRID.stop:
+                yield "mesh", mesh_bytes(self.pipeline.mesh(head), "glb", {"strengths": asked.strengths})
+
+    def head(self, asked: EditedHead) -> Head:
+        source = asked.source
+        w = self.pipeline.encode(source) if isinstance(source, Image.Image) else source
+        return self.pipeline.head(self.pipeline.edit(w, asked.strengths, asked.space))
+
+    def look_from(self, asked: EditedHead, angles: Angles) -> tuple[Image.Image, Image.Image]:
+        """One picture, and its depth."""
+        pictures, depths = self.pipeline.views_and_depths(self.head(asked), cameras([angles], self.pivot))
+        return pictures[0], depths[0]
+
+    def nine_views(self, asked: EditedHead) -> list[Image.Image]:
+        return self.pipeline.views(self.head(asked))
+
+    def mesh(self, asked: EditedHead, format: str) -> bytes:
+        return mesh_bytes(self.pipeline.mesh(self.head(asked)), format, {"strengths": asked.strengths})
+
+    def film(self, asked: EditedHead) -> Iterator[list[Image.Image]]:
+        """The frames of one round, some at a time."""
+        head = self.head(asked)
+        for camera in orbit_cameras(FILM_FRAMES, pivot=self.pivot).split(10):
+            yield self.pipeline.views(head, camera)
+
+    def refine(self, crop: Image.Image, w: np.ndarray, angles: Angles) -> Iterator[Step]:
+        yield from refine(self.pipeline.generator, crop, w, *angles)
