@@ -95,6 +95,14 @@ def test_the_papers_rounds_alternate(inputs, tmp_path):
     assert sheet.size == (32 * 5, 32 * 4)  # five photos; input, its camera, two sides
 
 
+def test_ablations_leave_out_what_they_name(inputs, tmp_path):
+    options = "--without", "alternating", "surround"
+    assert encoder.main(words(inputs, tmp_path, *options, data="photos.zip", steps=4)) == 0
+    assert {name for name, _ in logged(tmp_path)} == {"l2", "lpips", "id", "gradient"}
+    with pytest.raises(SystemExit):
+        encoder.main(words(inputs, tmp_path, "--recipe", "heads", *options))
+
+
 def test_the_released_codes_variants(inputs, tmp_path):
     assert encoder.main(words(inputs, tmp_path, "--recipe", "released", "--ema", 0.9, "--accumulate", 2)) == 0
     values = logged(tmp_path)

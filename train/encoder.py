@@ -138,6 +138,8 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--optimizer", choices=("adamw", "ranger"), default="adamw")
     parser.add_argument("--surround", choices=("input", "frontal"), default="input", help="camera that the views of "
                         "Eq. 6 lie around: the paper's 4, or the released code's 3")  # fmt: skip
+    parser.add_argument("--without", nargs="+", choices=("alternating", "surround"), default=[], help="for ablations "
+                        "(Table 4): photos in every round; no views of Eq. 6; not for recipe heads")  # fmt: skip
     parser.add_argument("--truncation", type=float, default=1.0, help="of generated images' w; the released code: .7")
     parser.add_argument("--latent-discriminator", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--mirror", action="store_true", help="every posed photo a second time, mirrored")
@@ -171,6 +173,8 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     check_budget(parser, args)
     if args.recipe == "heads" and not (args.reader and (Path(args.data) / "heads.npz").is_file()):
         parser.error("--recipe heads needs a folder of `python -m train.heads render` as --data, and a --reader")
+    if args.recipe == "heads" and args.without:
+        parser.error("--without is for --recipe paper or released")
     if not (args.reader or args.lpips):
         parser.error("L_LPIPS needs --lpips (torchvision's alexnet-*.pth or vgg16-*.pth) or a --reader")
     if not (args.reader or args.identity or args.similarity):

@@ -119,7 +119,7 @@ class EncoderRun:
             return
         order = self.args.round_order
         # Of the paper's order every other step takes photos; the released code's takes them always and drops half.
-        taken = (step + 1) // 2 if order == "out-in" else step
+        taken = (step + 1) // 2 if order == "out-in" and "alternating" not in self.args.without else step
         shuffled = Shuffled(
             len(self.posed), self.args.batch, self.args.seed, process=self.place.process_index,
             processes=self.place.num_processes, first=taken * self.args.accumulate,
@@ -134,7 +134,8 @@ class EncoderRun:
             return
         weights = self.weights(step)
         order = {"out-in": ("out", "in"), "in-out": ("in", "out")}.get(args.round_order)
-        for place in ("out", "in") if order is None else (order[step % 2],):
+        places = ("out", "in") if order is None else (order[step % 2],)
+        for place in ("out",) if "alternating" in args.without else places:
             if place == "out" or args.round_order == "in-out":
                 batch = self.photos(rng, draws, args.batch)
             if place == "in":
@@ -156,8 +157,10 @@ class EncoderRun:
     def weights(self, step: int) -> dict[str, float]:
         scale = self.args.schedule_scale
         if self.args.recipe == "released":
-            return schedules.released_weights(step, self.encoder.latent_average.numel(), scale)
-        return schedules.paper_weights(step, scale)
+            weights = schedules.released_weights(step, self.encoder.latent_average.numel(), scale)
+        else:
+            weights = schedules.paper_weights(step, scale)
+        return weights | {"sur": 0.0} if "surround" in self.args.without else weights
 
     def step(self, step: int, share: float, precision: str) -> dict[str, float]:
         """One optimiser step; gives its terms, those of the in-domain round with `_in` behind their names.

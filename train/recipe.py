@@ -150,6 +150,19 @@ ASIDE = (
         steps=3500,
     ),
     Stage(
+        "python -m train.encoder --recipe paper --data dataset/heads --generator runs/generator/generator \\\n"
+        "    --reader runs/attributes/reader --schedule-scale 0.003 --steps 600 --out runs/paper\n"
+        "python -m train.encoder ... --without surround --out runs/one_view\n"
+        "python -m train.encoder ... --without surround alternating --out runs/photos_only\n"
+        "python -m train.evaluate ... --compare paper=runs/paper/encoder one_view=runs/one_view/encoder \\\n"
+        "    photos_only=runs/photos_only/encoder --seeds 0 1",
+        "as for encoder and evaluate",
+        "the paper's ablation (Table 4), with equal training",
+        150,
+        tflop=3 * 600 * 8 * 5 * 3 * 4.3e-3,
+        steps=1800,
+    ),
+    Stage(
         "python -m train.prepare PHOTOS --reader runs/attributes/reader --out dataset/photos",
         "a folder of 1000 raw photos, reader",
         "dataset/photos: posed crops for train.encoder, train.manifold and train.evaluate, and a list of failures",
