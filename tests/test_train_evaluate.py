@@ -13,7 +13,7 @@ from preim3d.directions import ATTRIBUTES
 from preim3d.irse import IdentityNetwork
 from train import evaluate, losses, metrics
 from train.attributes import HeadReader
-from train.evaluate import match_rate, sheet
+from train.evaluation import match_rate, sheet
 from train.optimise import optimise_latents
 from train.report import average, tables
 

@@ -1,13 +1,10 @@
 """Figures of an evaluation -> their mean over seeds, the protocol in words, tables shaped like the paper's."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from preim3d.directions import ATTRIBUTES
+from train.evaluation import EDIT_STRENGTH, EQUAL_ALTERING, TIMED, Evaluation
 
-
-if TYPE_CHECKING:
-    from train.evaluate import Evaluation
 
 PROTOCOL = """\
 {n} {subjects} that no network ever saw; {seeds}. {generator}Encoder: one photo each{photo} -> w -> image at the \
@@ -30,10 +27,8 @@ READER = (
 )
 
 
-def protocol(evaluation: "Evaluation") -> str:
+def protocol(evaluation: Evaluation) -> str:
     """The card: networks used, views, pitch convention, strengths, n."""
-    from train.evaluate import EDIT_STRENGTH, EQUAL_ALTERING, TIMED
-
     args, rendered = evaluation.args, evaluation.dataset is not None
     named = {kind: READER.format(kind=kind) for kind in ("", "its embedding, ")}
     seeds = ", ".join(map(str, args.seeds))
