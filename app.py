@@ -25,13 +25,13 @@ from preim3d.page.answers import Answers
 from preim3d.page.api import Api
 from preim3d.page.examples import find_examples, visit_example
 from preim3d.page.gpu import Gpu
+from preim3d.page.showing import REFINE_COST
 from preim3d.page.verdict import SPACES, Verdict
 from preim3d.page.visitor import Visitor, salt_uploads, sweep_forever
 from preim3d.page.widgets import CSS, HEAD, THEME, PhotoBox, edit_list, safe_marks, viewer
 from preim3d.pipeline import Preim3DPipeline
-from preim3d.refine import STEPS
 from preim3d.strengths import STRENGTH_LIMIT
-from preim3d.weights import WeightsError, find_weights
+from preim3d.weights import BUNDLED, WeightsError, find_weights
 
 
 parser = argparse.ArgumentParser(
@@ -91,9 +91,10 @@ gr.set_static_paths([weights.folder / "examples"])
 
 INTRO = """# One portrait photo → an editable 3D head
 Drop in a photo, turn the head, move the sliders, take it along as mesh, film or picture."""
-ABOUT = """The bundled model is small and has learned from synthetic people only: expect the likeness of an avatar.
-Photos and results are kept for at most an hour, then the session ends; nothing is logged. Code: Apache-2.0; bundled
-weights: CC0 1.0. After [PREIM3D](https://arxiv.org/abs/2304.10263) and [EG3D](https://arxiv.org/abs/2112.07945).
+BUNDLED_MODEL = """The bundled model is small and has learned from synthetic people only: expect the likeness of an
+avatar. Its weights are CC0 1.0. """
+ABOUT = """Photos and results are kept for at most an hour, then the session ends; nothing is logged. Code: Apache-2.0.
+After [PREIM3D](https://arxiv.org/abs/2304.10263) and [EG3D](https://arxiv.org/abs/2112.07945).
 Programs: see *Use via API* below."""
 
 ordered = [name for name in ATTRIBUTES if name in config.names]
@@ -167,11 +168,7 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
             with gr.Row():
                 refine = gr.Button("Refine likeness", elem_id="refine", size="sm", min_width=90)
                 stop = gr.Button("Stop", elem_id="stop", size="sm", min_width=60)
-            refined = gr.Markdown(
-                f"Refining fits the latent to the photo in {STEPS} steps: about half a minute on a processor, some"
-                " seconds on a GPU.",
-                elem_id="refined",
-            )
+            refined = gr.Markdown(REFINE_COST, elem_id="refined")
             forget = gr.Button("Forget my photo", variant="stop", size="sm", elem_id="forget")
         with gr.Column(scale=7, min_width=320, elem_id="pictures"):
             with gr.Row():
@@ -202,7 +199,7 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
                             size="sm",
                             min_width=110,
                         )
-                    look_as_mesh = gr.Button("Render this view", size="sm", elem_id="look-as-mesh")
+                    look_as_mesh = gr.Button("Render the view from here", size="sm", elem_id="look-as-mesh")
             gr.Markdown(elem_id="verdict")
             if len(directions) > 1:
                 choices = [(words, name) for name, words in SPACES.items()]
@@ -287,7 +284,7 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
                 undo = gr.Button("Undo", size="sm", interactive=False, elem_id="undo", min_width=60)
                 redo = gr.Button("Redo", size="sm", interactive=False, elem_id="redo", min_width=60)
                 reset = gr.Button("Reset all", size="sm", elem_id="reset", min_width=80)
-    gr.Markdown(ABOUT, elem_id="about")
+    gr.Markdown((BUNDLED_MODEL if weights.folder.resolve() == BUNDLED else "") + ABOUT, elem_id="about")
 
     # ----------------------------------------------------------------------------
     # Which event calls which answer. Answers name boxes by their elem_id.

@@ -23,7 +23,7 @@ recipe.py      latent, camera and edits as a small file
 refine.py      crop and w -> a w that looks more like the photo
 pose.py        the five points -> the photo's camera
 judge.py       what an edit did, as reader.py sees it
-page/          the page's viewer and list of edits, in HTML, and what it keeps of one session
+page/          the page's rooms, which alone know Gradio: answers, GPU functions, endpoints, widgets, a session's state
 files.py       a file is written whole or not at all
 weights.py     where weights come from, and whether they are whole
 __main__.py    the command line

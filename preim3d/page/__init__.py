@@ -5,7 +5,8 @@ gpu.py        what runs on the GPU, where there is one
 verdict.py    what an edit did, in words and figures
 reproduce.py  the shown head again, with Python or from the command line
 examples.py   heads to look at before any upload
-answers.py    what each event shows
+showing.py    what stands on the page because of a session's state
+answers.py    what each event does
 api.py        three endpoints for programs
 widgets.py    the turning viewer and the list of edits, in HTML; looks
 """

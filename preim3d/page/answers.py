@@ -1,54 +1,30 @@
-"""What each event shows: handlers that take the session's state and yield new contents of boxes, by their elem_id."""
+"""What each event does: handlers that take the session's state and yield what is to be shown."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from preim3d.align import Face, FaceAligner, crop_face
-from preim3d.directions import Directions
-from preim3d.edits import Plan, planned
+from preim3d.align import Face, crop_face
+from preim3d.edits import Plan
 from preim3d.film import font, orbit_video
 from preim3d.page.examples import visit_example
-from preim3d.page.gpu import FILM_FRAMES, EditedHead, Gpu
-from preim3d.page.reproduce import python_and_command
-from preim3d.page.verdict import Verdict, unknown_here
+from preim3d.page.gpu import FILM_FRAMES
+from preim3d.page.showing import UNCHANGED, Boxes, Showing, view_value
 from preim3d.page.visitor import Visitor, data_uri, delete_upload, take_upload
 from preim3d.photo import PhotoError, load_photo
-from preim3d.pipeline import grid_sheet
 from preim3d.pose import FURTHEST_PITCH_DEG, FURTHEST_YAW_DEG, face_angles
-from preim3d.recipe import Recipe, RecipeError, load_recipe
+from preim3d.recipe import RecipeError, load_recipe
 from preim3d.refine import STEPS
 from preim3d.strengths import check_strengths
-from preim3d.turntable import COLUMNS, GRID, pack, turn_angles
+from preim3d.turntable import turn_angles
 
 
-Boxes = dict[str, object]  # by elem_id: the new content of a box, or a component with new properties
-
-# What a handler that yields at all must begin with, as one that yields nothing would empty every box.
-UNCHANGED: Boxes = {"status": gr.skip()}
-
-
-@dataclass
-class Answers:
-    """The handlers, and what they need."""
-
-    gpu: Gpu
-    aligner: FaceAligner
-    directions: dict[str, Directions]  # by space, on the CPU: what is asked of them needs no GPU
-    verdict: Verdict | None  # none without a judging network
-    examples: list[Path]
-    prompt: str  # stands by the photo box while there is no photo
-    weights: str | None  # as --weights was
-
-    def __post_init__(self):
-        known = self.directions["inversion"]
-        self.names = known.names
-        self.labels = dict(zip(known.names, known.config.labels))
+class Answers(Showing):
+    """The handlers."""
 
     # A head is chosen.
 
@@ -251,95 +227,6 @@ class Answers:
             yield {"refined": f"Step {done} of {STEPS}: colour error over the head {first:.3f} → {error:.3f}."}
         yield from self.show_both(visitor)
 
-    # What stands on the page because of that.
-
-    def show_both(self, visitor: Visitor) -> Iterator[Boxes]:
-        """The head afresh, without its edits and with them."""
-        yield UNCHANGED
-        if visitor.w is not None:
-            steps = self.gpu.show_both(self.asked(visitor), visitor.photo_angles)
-            yield from self.show_head(visitor, steps, original=True)
-
-    def show_head(self, visitor: Visitor, steps: Iterator[tuple], original: bool = False) -> Iterator[Boxes]:
-        """The pictures and the mesh of `Gpu.look_at`, each as soon as it is there; `original` while nothing is edited.
-        Ends early where the sliders have moved on."""
-        total = len(turn_angles())
-        before = None if original else visitor.front
-        for kind, *things in steps:
-            if visitor.w is None or (not original and visitor.slid != visitor.applied):
-                return
-            if kind == "edited":
-                original, before = False, visitor.front
-            elif kind == "mesh":
-                visitor.keep("head.glb", things[0])  # for `show_mesh`
-            else:
-                frames, depths = things
-                packed, depth = data_uri(pack(frames)), data_uri(pack(depths))
-                if original:
-                    visitor.front, visitor.frames = frames[0], packed
-                shown = view_value(visitor, packed, depth, len(frames), len(frames) if original else total)
-                boxes = {"session": visitor, "viewer": shown}
-                if len(frames) == 1:
-                    boxes |= {"verdict": self.describe(visitor, frames[0], before), **self.plan_boxes(visitor)}
-                elif len(frames) == GRID.stop:
-                    sheet = visitor.keep_picture("grid.png" if original else "edited.png", grid_sheet(frames[GRID]))
-                    boxes |= {"grid": sheet, "edited": sheet} if original else {"edited": sheet}
-                yield boxes
-
-    def show_mesh(self, visitor: Visitor) -> Boxes:
-        """The newest mesh. An event of its own, as the viewer stays blank if it is told the same file twice."""
-        if "head.glb" not in visitor.files:
-            return UNCHANGED
-        path = str(visitor.files["head.glb"][-1])
-        return {
-            "model": path,
-            "download": gr.DownloadButton("Download GLB", value=path, interactive=True),
-            "format": "GLB",
-        }
-
-    def plan_boxes(self, visitor: Visitor) -> Boxes:
-        """The list of edits, the recipe and the code to copy, as they are now."""
-        history = visitor.history
-        boxes = {
-            "edits": [{**edit._asdict(), "label": self.labels[edit.name]} for edit in history.plan.edits],
-            "undo": gr.Button(interactive=bool(history.past)),
-            "redo": gr.Button(interactive=bool(history.future)),
-        }
-        if visitor.w is None:
-            return {**boxes, "recipe": gr.DownloadButton(interactive=False), "python": "", "command": ""}
-        fingerprint = self.directions["inversion"].config.fingerprint
-        recipe = Recipe(visitor.w, history.plan, *visitor.photo_angles).dumps(fingerprint)
-        path = visitor.keep("head.recipe.json", recipe.encode())
-        python, command = python_and_command(visitor, self.asked(visitor).strengths, self.weights)
-        recipe_box = gr.DownloadButton(value=path, interactive=True)
-        return {**boxes, "recipe": recipe_box, "python": python, "command": command}
-
-    def slider_boxes(self, visitor: Visitor, plan: Plan) -> Boxes:
-        """Moves the sliders, and what else chooses, to a plan."""
-        visitor.slid = visitor.applied = None
-        standing = {edit.name: edit.strength for edit in plan.edits}
-        boxes = {f"slider-{name}": standing.get(name, 0.0) for name in self.names}
-        return {**boxes, "protect": list(plan.protect), **self.space_box(plan.space)}
-
-    def space_box(self, space: str) -> Boxes:
-        return {"space": space} if "origin" in self.directions else {}
-
-    def cleared(self) -> Boxes:
-        """Every box empty and every slider at 0."""
-        empty = dict.fromkeys(("found", "crop", "grid", "edited", "model", "film", "looked", "depth"))
-        empty |= {"viewer": {}, "verdict": "", "refined": "", "format": "GLB", "protect": []}
-        empty |= {"picker": gr.Radio(visible=False), "download": gr.DownloadButton("Download GLB", interactive=False)}
-        return {**empty, **self.space_box("inversion"), **{f"slider-{name}": 0 for name in self.names}}
-
-    def owned(self, visitor: Visitor) -> Boxes:
-        return {"session": visitor, "owner": visitor.key}
-
-    def describe(self, visitor: Visitor, after: Image.Image, before: Image.Image | None = None) -> str:
-        plan = visitor.history.plan
-        left_out = unknown_here(plan, self.directions[plan.space], self.labels)
-        told = self.verdict.describe(visitor, after, before) if self.verdict else ""
-        return "\n\n".join(filter(None, (left_out, told)))
-
     # Things to take along.
 
     def choose_format(self, visitor: Visitor, owner: str, format: str) -> Boxes:
@@ -392,42 +279,6 @@ class Answers:
             )
         shown = self.look(visitor, owner, yaw, pitch)
         return {"yaw": yaw, "pitch": pitch, "any-side": gr.Accordion(open=True), **shown}
-
-    # What they all ask.
-
-    def asked(self, visitor: Visitor) -> EditedHead:
-        plan = visitor.history.plan
-        return EditedHead(visitor.w, planned(plan, self.directions[plan.space]), plan.space)
-
-    def has_head(self, visitor: Visitor, owner: str) -> bool:
-        """Whether there is something to edit.
-
-        Raises:
-            gr.Error: the session's time has run out. The state is then as at first, while the browser still shows, and
-                owns, another one.
-        """
-        if owner and owner != visitor.key:
-            raise gr.Error(
-                "This session was an hour old and has ended; drop the photo in again, or use your recipe.",
-                print_exception=False,
-            )
-        if visitor.w is None:
-            gr.Warning("Drop in a photo first, or choose an example; then the sliders edit its head.")
-        return visitor.w is not None
-
-
-def view_value(visitor: Visitor, frames: str, depth: str, count: int, base_count: int | None = None) -> dict:
-    """What the viewer shows; see `widgets.viewer`."""
-    value = {
-        "angles": turn_angles(visitor.photo_angles),
-        "columns": COLUMNS,
-        "reconstruction": {"src": visitor.frames, "count": base_count or count},
-        "edited": {"src": frames, "count": count},
-        "depth": {"src": depth, "count": count},
-    }
-    if visitor.crop is not None:
-        value["photo"] = {"src": data_uri(visitor.crop), "count": 1}
-    return value
 
 
 def viewer_angles(alpha_deg: float | None, beta_deg: float | None) -> tuple[float, float]:

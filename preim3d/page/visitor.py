@@ -26,7 +26,7 @@ KEPT_PER_KIND = 2  # files of one kind: the newest, and the one that a browser m
 class Visitor:
     """The state of one session. Numbers and pictures, never planes or tensors: there may be hundreds."""
 
-    key: str = field(default_factory=lambda: secrets.token_hex(8))  # the browser has it too: see `Answers.is_over`
+    key: str = field(default_factory=lambda: secrets.token_hex(8))  # the browser has it too: see `Showing.has_head`
     origin: str = "nothing"  # where the head is from: "example", "photo", "recipe" or "nothing" while there is none
     w: np.ndarray | None = None  # float32 [num_ws, w_dim], before the edits
     refined: bool = False

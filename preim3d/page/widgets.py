@@ -1,5 +1,7 @@
 """The page's own widgets, in plain HTML, CSS and JavaScript: the turning viewer and the list of edits."""
 
+import json
+
 import gradio as gr
 
 
@@ -19,15 +21,16 @@ VIEWER_HTML = """
      aria-label="The head. Arrow keys or dragging turn it; the slider below moves the line between left and right.">
   <canvas class="left" width="512" height="512"></canvas><canvas class="right" width="512" height="512"></canvas>
   <div class="line"></div><span class="tag left"></span><span class="tag right"></span>
+  <span class="tag where" aria-live="polite"></span>
 </div>
 <div class="bar">
   <select class="left" aria-label="What is shown on the left"></select>
   <input class="split" type="range" min="0" max="100" value="50" aria-label="Line between left and right">
   <select class="right" aria-label="What is shown on the right"></select>
 </div>
-<div class="bar"><span class="where" aria-live="polite"></span>
+<div class="bar">
   <button class="play" type="button">Play orbit</button><button class="front" type="button">Photo's view</button>
-  <button class="look" type="button">Render this view</button></div>
+  <button class="look" type="button">Render view</button></div>
 """
 
 VIEWER_CSS = """
@@ -41,14 +44,15 @@ VIEWER_CSS = """
   box-shadow: 0 0 4px rgba(0,0,0,.6); pointer-events: none}
 .tag {position: absolute; top: 8px; padding: 1px 8px; border-radius: 8px; font-size: 12px; color: white;
   background: rgba(0,0,0,.55); pointer-events: none}
-.tag.left {left: 8px} .tag.right {right: 8px}
-.bar {display: flex; gap: 8px; align-items: center; margin-top: 8px; font-size: 13px; color: var(--body-text-color)}
+.tag.left {left: 8px} .tag.right {right: 8px} .tag.where {top: auto; bottom: 8px; left: 8px} .tag:empty {display: none}
+.bar {display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin-top: 8px; font-size: 13px;
+  color: var(--body-text-color)}
 .bar select, .bar button {font: inherit; color: var(--body-text-color); padding: 4px 8px; min-height: 32px;
   cursor: pointer; background: var(--button-secondary-background-fill); border-radius: 8px;
   border: 1px solid var(--border-color-primary)}
 .bar select {width: auto; max-width: 36%}
+.bar button {flex: 1; white-space: nowrap}
 .bar .split {flex: 1; min-width: 40px; accent-color: var(--color-accent)}
-.where {flex: 1; color: var(--body-text-color-subdued)}
 """
 
 VIEWER_JS = """
@@ -180,6 +184,7 @@ ol {list-style: none; margin: 0; padding: 0; font-size: 14px; color: var(--body-
 li {display: flex; align-items: center; gap: 6px; padding: 2px 0}
 li label {flex: 1; display: flex; gap: 8px; align-items: center; cursor: pointer}
 li.off label {text-decoration: line-through; opacity: .6}
+li input {appearance: auto !important; accent-color: var(--color-accent)}
 li button {min-width: 32px; min-height: 32px; border: 1px solid var(--border-color-primary); border-radius: 8px;
   color: var(--body-text-color); background: var(--button-secondary-background-fill); cursor: pointer}
 li button:disabled {opacity: .35; cursor: default}
@@ -233,14 +238,33 @@ def edit_list() -> gr.HTML:
     )
 
 
-# Arrow keys on a slider count as letting go of it, and Enter in its number; Gradio itself only knows the pointer.
-HEAD = """<script>
-addEventListener("keyup", (event) => {
+# What pictures show, for who does not see them.
+PICTURES = {
+    "photo": "Your photo",
+    "found": "The photo with a box around each face",
+    "crop": "The upright crop that the model sees",
+    "grid": "The reconstruction from nine sides",
+    "edited": "The edited head from nine sides",
+    "looked": "The edited head from the chosen side",
+    "depth": "Its depth, near being light",
+    "examples": "A synthetic person to start with",
+}
+# Arrow keys on a slider count as letting go of it, and Enter in its number; Gradio itself only knows the pointer. It
+# also leaves pictures without a word.
+HEAD = f"""<script>
+addEventListener("keyup", (event) => {{
     if (event.target.matches?.(".attribute input[type=range]") && event.key !== "Tab")
-        event.target.dispatchEvent(new PointerEvent("pointerup", {bubbles: true}));
+        event.target.dispatchEvent(new PointerEvent("pointerup", {{bubbles: true}}));
     if (event.target.matches?.(".attribute input[type=number]") && event.key === "Enter")
         event.target.dispatchEvent(new FocusEvent("blur"));
-});
+}});
+const pictures = {json.dumps(PICTURES)};
+new MutationObserver(() => {{
+    for (const [box, words] of Object.entries(pictures))
+        for (const picture of document.querySelectorAll(`#${{box}} img:not([alt]), #${{box}} img[alt=""]`))
+            picture.alt = words;
+    document.querySelector("#model canvas")?.setAttribute("aria-label", "The mesh of the edited head; drag to turn");
+}}).observe(document, {{subtree: true, childList: true}});
 </script>"""
 
 # On a phone the sliders stand right below the pictures that they change, and the sheets come last.
@@ -248,8 +272,14 @@ CSS = """
 .attribute {padding: 6px 10px 2px !important}
 .attribute input[type=range] {height: 16px; background: linear-gradient(to right, transparent var(--low),
   var(--color-accent) 0, var(--color-accent) var(--high), transparent 0) bottom / 100% 2px no-repeat}
+.attribute input[type=range]::-webkit-slider-runnable-track {background: linear-gradient(to right,
+  var(--neutral-200) min(var(--zero), var(--range_progress)), var(--slider-color) 0,
+  var(--slider-color) max(var(--zero), var(--range_progress)), var(--neutral-200) 0) !important}
+.attribute input[type=range]::-moz-range-progress {background: transparent !important}
+.generating {border-color: transparent !important; animation: none !important}
 #viewer {padding: 0}
 #examples .grid-wrap {max-height: none !important; min-height: 0; height: auto; overflow: visible; padding: 0}
+#examples, #examples > * {height: auto !important; min-height: 0 !important}
 #examples .grid-container {height: auto; grid-template-columns: repeat(4, 1fr) !important; gap: 6px}
 #examples .thumbnail-item {width: 100%; height: auto; aspect-ratio: 1}
 #format .wrap {flex-wrap: nowrap; gap: 4px}
@@ -267,10 +297,10 @@ CSS = """
 
 
 def safe_marks(ranges: dict[str, tuple[float, float, float, float]]) -> str:
-    """CSS that marks the safe stretch of each slider: name -> its ends, and the slider's own."""
+    """CSS that marks the safe stretch of each slider, and its 0: name -> the stretch's ends, and the slider's own."""
     return "\n".join(
         f"#slider-{name} input[type=range] {{--low: {100 * (low - least) / (most - least):.1f}%;"
-        f" --high: {100 * (high - least) / (most - least):.1f}%}}"
+        f" --high: {100 * (high - least) / (most - least):.1f}%; --zero: {-100 * least / (most - least):.1f}%}}"
         for name, (low, high, least, most) in ranges.items()
     )
 
