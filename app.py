@@ -167,7 +167,7 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
                     picture_box("crop", first and first / "crop.png", height=130)
             with gr.Row():
                 refine = gr.Button("Refine likeness", elem_id="refine", size="sm", min_width=90)
-                stop = gr.Button("Stop", elem_id="stop", size="sm", min_width=60)
+                stop = gr.Button("Stop", interactive=False, elem_id="stop", size="sm", min_width=60)
             refined = gr.Markdown(REFINE_COST, elem_id="refined")
             forget = gr.Button("Forget my photo", variant="stop", size="sm", elem_id="forget")
         with gr.Column(scale=7, min_width=320, elem_id="pictures"):
@@ -228,30 +228,22 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
                         look = gr.Button("Render at these angles", size="sm", elem_id="look")
                         make_film = gr.Button("Make the orbit film", size="sm", elem_id="make-film")
                     with gr.Row():
-                        looked = gr.Image(
-                            label="View",
-                            format="png",
-                            interactive=False,
-                            buttons=["download"],
-                            elem_id="looked",
-                            min_width=140,
-                        )
-                        depth = gr.Image(
-                            label="Depth",
-                            format="png",
-                            interactive=False,
-                            buttons=["download"],
-                            elem_id="depth",
-                            min_width=140,
-                        )
-                        film = gr.Video(
-                            label="Orbit",
-                            interactive=False,
-                            loop=True,
-                            buttons=["download"],
-                            elem_id="film",
-                            min_width=140,
-                        )
+                        with gr.Column(min_width=140):
+                            gr.Markdown("**View**")
+                            looked = picture_box("looked", None, ["download"], height=200)
+                        with gr.Column(min_width=140):
+                            gr.Markdown("**Depth** · near is light")
+                            depth = picture_box("depth", None, ["download"], height=200)
+                        with gr.Column(min_width=140):
+                            gr.Markdown("**Orbit**")
+                            film = gr.Video(
+                                show_label=False,
+                                interactive=False,
+                                loop=True,
+                                buttons=["download"],
+                                height=200,
+                                elem_id="film",
+                            )
                 with gr.Accordion("Recipe: continue later, without the photo", open=False):
                     with gr.Row():
                         gr.DownloadButton("Download recipe", interactive=False, size="sm", elem_id="recipe")

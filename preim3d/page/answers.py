@@ -219,6 +219,7 @@ class Answers(Showing):
         if visitor.crop is None:
             gr.Warning("A recipe has no photo that its head could be refined towards; drop in the photo.")
             return
+        yield {"stop": gr.Button(interactive=True)}
         first = None
         for done, error, w in self.gpu.refine(visitor.crop, visitor.w, visitor.photo_angles):
             first = error if first is None else first
@@ -282,11 +283,11 @@ class Answers(Showing):
 
 
 def viewer_angles(alpha_deg: float | None, beta_deg: float | None) -> tuple[float, float]:
-    """Babylon's longitude and latitude -> yaw and nominal pitch in degrees, as in `camera`. Its x is our -x; 90, 90
-    is in front of the face, and None is before the viewer has drawn anything."""
+    """Longitude and latitude of Babylon's camera -> yaw and nominal pitch in degrees, as in `camera`. It counts the
+    longitude from our +x to +z; 90, 90 is in front of the face, and None is before anything is drawn."""
     if alpha_deg is None or beta_deg is None:
         return 0.0, 0.0
-    yaw = (alpha_deg - 90 + 180) % 360 - 180
+    yaw = (90 - alpha_deg + 180) % 360 - 180
     return yaw, -90 * math.cos(math.radians(beta_deg))
 
 

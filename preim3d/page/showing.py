@@ -48,8 +48,8 @@ class Showing:
         self.labels = dict(zip(known.names, known.config.labels))
 
     def show_both(self, visitor: Visitor) -> Iterator[Boxes]:
-        """The head afresh, without its edits and with them."""
-        yield UNCHANGED
+        """The head afresh, without its edits and with them; nothing is being refined any more."""
+        yield {"stop": gr.Button(interactive=False)}
         if visitor.w is not None:
             steps = self.gpu.show_both(self.asked(visitor), visitor.photo_angles)
             yield from self.show_head(visitor, steps, original=True)

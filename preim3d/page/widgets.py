@@ -272,7 +272,8 @@ CSS = """
 .attribute {padding: 6px 10px 2px !important}
 .attribute input[type=range] {height: 16px; background: linear-gradient(to right, transparent var(--low),
   var(--color-accent) 0, var(--color-accent) var(--high), transparent 0) bottom / 100% 2px no-repeat}
-.attribute input[type=range]::-webkit-slider-runnable-track {background: linear-gradient(to right,
+#yaw, #pitch {--zero: 50%}
+:is(.attribute, #yaw, #pitch) input[type=range]::-webkit-slider-runnable-track {background: linear-gradient(to right,
   var(--neutral-200) min(var(--zero), var(--range_progress)), var(--slider-color) 0,
   var(--slider-color) max(var(--zero), var(--range_progress)), var(--neutral-200) 0) !important}
 .attribute input[type=range]::-moz-range-progress {background: transparent !important}
@@ -280,7 +281,8 @@ CSS = """
 #viewer {padding: 0}
 #examples .grid-wrap {max-height: none !important; min-height: 0; height: auto; overflow: visible; padding: 0}
 #examples, #examples > * {height: auto !important; min-height: 0 !important}
-#examples .grid-container {height: auto; grid-template-columns: repeat(4, 1fr) !important; gap: 6px}
+#examples .grid-container {height: auto; grid-template-columns: repeat(4, 1fr) !important; gap: 6px;
+  grid-template-rows: auto !important; grid-auto-rows: auto !important}
 #examples .thumbnail-item {width: 100%; height: auto; aspect-ratio: 1}
 #format .wrap {flex-wrap: nowrap; gap: 4px}
 #format label {padding: 4px 8px}
