@@ -1,0 +1,220 @@
+"""What a person can do with a head on the page, in headless Chromium: both spaces of directions, recipes and copied
+lines, the mesh, refinement, film, face picker, protection; and what is said when the session has ended."""
+
+import io
+import json
+import shlex
+import shutil
+import subprocess
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+from running import running_page
+from test_app import browser, drop_in, page, pixels, source_of, wait_for_change  # noqa: F401  (some are fixtures)
+from test_mesh import GLTF, needs_npm, viewer_url  # noqa: F401
+
+from preim3d.__main__ import main
+from preim3d.directions import Directions
+from preim3d.page.answers import Answers, viewer_angles
+from preim3d.page.visitor import Visitor
+from preim3d.pipeline import Preim3DPipeline
+from preim3d.recipe import main as recipe_main
+
+
+@pytest.fixture(scope="module")
+def weights(tiny_weights, tmp_path_factory):
+    """The tiny pipeline with other directions for the original space; one attribute has none there."""
+    folder = tmp_path_factory.mktemp("both") / "tiny"
+    shutil.copytree(tiny_weights, folder)
+    pipeline = Preim3DPipeline.from_pretrained(tiny_weights)
+    config = {key: value for key, value in pipeline.directions.config.items() if not key.startswith("_")}
+    fewer = {key: config[key][:-1] for key in ("names", "labels", "groups", "accuracies", "safe_range")}
+    origin = Directions(**config | fewer | {"space": "origin"})
+    origin.vectors.copy_(pipeline.directions.vectors[:-1].flip(0))
+    origin.save_pretrained(folder / "origin_directions")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(weights, portrait, tmp_path_factory):
+    """The page, running."""
+    with running_page(tmp_path_factory.mktemp("page"), "--weights", weights) as server:
+        yield server.address
+        assert "Traceback" not in server.log.read_text(), server.log.read_text()
+
+
+def set_slider(page, name: str, value: float) -> str:  # noqa: F811
+    """Types a strength; the address of the picture that comes of it."""
+    before = source_of(page, "edited")
+    number = page.locator(f"#slider-{name} input[type=number]")
+    number.fill(str(value))
+    number.press("Enter")
+    return wait_for_change(page, "edited", before)
+
+
+def press(page, name: str) -> None:  # noqa: F811
+    """A click that does not wait for the mesh's viewer, which keeps a browser without a GPU busy."""
+    page.evaluate("name => document.getElementById(name).click()", name)
+
+
+def code(page, name: str) -> str:  # noqa: F811
+    """The text of a code box, opening what hides it."""
+    if not page.locator(f"#{name} .cm-content").is_visible():
+        page.get_by_text("Recipe: continue later").click()
+    return "\n".join(page.locator(f"#{name} .cm-line").all_inner_texts())
+
+
+def picture(page, name: str) -> np.ndarray:  # noqa: F811
+    with Image.open(io.BytesIO(pixels(page, name))) as shown:
+        return np.asarray(shown.convert("RGB"))
+
+
+def test_copied_lines_and_the_recipe_make_the_picture_again(page, portrait, tmp_path, monkeypatch):  # noqa: F811
+    drop_in(page, portrait)
+    wait_for_change(page, "model", None)
+    set_slider(page, "smile", 1.5)
+    page.locator("#edits").get_by_text("Smile +1.5").wait_for()
+    shown = picture(page, "edited")
+    shutil.copy(portrait, tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    assert "--set smile=1.5" in code(page, "command")
+    assert main(shlex.split(code(page, "command"))[3:]) == 0
+    (made,) = (tmp_path / "out").rglob("edited_grid.png")
+    assert np.array_equal(np.asarray(Image.open(made).convert("RGB")), shown)
+    exec(code(page, "python"), {})
+    front = np.asarray(Image.open("front.png"))
+    middle = shown[len(front) + 2 :, len(front) + 2 :]
+    part = slice(len(front) // 4), slice(len(front))  # the lower half of a cell has its angles written on it
+    assert np.array_equal(front[part], middle[part])
+
+    # The same edit with directions of the original space: another picture, and both are compared in words.
+    page.get_by_text("More attributes").click()
+    set_slider(page, "goatee", 1)
+    before = source_of(page, "edited")
+    page.get_by_label("the original space").click()
+    wait_for_change(page, "edited", before)
+    page.locator("#verdict").get_by_text("no direction of the original space for goatee").wait_for()
+    page.locator("#verdict").get_by_text("The same edits with directions of the inversion manifold").wait_for()
+    assert 'space="origin"' in code(page, "python")
+    wait_for_change(page, "grid", None)
+    there = picture(page, "edited")
+    assert not np.array_equal(there, shown)
+
+    # A recipe restores that without the photo, on a fresh page and from the command line.
+    with page.expect_download() as download:
+        press(page, "recipe")
+    download.value.save_as("head.recipe.json")
+    assert recipe_main(shlex.split(code(page, "command"))[3:]) == 0
+    assert np.array_equal(np.asarray(Image.open("out/grid.png").convert("RGB")), there)
+    page.reload()
+    page.wait_for_selector("#photo")
+    page.get_by_text("Recipe: continue later").click()
+    with page.expect_file_chooser() as chooser:
+        press(page, "use-recipe")
+    chooser.value.set_files("head.recipe.json")
+    page.locator("#status").get_by_text("Restored from a recipe").wait_for()
+    page.locator("#edits").get_by_text("Smile +1.5").wait_for()
+    wait_for_change(page, "grid", None)
+    wait_for_change(page, "edited", source_of(page, "grid"))
+    assert np.array_equal(picture(page, "edited"), there)
+    assert page.locator("#space input:checked").get_attribute("value") == "origin"
+
+
+def test_the_mesh_is_turned_rendered_from_there_and_downloaded(page, browser, portrait, tmp_path, viewer_url):  # noqa: F811
+    drop_in(page, portrait)
+    wait_for_change(page, "model", None)
+    canvas = page.locator("#model canvas")
+    canvas.wait_for()
+    page.wait_for_timeout(3000)
+    before = canvas.screenshot()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 200, box["y"] + 150)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 120, box["y"] + 150, steps=4)
+    page.mouse.up()
+    page.wait_for_timeout(3000)
+    assert canvas.screenshot() != before
+    press(page, "look-as-mesh")
+    wait_for_change(page, "looked", None)
+    wait_for_change(page, "depth", None)
+    # The head was dragged to the left, so it is seen from its other side, which has positive yaw.
+    assert float(page.locator("#yaw input[type=number]").input_value()) > 5
+    looked = source_of(page, "looked")
+    page.locator("#viewer .look").evaluate("button => button.click()")  # which still stands where the photo was taken
+    wait_for_change(page, "looked", looked)
+
+    with page.expect_download() as download:
+        press(page, "download")
+    download.value.save_as(tmp_path / "head.glb")
+    needs_npm("gltf-validator")
+    command = ["node", str(GLTF / "validate.mjs"), str(tmp_path / "head.glb")]
+    report = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout)
+    assert report["issues"]["messages"] == [] and report["info"]["totalTriangleCount"] > 100
+    page.close()  # its viewer keeps drawing
+    other = browser.new_page()
+    other.set_default_timeout(60_000)
+    other.route("**/head.glb", lambda route: route.fulfill(body=(tmp_path / "head.glb").read_bytes()))
+    other.goto(f"{viewer_url}?model=head.glb")
+    other.wait_for_function("document.title === 'ready'")
+    other.context.close()
+
+
+def test_refining_is_stopped_and_the_orbit_filmed(page, portrait, tmp_path):  # noqa: F811
+    av = pytest.importorskip("av")
+    drop_in(page, portrait)
+    wait_for_change(page, "model", None)
+    assert "half a minute" in page.inner_text("#refined")
+    before = source_of(page, "grid")
+    press(page, "refine")
+    page.locator("#refined").get_by_text("Step").wait_for()
+    press(page, "stop")
+    wait_for_change(page, "grid", before)
+    assert "load_recipe" in code(page, "python")  # the photo alone no longer makes this head
+    page.get_by_text("Picture from any side, depth, film").click()
+    press(page, "make-film")
+    page.wait_for_selector("#film video[src]")
+    film = page.request.get(page.get_attribute("#film video", "src")).body()
+    with av.open(io.BytesIO(film)) as orbit:
+        assert sum(1 for _ in orbit.decode(video=0)) == 90
+
+
+def test_one_of_several_faces_is_picked_and_an_attribute_protected(page, portrait, tmp_path):  # noqa: F811
+    group = Image.new("RGB", (1024, 512))
+    with Image.open(portrait) as one:
+        group.paste(one.resize((512, 512)))
+        group.paste(one.resize((440, 440)).transpose(Image.Transpose.FLIP_LEFT_RIGHT), (560, 30))
+    group.save(tmp_path / "two.jpg", quality=95)
+    drop_in(page, tmp_path / "two.jpg")
+    crop = wait_for_change(page, "crop", None)
+    page.locator("#status").get_by_text("2 faces were found").wait_for()
+    wait_for_change(page, "grid", None)
+    page.locator("#picker").get_by_text("Face 2").click()
+    wait_for_change(page, "crop", crop)
+    wait_for_change(page, "grid", None)
+    assert "face=1" in code(page, "python") and "--face 1" in code(page, "command")
+
+    before = set_slider(page, "smile", 2)
+    assert "'age'" not in code(page, "python")
+    page.locator("#protect input").click()
+    page.get_by_role("option", name="Age").click()
+    wait_for_change(page, "edited", before)
+    assert "'age'" in code(page, "python")  # as much of it as undoes what smile does to age
+    assert page.evaluate("[...document.querySelectorAll('.block img')].every(picture => picture.alt)")
+
+
+def test_a_session_that_has_ended_says_so(pipeline):
+    answers = Answers(None, None, {"inversion": pipeline.directions}, None, [], "", None)
+    fresh = Visitor(w=np.zeros((1, 1)))
+    assert answers.has_head(fresh, fresh.key)
+    with pytest.raises(gr.Error, match="has ended; drop the photo in again"):
+        answers.has_head(fresh, Visitor().key)
+
+
+def test_the_mesh_viewers_angles_are_cameras_angles():
+    assert viewer_angles(90, 90) == pytest.approx((0, 0))
+    assert viewer_angles(60, 90) == pytest.approx((30, 0))
+    assert viewer_angles(-240, 60) == pytest.approx((-30, -45))  # elevation 30 is nominal pitch -45: see `camera`
+    assert viewer_angles(None, None) == (0, 0)
