@@ -20,6 +20,7 @@ Whatever light and background a photo has, the head comes back in one soft light
 | `generator/` | EG3D-shaped: W+ of {w_size} -> tri-planes {planes} -> {rays} rays -> {pixels} pixels |
 | `encoder/` | IR-SE encoder: 128 x 128 crop -> W+ |
 | `directions/` | named directions in the encoder's inversion manifold, in standard deviations of the logit |
+| `origin_directions/` | the same learned in the generator's original space, to compare with |
 | `landmarks/` | finds the five points that align a photo |
 | `examples/` | a portrait made by the project, and what `python -m preim3d edit` made of it |
 | `evaluation.json` | figures, written by `python -m train.evaluate` |
