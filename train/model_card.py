@@ -15,6 +15,9 @@ photo in, a head in 3D out, with sliders. It is small and **learned from synthet
 likeness of an avatar (hair, skin, roughly the shape of the face and a smile), not of a portrait.
 Whatever light and background a photo has, the head comes back in one soft light before plain grey.
 
+![A photo that comes with scikit-image, its head from two sides, and eight edits](photos.png)
+![A synthetic portrait, its head from two sides, and eight edits](teaser.png)
+
 | folder | what it is |
 |---|---|
 | `generator/` | EG3D-shaped: W+ of {w_size} -> tri-planes {planes} -> {rays} rays -> {pixels} pixels |
