@@ -13,7 +13,7 @@ from preim3d.directions import ATTRIBUTES
 from preim3d.irse import IdentityNetwork
 from train import evaluate, losses, metrics
 from train.attributes import HeadReader
-from train.evaluation import match_rate, sheet
+from train.evaluation import at_altering, match_rate, sheet
 from train.optimise import optimise_latents
 from train.report import average, tables
 
@@ -191,3 +191,9 @@ def test_stage_features_end_where_the_body_ends(reader):
     maps = losses.stage_features(reader, images)
     assert [m.shape[-1] for m in maps] == [8, 4, 2, 1]
     assert torch.equal(maps[-1], reader.body(reader.input_layer(images)))
+
+
+def test_spaces_are_compared_where_a_curve_first_reaches_the_altering():
+    curve = np.array([(0, 0, 0), (1, 1.0, 0.2), (2, 2.0, 0.6), (3, 0.5, 0.9)])  # too strong an edit alters less
+    assert at_altering(curve, 1.5) == pytest.approx({"aa": 1.5, "ad": 0.4, "strength": 1.5})
+    assert at_altering(curve, 2.0) == pytest.approx({"aa": 2.0, "ad": 0.6, "strength": 2.0})

@@ -30,6 +30,7 @@ from train.subjects import head_subjects, photo_subjects
 
 EDIT_STRENGTH = 2.0
 EQUAL_ALTERING = 1.5  # AA at which directions of two spaces are compared; about the paper's (Table 5)
+EQUAL_STRENGTHS = (1.0, 2.0, 3.0, 4.0, 5.0)  # tried for it
 EQUAL_EDITS = ("age", "smile", "eyeglasses")  # of Tables 3 and 5
 SHEET_HEADS = 8
 BANDS_DEG = ((0, 10), (10, 20), (20, 30))  # of yaw, either side: together ID, apart Table 4
@@ -297,27 +298,29 @@ class Evaluation:
         return aa, metrics.attribute_dependency(before, after.logits, self.sigma, column), images
 
     def space_figures(self, ws: Tensor) -> dict:
-        """AA and AD along directions of the original space and of the inversion manifold, each at the strength that
-        gives an AA of 1.5 (secant search): AD is compared at equal AA."""
-        figures = {}
-        for space, directions in (("origin", self.origin), ("inversion", self.directions)):
-            for key in EQUAL_EDITS:
-                if key not in self.directions.names or key not in self.origin.names:
-                    continue
-                strength, below, aa_below = EQUAL_ALTERING, 0.0, 0.0
-                for _ in range(6):
-                    aa, ad, _ = self.edit(ws, directions, key, strength)
-                    if abs(aa - EQUAL_ALTERING) < 0.03:
-                        break
-                    slope = (aa - aa_below) / (strength - below)
-                    below, aa_below = strength, aa
-                    # Along a direction that hardly works, go on in doubles, within what sliders ever allow.
-                    following = strength + (EQUAL_ALTERING - aa) / slope if slope > 0.05 else 2 * strength
-                    strength = float(np.clip(following, 0.1, 10.0))
-                    if strength == below:
-                        break
-                figures.setdefault(key, {})[space] = {"aa": aa, "ad": ad, "strength": strength}
+        """AD along directions of the original space and of the inversion manifold at equal AA: 1.5, or what both
+        spaces reach."""
+        figures, spaces = {}, {"origin": self.origin, "inversion": self.directions}
+        for key in EQUAL_EDITS:
+            if any(key not in directions.names for directions in spaces.values()):
+                continue
+            curves = {
+                space: np.array([(0, 0, 0), *((s, *self.edit(ws, directions, key, s)[:2]) for s in EQUAL_STRENGTHS)])
+                for space, directions in spaces.items()
+            }
+            level = min(EQUAL_ALTERING, *(aa.max() for _, aa, _ in (curve.T for curve in curves.values())))
+            figures[key] = {space: at_altering(curve, level) for space, curve in curves.items()}
         return figures
+
+
+def at_altering(curve: np.ndarray, level: float) -> dict[str, float]:
+    """Where a curve, rows of strength, AA and AD from (0, 0, 0) on, first has an AA of `level`; straight between."""
+    reached = int(np.argmax(curve[:, 1] >= level))
+    point = curve[reached]
+    if reached:
+        before = curve[reached - 1]
+        point = before + (level - before[1]) / (point[1] - before[1]) * (point - before)
+    return dict(zip(("strength", "aa", "ad"), point.tolist()))
 
 
 def pose(cameras: Tensor) -> Tensor:

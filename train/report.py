@@ -59,7 +59,8 @@ def protocol(evaluation: Evaluation) -> str:
         "generator's light where there is one."
         if args.optimised
         else "",
-        origin=f" Spaces: directions of either space at the strength that gives AA {EQUAL_ALTERING} on these heads."
+        origin=f" Spaces: directions of either space at the strength, up to 5, that gives AA {EQUAL_ALTERING} on "
+        "these heads, or the most that both reach."
         if args.origin
         else "",
     )
