@@ -56,6 +56,7 @@ def set_slider(page, name: str, value: float) -> str:  # noqa: F811
 
 def press(page, name: str) -> None:  # noqa: F811
     """A click that does not wait for the mesh's viewer, which keeps a browser without a GPU busy."""
+    page.wait_for_selector(f"#{name}", state="attached")  # what a fold holds comes with its opening
     page.evaluate("name => document.getElementById(name).click()", name)
 
 
