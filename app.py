@@ -97,6 +97,8 @@ ABOUT = """Photos and results are kept for at most an hour, then the session end
 After [PREIM3D](https://arxiv.org/abs/2304.10263) and [EG3D](https://arxiv.org/abs/2112.07945).
 Programs: see *Use via API* below."""
 
+READ_CLOCK = "(session, clock, ...rest) => [session, performance.now(), ...rest]"
+
 ordered = [name for name in ATTRIBUTES if name in config.names]
 ordered += [name for name in config.names if name not in ordered]
 rows = dict(zip(config.names, zip(config.labels, config.groups, config.safe_range)))
@@ -140,6 +142,9 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
     session = gr.State(start, time_to_live=FORGET_S, delete_callback=lambda visitor: visitor.delete_files())
     # Which session the browser shows. When it has ended, the server's state is another one's, and says so.
     owner = gr.Textbox(start.key, visible="hidden", elem_id="owner")
+    # What the sliders are worth, see `Answers.note_sliders`: when the server last moved them, and the browser's clock.
+    turn = gr.Textbox(start.turn, visible="hidden", elem_id="turn")
+    clock = gr.Number(0, visible="hidden", elem_id="clock")
     gr.Markdown(INTRO)
     with gr.Row():
         with gr.Column(scale=3, min_width=260):
@@ -320,13 +325,14 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
     photo.clear(placed(answers.clear), [session, photo], shown, **forgetting)
     forget.click(placed(answers.forget), [session, photo], shown, **forgetting)
     releases = [slider.release for slider in values]
-    gr.on(releases, answers.note_sliders, [session, *values], None, queue=False, trigger_mode="multiple", **hidden)
+    noting = {"js": READ_CLOCK, "queue": False, "trigger_mode": "multiple", **hidden}
+    gr.on(releases, answers.note_sliders, [session, clock, turn, *values], None, **noting)
     refining = refine.click(placed(answers.refine), current, shown, show_progress_on=refined, **on_gpu)
     heads = [
         photo.input(placed(answers.show_photo), [session, photo, gr.State(None)], shown, **on_gpu),
         picker.input(placed(answers.show_photo), [session, photo, picker], shown, **on_gpu),
         recipe_upload.upload(placed(answers.use_recipe), [session, recipe_upload], shown, **on_gpu),
-        gr.on(releases, placed(answers.slide), [*current, *values], shown, **newest),
+        gr.on(releases, placed(answers.slide), [session, clock, turn, owner, *values], shown, js=READ_CLOCK, **newest),
         edits.act(placed(answers.act), current, shown, **newest),
         protect.input(placed(answers.protect), [*current, protect], shown, **newest),
         undo.click(placed(answers.undo), current, shown, **newest),

@@ -18,7 +18,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from .camera import FOCAL, PIVOT, RADIUS, camera_from_angles, camera_rays
-from .renderer import render_rays, sample_planes
+from .renderer import PLANE_AXES, render_rays, sample_planes
 from .stylegan2 import FullyConnected, MappingNetwork, SynthesisBlock, SynthesisNetwork
 
 
@@ -197,6 +197,33 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
     def density(self, planes: Tensor, points: Tensor) -> Tensor:
         """Raw density [B, N] at points [B, N, 3] of planes [B, 3, C, R, R]."""
         return self._read(planes, points, lambda features: (self.decoder.density(features),))[0].squeeze(-1)
+
+    def density_on_grid(
+        self,
+        planes: Tensor,  # [1, 3, C, R, R]
+        axis: Tensor,  # [n] coordinates that the grid's points have in x, y and z, on the planes' device
+    ) -> Callable[[Tensor], Tensor]:
+        """A function: places on the axis [N, 3], integers, -> raw density [N], as `density` gives it at those points.
+
+        A grid has n^3 points, but each plane sees only n^2 places, and the decoder's first layer is linear up to its
+        activation: planes and layer are read n^2 times beforehand, and a point costs a sum of three rows.
+        """
+        size, axes = len(axis), PLANE_AXES[self.config.plane_axes]
+        row, column = torch.meshgrid(axis, axis, indexing="ij")
+        places = torch.stack([column, row], -1) * (2 / self.config.box_warp)
+        features = F.grid_sample(planes[0].float(), places.expand(len(axes), -1, -1, -1), align_corners=False)
+        first, activation, last = self.decoder.net
+        table = first(features.permute(0, 2, 3, 1)).flatten(0, 2) / len(axes)  # [3 * n * n, hidden]
+
+        def density(index: Tensor) -> Tensor:
+            rows = [
+                (plane * size + index[:, row]) * size + index[:, column] for plane, (column, row) in enumerate(axes)
+            ]
+            parts = torch.stack(rows, -1).split(max(1, self._chunk() // 2))
+            hidden = (activation(F.embedding_bag(part, table, mode="sum")) for part in parts)
+            return torch.cat([last(part, slice(0, 1)) for part in hidden]).squeeze(-1)
+
+        return density
 
     def _read(self, planes: Tensor, points: Tensor, decoder: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
         """What the decoder says at the points, asked bit by bit where no gradient needs the whole."""

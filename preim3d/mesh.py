@@ -1,8 +1,10 @@
 """Density and colour of a field -> closed coloured surface (`Mesh`) -> the bytes of a GLB, OBJ or PLY file.
 
 World as in `camera`: y up, the face looks to +z, as glTF wants it. Knows nothing of networks: the field is two
-functions of points [N, 3] (float32 tensor on the CPU), called on blocks of points, so that memory stays bounded:
-    density(points) -> [N] raw density, inside where it is above `level`     color(points) -> [N, 3] sRGB in [0, 1]
+functions, called for blocks of points, so that memory stays bounded:
+    density(axis)(index) -> [N] raw density, inside where it is above `level`, at points of a grid: coordinates [n]
+                            (float32 tensor on the CPU), the same in x, y and z, and places on the axis [N, 3] (int64)
+    color(points) -> [N, 3] sRGB in [0, 1] of points [N, 3] (float32 tensor on the CPU)
 Both may answer with a tensor on any device, or with a NumPy array.
 """
 
@@ -35,7 +37,7 @@ class Mesh:
 
 @torch.no_grad()
 def extract_mesh(
-    density: Callable[[torch.Tensor], torch.Tensor],  # [N, 3] -> [N]
+    density: Callable[[torch.Tensor], Callable[[torch.Tensor], torch.Tensor]],  # [n] -> ([N, 3] -> [N])
     color: Callable[[torch.Tensor], torch.Tensor],  # [N, 3] -> [N, 3] sRGB in [0, 1]
     *,
     box_size: float,  # Side of the cube around the origin where the field is known, in world units.
@@ -60,7 +62,9 @@ def extract_mesh(
         vertices, triangles = largest_component(*without_pinches(vertices, triangles))
     normals = vertex_normals(vertices, triangles)
     # A ray from outside gathers its colour just below the surface; on the surface itself it is half that of the air.
-    colors = in_blocks(color, vertices - normals * (0.5 * box_size / resolution), box_size)
+    # A hair outside the box there is nothing, at its very side there is.
+    below = np.clip(vertices - normals * (0.5 * box_size / resolution), -box_size / 2, box_size / 2)
+    colors = in_blocks(color, below.astype(np.float32))
     return Mesh(
         vertices.astype(np.float32),
         triangles.astype(np.int32),
@@ -80,17 +84,17 @@ def density_grid(density, box_size: float, level: float, resolution: int) -> np.
     block: every piece of the surface that shows on the coarse grid comes out as if all points had been read, for about
     a quarter of the work. The other blocks keep a corner's value, which lies on the right side of `level`.
     """
-    coarse_axis = np.linspace(-box_size / 2, box_size / 2, resolution // BLOCK_CELLS + 1, dtype=np.float32)
-    coarse = in_blocks(density, grid_points(coarse_axis), box_size).reshape(3 * [len(coarse_axis)])
+    n = resolution + 1
+    density = density(torch.linspace(-box_size / 2, box_size / 2, n))
+    coarse = in_blocks(density, BLOCK_CELLS * grid_points(resolution // BLOCK_CELLS + 1))
     if coarse.max() <= level or coarse.min() > level:
         raise ValueError(
             f"The head has no surface at density {level:g}: its field goes from {coarse.min():.3g} to"
             f" {coarse.max():.3g}; choose a `level` in between."
         )
 
-    n = resolution + 1
+    coarse = coarse.reshape(3 * [resolution // BLOCK_CELLS + 1])
     values = coarse.repeat(BLOCK_CELLS, 0).repeat(BLOCK_CELLS, 1).repeat(BLOCK_CELLS, 2)[:n, :n, :n].copy()
-    axis = np.linspace(-box_size / 2, box_size / 2, n, dtype=np.float32)
     read = np.zeros_like(values, dtype=bool)  # [n, n, n] points whose density is exact
     refined = np.zeros(3 * [resolution // BLOCK_CELLS], dtype=bool)  # blocks whose points all are
     border = np.ones_like(read)  # [n, n, n] points with the outside next to them
@@ -102,13 +106,13 @@ def density_grid(density, box_size: float, level: float, resolution: int) -> np.
             return values
         refined |= entered
         points = np.argwhere(points_of_blocks(entered) & ~read)
-        values[tuple(points.T)] = in_blocks(density, axis[points], box_size)
+        values[tuple(points.T)] = in_blocks(density, points)
         read[tuple(points.T)] = True
 
 
-def grid_points(axis: np.ndarray) -> np.ndarray:
-    """The points [len(axis)^3, 3] of a cubic grid, z fastest."""
-    return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+def grid_points(n: int) -> np.ndarray:
+    """The places [n^3, 3] of a cubic grid's points, z fastest."""
+    return np.indices(3 * (n,)).reshape(3, -1).T
 
 
 def block_any(points: np.ndarray) -> np.ndarray:
@@ -130,11 +134,10 @@ def points_of_blocks(blocks: np.ndarray) -> np.ndarray:
     return blocks
 
 
-def in_blocks(field, points: np.ndarray, box_size: float) -> np.ndarray:
-    """`field` at points [N, 3] (brought into the box), POINTS_PER_CALL at a time -> float32 [N] or [N, C]."""
-    points = torch.from_numpy(np.clip(points, -box_size / 2, box_size / 2).astype(np.float32))
-    values = [torch.as_tensor(field(part)).float().cpu().numpy() for part in points.split(POINTS_PER_CALL)]
-    return np.concatenate(values)
+def in_blocks(field, points: np.ndarray) -> np.ndarray:
+    """`field` at points [N, 3], POINTS_PER_CALL at a time -> float32 [N] or [N, C]."""
+    parts = torch.from_numpy(np.ascontiguousarray(points)).split(POINTS_PER_CALL)
+    return np.concatenate([torch.as_tensor(field(part)).float().cpu().numpy() for part in parts])
 
 
 # ----------------------------------------------------------------------------

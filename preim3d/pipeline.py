@@ -286,8 +286,13 @@ class Preim3DPipeline(DiffusionPipeline):
     def mesh(self, head: Head, resolution: int = 128, faces: int = 50_000) -> Mesh:
         """Its surface, on a grid of resolution^3 cells; `faces` triangles at most."""
         config = self.generator.config
+
+        def density(axis: Tensor):
+            at = self.generator.density_on_grid(head.planes, axis.to(head.planes))
+            return lambda index: at(index.to(head.planes.device))
+
         return extract_mesh(
-            lambda points: self.generator.density(head.planes, points[None].to(head.planes))[0],
+            density,
             lambda points: self.generator.decode(head.planes, points[None].to(head.planes))[1][0, :, :3],
             # Beyond the outermost texels' centres the features fade to zero, which would grow a flange.
             box_size=config.box_warp * (1 - 1 / config.plane_resolution),

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from browsing import chromium, visiting
+from running import running_page
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -116,3 +118,24 @@ def portrait(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("photos") / "astronaut.jpg"
     Image.fromarray(skimage.data.astronaut()).save(path, quality=95)
     return path
+
+
+@pytest.fixture(scope="module")
+def address(tiny_weights, tmp_path_factory):
+    """The page, running with the tiny pipeline."""
+    with running_page(tmp_path_factory.mktemp("page"), "--weights", tiny_weights) as server:
+        yield server.address
+    assert "Traceback" not in server.log.read_text(), server.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser, address):
+    """A new visitor's page at the `address` of the test's module."""
+    with visiting(browser, address) as page:
+        yield page

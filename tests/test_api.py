@@ -7,14 +7,13 @@ import pytest
 from bad_photos import BAD
 from PIL import Image
 from running import running_page
-from test_app import address  # noqa: F401  (a fixture)
 
 
 gradio_client = pytest.importorskip("gradio_client")
 
 
 @pytest.fixture(scope="module")
-def client(address):  # noqa: F811
+def client(address):
     return gradio_client.Client(address, verbose=False)
 
 

@@ -125,6 +125,16 @@ def test_density_is_decode_in_groups_of_points(generator, ws):
         torch.testing.assert_close(generator.decode(planes, points)[1], color, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("plane_axes", ["eg3d", "fixed"])
+def test_density_on_a_grid_is_that_at_its_points(ws, plane_axes):
+    network = make(plane_axes=plane_axes)
+    planes, axis = network.planes(ws[:1]), torch.linspace(-0.55, 0.5, 23)  # from beyond the box on
+    index = torch.cartesian_prod(*3 * [torch.arange(23)]).flip(0)
+    with torch.no_grad():
+        expected = network.density(planes, axis[index][None])[0]
+        torch.testing.assert_close(network.density_on_grid(planes, axis)(index), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_the_background_is_seen_past_the_head(ws):
     network = make(background=0.75).requires_grad_(False)
     network.decoder.net[2].bias[0] = -1e4

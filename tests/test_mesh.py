@@ -36,15 +36,17 @@ from preim3d.mesh import (
 GLTF = Path(__file__).parent / "gltf"
 BOX = 0.8
 LEVEL = 10.0
-# A browser without a screen, a card or the outer world.
-BROWSER_FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
-    --disable-component-update --disable-sync""".split()
 SKIN, HAIR, LIPS = (0.85, 0.62, 0.5), (0.2, 0.12, 0.08), (0.8, 0.1, 0.15)
 
 
 def from_distance(distance):
     """A density that is LEVEL where the signed distance (inside: positive) is 0, and rises inwards."""
     return LEVEL + 100 * distance
+
+
+def on_grid(field):
+    """A field of points as `extract_mesh` wants to ask for densities."""
+    return lambda axis: lambda index: field(axis[index])
 
 
 def sphere(points, radius=0.3, center=(0.02, 0.01, -0.03)):
@@ -100,7 +102,7 @@ def surface(mesh: Mesh) -> trimesh.Trimesh:
 )
 @pytest.mark.parametrize("faces", [3_000, 200_000])
 def test_surface_is_closed_and_faces_outwards(field, euler, volume, faces):
-    mesh = extract_mesh(field, position_color, box_size=BOX, level=LEVEL, resolution=64, faces=faces)
+    mesh = extract_mesh(on_grid(field), position_color, box_size=BOX, level=LEVEL, resolution=64, faces=faces)
     assert mesh.vertices.dtype == mesh.normals.dtype == mesh.colors.dtype == np.float32
     assert mesh.faces.dtype == np.int32 and len(mesh.faces) <= faces
     solid = surface(mesh)
@@ -117,7 +119,9 @@ def test_surface_is_closed_and_faces_outwards(field, euler, volume, faces):
 
 
 def test_vertices_lie_on_the_sphere_and_normals_along_its_radii():
-    mesh = extract_mesh(functools.partial(sphere, center=(0, 0, 0)), position_color, box_size=BOX, level=LEVEL)
+    mesh = extract_mesh(
+        on_grid(functools.partial(sphere, center=(0, 0, 0))), position_color, box_size=BOX, level=LEVEL
+    )
     radii = np.linalg.norm(mesh.vertices, axis=-1, keepdims=True)
     assert np.abs(radii - 0.3).max() < 0.1 * BOX / 128
     assert ((mesh.vertices / radii) * mesh.normals).sum(-1).min() > 0.99
@@ -129,20 +133,20 @@ def test_axes_are_kept():
     def egg(points):
         return from_distance(0.3 - ((points - torch.tensor([0, 0.1, 0])) * torch.tensor([1, 1.5, 3])).norm(dim=-1))
 
-    mesh = extract_mesh(egg, position_color, box_size=BOX, level=LEVEL, resolution=64)
+    mesh = extract_mesh(on_grid(egg), position_color, box_size=BOX, level=LEVEL, resolution=64)
     assert np.allclose(mesh.vertices.min(0), [-0.3, -0.1, -0.1], atol=0.005)
     assert np.allclose(mesh.vertices.max(0), [0.3, 0.3, 0.1], atol=0.005)
 
 
 def test_colors_are_those_of_the_field_just_below_the_surface():
-    mesh = extract_mesh(sphere, position_color, box_size=BOX, level=LEVEL, faces=5_000)
+    mesh = extract_mesh(on_grid(sphere), position_color, box_size=BOX, level=LEVEL, faces=5_000)
     inwards = mesh.vertices - 0.5 * BOX / 128 * mesh.normals
     assert np.allclose(mesh.colors, inwards / BOX + 0.5, atol=1e-5)
 
     def black_air(points):
         return torch.where(sphere(points)[:, None] > LEVEL + 0.1, torch.tensor(SKIN), torch.zeros(3))
 
-    mesh = extract_mesh(sphere, black_air, box_size=BOX, level=LEVEL, faces=20_000)
+    mesh = extract_mesh(on_grid(sphere), black_air, box_size=BOX, level=LEVEL, faces=20_000)
     assert np.allclose(mesh.colors, SKIN), "no colour of the air around it"
 
 
@@ -152,9 +156,8 @@ def test_following_the_surface_finds_what_the_whole_grid_has():
     def bumpy(points):
         return head(points) + 3 * torch.sin(60 * points).prod(dim=-1)
 
-    axis = np.linspace(-BOX / 2, BOX / 2, 65, dtype=np.float32)
-    whole = in_blocks(bumpy, grid_points(axis), BOX).reshape(65, 65, 65)
-    vertices, triangles = largest_component(*isosurface(density_grid(bumpy, BOX, LEVEL, 64), BOX, LEVEL))
+    whole = in_blocks(on_grid(bumpy)(torch.linspace(-BOX / 2, BOX / 2, 65)), grid_points(65)).reshape(65, 65, 65)
+    vertices, triangles = largest_component(*isosurface(density_grid(on_grid(bumpy), BOX, LEVEL, 64), BOX, LEVEL))
     all_vertices, all_triangles = largest_component(*isosurface(whole, BOX, LEVEL))
     assert len(vertices) == len(all_vertices)
     assert np.allclose(vertices, all_vertices, atol=1e-6) and np.array_equal(triangles, all_triangles)
@@ -167,7 +170,7 @@ def test_field_is_read_in_bounded_blocks_and_seldom():
         calls.append(len(points))
         return sphere(points).double()  # what it answers with is brought to float32
 
-    extract_mesh(counted, position_color, box_size=BOX, level=LEVEL, resolution=128)
+    extract_mesh(on_grid(counted), position_color, box_size=BOX, level=LEVEL, resolution=128)
     assert max(calls) <= POINTS_PER_CALL
     assert sum(calls) < 0.3 * 129**3
 
@@ -180,7 +183,7 @@ def test_a_surface_full_of_holes_stays_closed_when_decimated():
         places = (points * 2 / BOX)[None, None, None]
         return head(points) + 12 * torch.nn.functional.grid_sample(noise, places, align_corners=True).flatten()
 
-    mesh = extract_mesh(noisy, head_color, box_size=BOX, level=LEVEL, resolution=64, faces=2_000)
+    mesh = extract_mesh(on_grid(noisy), head_color, box_size=BOX, level=LEVEL, resolution=64, faces=2_000)
     assert surface(mesh).is_watertight and surface(mesh).is_winding_consistent and surface(mesh).volume > 0
     assert len(mesh.faces) <= 2_000
 
@@ -194,7 +197,7 @@ def test_only_the_outermost_piece_is_kept():
         satellite = 0.04 - (points - 0.35).norm(dim=-1)
         return from_distance(torch.maximum(shell, satellite))
 
-    mesh = extract_mesh(three, position_color, box_size=BOX, level=LEVEL, resolution=64)
+    mesh = extract_mesh(on_grid(three), position_color, box_size=BOX, level=LEVEL, resolution=64)
     assert np.allclose(np.linalg.norm(mesh.vertices, axis=-1), 0.3, atol=0.01)
     assert surface(mesh).euler_number == 2
 
@@ -204,26 +207,28 @@ def test_numpy_fields_and_values_at_the_level():
         return (np.abs(points.numpy()).max(-1) < 0.2).astype(np.float64) + 9  # 9 outside, LEVEL itself inside
 
     with pytest.raises(ValueError):
-        extract_mesh(ball_of_cubes, position_color, box_size=BOX, level=LEVEL, resolution=32)
-    mesh = extract_mesh(ball_of_cubes, position_color, box_size=BOX, level=9.0, resolution=32)
+        extract_mesh(on_grid(ball_of_cubes), position_color, box_size=BOX, level=LEVEL, resolution=32)
+    mesh = extract_mesh(on_grid(ball_of_cubes), position_color, box_size=BOX, level=9.0, resolution=32)
     assert surface(mesh).is_watertight and surface(mesh).euler_number == 2
 
 
 def test_the_same_field_gives_the_same_bytes():
-    first, second = (extract_mesh(head, head_color, box_size=BOX, level=LEVEL, faces=5_000) for _ in range(2))
+    first, second = (extract_mesh(on_grid(head), head_color, box_size=BOX, level=LEVEL, faces=5_000) for _ in range(2))
     assert mesh_bytes(first) == mesh_bytes(second)
 
 
 @pytest.mark.parametrize("density", [0.0, 20.0])
 def test_a_field_without_a_surface_says_so(density):
     with pytest.raises(ValueError, match=r"no surface at density 10: .* choose a `level`"):
-        extract_mesh(lambda points: torch.full((len(points),), density), position_color, box_size=BOX, level=LEVEL)
+        extract_mesh(
+            on_grid(lambda points: torch.full((len(points),), density)), position_color, box_size=BOX, level=LEVEL
+        )
 
 
 @pytest.mark.parametrize("mistake", [{"resolution": 130}, {"resolution": 1024}, {"faces": 3}])
 def test_mistakes_are_named(mistake):
     with pytest.raises(ValueError, match=f"`{next(iter(mistake))}` is {next(iter(mistake.values()))}, but"):
-        extract_mesh(sphere, position_color, box_size=BOX, level=LEVEL, **mistake)
+        extract_mesh(on_grid(sphere), position_color, box_size=BOX, level=LEVEL, **mistake)
 
 
 # ----------------------------------------------------------------------------
@@ -232,7 +237,7 @@ def test_mistakes_are_named(mistake):
 
 @pytest.fixture(scope="module")
 def head_mesh() -> Mesh:
-    return extract_mesh(head, head_color, box_size=BOX, level=LEVEL)
+    return extract_mesh(on_grid(head), head_color, box_size=BOX, level=LEVEL)
 
 
 def glb_document(glb: bytes) -> dict:
@@ -283,7 +288,7 @@ def test_khronos_validator_finds_nothing(tmp_path, resolution, faces):
     needs_npm("gltf-validator")
     if shutil.which("node") is None:
         pytest.skip("node is not installed")
-    mesh = extract_mesh(head, head_color, box_size=BOX, level=LEVEL, resolution=resolution, faces=faces)
+    mesh = extract_mesh(on_grid(head), head_color, box_size=BOX, level=LEVEL, resolution=resolution, faces=faces)
     assert (len(mesh.vertices) > 65535) == (faces > 100_000)
     (tmp_path / "head.glb").write_bytes(mesh_bytes(mesh, "glb", extras={"level": LEVEL}))
     command = ["node", str(GLTF / "validate.mjs"), str(tmp_path / "head.glb")]
@@ -306,24 +311,18 @@ def viewer_url():
         server.shutdown()
 
 
-def test_three_js_shows_the_colors_of_the_field(head_mesh, viewer_url):
+def test_three_js_shows_the_colors_of_the_field(head_mesh, viewer_url, browser):
     """Neither black nor washed out, upright, the face towards +z: the picture's pixels are the sRGB that went in."""
     needs_npm("three")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium on this machine")
-    with playwright.sync_playwright() as browsers:
-        browser = browsers.chromium.launch(executable_path=chromium, args=BROWSER_FLAGS)
-        page = browser.new_page(viewport={"width": 512, "height": 512})
-        errors = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        glb = mesh_bytes(head_mesh, "glb")
-        page.route("**/head.glb", lambda route: route.fulfill(body=glb, content_type="model/gltf-binary"))
-        page.goto(f"{viewer_url}?model=head.glb")
-        page.wait_for_function("document.title == 'ready'", timeout=60_000)
-        picture = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")) / 255
-        browser.close()
+    page = browser.new_page(viewport={"width": 512, "height": 512})
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    glb = mesh_bytes(head_mesh, "glb")
+    page.route("**/head.glb", lambda route: route.fulfill(body=glb, content_type="model/gltf-binary"))
+    page.goto(f"{viewer_url}?model=head.glb")
+    page.wait_for_function("document.title == 'ready'", timeout=60_000)
+    picture = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")) / 255
+    page.close()
     assert errors == []
 
     # Points on the front of the head, through the camera of tests/gltf/view.html.

@@ -10,13 +10,14 @@ import subprocess
 import gradio as gr
 import numpy as np
 import pytest
+from browsing import drop_in, pixels, source_of, visiting, wait_for_change
 from PIL import Image
 from running import running_page
-from test_app import browser, drop_in, page, pixels, source_of, wait_for_change  # noqa: F401  (some are fixtures)
 from test_mesh import GLTF, needs_npm, viewer_url  # noqa: F401
 
 from preim3d.__main__ import main
 from preim3d.directions import Directions
+from preim3d.edits import Plan
 from preim3d.page.answers import Answers, viewer_angles
 from preim3d.page.visitor import Visitor
 from preim3d.pipeline import Preim3DPipeline
@@ -45,7 +46,7 @@ def address(weights, portrait, tmp_path_factory):
         assert "Traceback" not in server.log.read_text(), server.log.read_text()
 
 
-def set_slider(page, name: str, value: float) -> str:  # noqa: F811
+def set_slider(page, name: str, value: float) -> str:
     """Types a strength; the address of the picture that comes of it."""
     before = source_of(page, "edited")
     number = page.locator(f"#slider-{name} input[type=number]")
@@ -54,25 +55,25 @@ def set_slider(page, name: str, value: float) -> str:  # noqa: F811
     return wait_for_change(page, "edited", before)
 
 
-def press(page, name: str) -> None:  # noqa: F811
+def press(page, name: str) -> None:
     """A click that does not wait for the mesh's viewer, which keeps a browser without a GPU busy."""
     page.wait_for_selector(f"#{name}", state="attached")  # what a fold holds comes with its opening
     page.evaluate("name => document.getElementById(name).click()", name)
 
 
-def code(page, name: str) -> str:  # noqa: F811
+def code(page, name: str) -> str:
     """The text of a code box, opening what hides it."""
     if not page.locator(f"#{name} .cm-content").is_visible():
         page.get_by_text("Recipe: continue later").click()
     return "\n".join(page.locator(f"#{name} .cm-line").all_inner_texts())
 
 
-def picture(page, name: str) -> np.ndarray:  # noqa: F811
+def picture(page, name: str) -> np.ndarray:
     with Image.open(io.BytesIO(pixels(page, name))) as shown:
         return np.asarray(shown.convert("RGB"))
 
 
-def test_copied_lines_and_the_recipe_make_the_picture_again(page, portrait, tmp_path, monkeypatch):  # noqa: F811
+def test_copied_lines_and_the_recipe_make_the_picture_again(page, browser, address, portrait, tmp_path, monkeypatch):
     drop_in(page, portrait)
     wait_for_change(page, "model", None)
     set_slider(page, "smile", 1.5)
@@ -110,18 +111,17 @@ def test_copied_lines_and_the_recipe_make_the_picture_again(page, portrait, tmp_
     download.value.save_as("head.recipe.json")
     assert recipe_main(shlex.split(code(page, "command"))[3:]) == 0
     assert np.array_equal(np.asarray(Image.open("out/grid.png").convert("RGB")), there)
-    page.reload()
-    page.wait_for_selector("#photo")
-    page.get_by_text("Recipe: continue later").click()
-    with page.expect_file_chooser() as chooser:
-        press(page, "use-recipe")
-    chooser.value.set_files("head.recipe.json")
-    page.locator("#status").get_by_text("Restored from a recipe").wait_for()
-    page.locator("#edits").get_by_text("Smile +1.5").wait_for()
-    wait_for_change(page, "grid", None)
-    wait_for_change(page, "edited", source_of(page, "grid"))
-    assert np.array_equal(picture(page, "edited"), there)
-    assert page.locator("#space input:checked").get_attribute("value") == "origin"
+    with visiting(browser, address) as fresh:
+        fresh.get_by_text("Recipe: continue later").click()
+        with fresh.expect_file_chooser() as chooser:
+            press(fresh, "use-recipe")
+        chooser.value.set_files("head.recipe.json")
+        fresh.locator("#status").get_by_text("Restored from a recipe").wait_for()
+        fresh.locator("#edits").get_by_text("Smile +1.5").wait_for()
+        wait_for_change(fresh, "grid", None)
+        wait_for_change(fresh, "edited", source_of(fresh, "grid"))
+        assert np.array_equal(picture(fresh, "edited"), there)
+        assert fresh.locator("#space input:checked").get_attribute("value") == "origin"
 
 
 def test_the_mesh_is_turned_rendered_from_there_and_downloaded(page, browser, portrait, tmp_path, viewer_url):  # noqa: F811
@@ -163,7 +163,7 @@ def test_the_mesh_is_turned_rendered_from_there_and_downloaded(page, browser, po
     other.context.close()
 
 
-def test_refining_is_stopped_and_the_orbit_filmed(page, portrait, tmp_path):  # noqa: F811
+def test_refining_is_stopped_and_the_orbit_filmed(page, portrait, tmp_path):
     av = pytest.importorskip("av")
     drop_in(page, portrait)
     wait_for_change(page, "model", None)
@@ -182,7 +182,7 @@ def test_refining_is_stopped_and_the_orbit_filmed(page, portrait, tmp_path):  # 
         assert sum(1 for _ in orbit.decode(video=0)) == 90
 
 
-def test_one_of_several_faces_is_picked_and_an_attribute_protected(page, portrait, tmp_path):  # noqa: F811
+def test_one_of_several_faces_is_picked_and_an_attribute_protected(page, portrait, tmp_path):
     group = Image.new("RGB", (1024, 512))
     with Image.open(portrait) as one:
         group.paste(one.resize((512, 512)))
@@ -212,6 +212,21 @@ def test_a_session_that_has_ended_says_so(pipeline):
     assert answers.has_head(fresh, fresh.key)
     with pytest.raises(gr.Error, match="has ended; drop the photo in again"):
         answers.has_head(fresh, Visitor().key)
+
+
+def test_only_the_newest_sliders_of_this_turn_count(pipeline):
+    """Notes overtake each other, and an undo moves the sliders while the browser still shows where they were."""
+    answers = Answers(None, None, {"inversion": pipeline.directions}, None, [], "", None)
+    visitor = Visitor()
+    before = visitor.turn
+    answers.note_sliders(visitor, 2.0, before, 0.2)
+    answers.note_sliders(visitor, 1.0, before, 0.1)
+    assert visitor.slid == (0.2,)
+    told = answers.slider_boxes(visitor, Plan())
+    answers.note_sliders(visitor, 3.0, before, 0.3)
+    assert visitor.slid is None and told["turn"] == visitor.turn != before
+    answers.note_sliders(visitor, 4.0, visitor.turn, 0.4)
+    assert visitor.slid == (0.4,)
 
 
 def test_the_mesh_viewers_angles_are_cameras_angles():

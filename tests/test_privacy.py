@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import httpx
 import pytest
+from browsing import drop_in, source_of, wait_for_change
 from conftest import ROOT
 from PIL import Image
 from running import PATIENCE_S, Server, running_page
-from test_app import browser, drop_in, source_of, wait_for_change  # noqa: F401  (one is a fixture)
 
 
 NAME = "great-aunt-mathilda"
@@ -42,7 +42,7 @@ def example(server) -> Path:
     return server.files.parent / "weights" / "examples" / "one" / "crop.png"
 
 
-def visit(browser, server: Server, portrait: Path) -> Visit:  # noqa: F811
+def visit(browser, server: Server, portrait: Path) -> Visit:
     page = browser.new_context().new_page()
     page.set_default_timeout(PATIENCE_S * 1000)
     secrets = {NAME}
@@ -68,7 +68,7 @@ def visit(browser, server: Server, portrait: Path) -> Visit:  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def visitor(browser, server, portrait):  # noqa: F811
+def visitor(browser, server, portrait):
     visit_ = visit(browser, server, portrait)
     yield visit_
     visit_.page.context.close()
@@ -204,7 +204,7 @@ def test_a_path_in_place_of_an_upload_is_neither_read_nor_deleted(server, strang
     assert theirs.is_file() and example.is_file()
 
 
-def test_forgetting_deletes_ones_own_files_and_nobody_elses(browser, server, portrait, visitor):  # noqa: F811
+def test_forgetting_deletes_ones_own_files_and_nobody_elses(browser, server, portrait, visitor):
     """Two people with the same photo under the same name."""
     before = files_of(server)
     other = visit(browser, server, portrait)

@@ -69,7 +69,13 @@ def balls(tmp_path):
 def test_rays_and_points_lie_on_the_surface(balls):
     data = HeadsDataset(balls)
     batch = draw_batch(
-        data, np.arange(4), np.random.default_rng(1), rays=64, points=64, patches=2, patch_rays=8, ray_resolution=16
+        [(data, head) for head in range(4)],
+        np.random.default_rng(1),
+        rays=64,
+        points=64,
+        patches=2,
+        patch_rays=8,
+        ray_resolution=16,
     )
     assert torch.allclose(
         batch.points.norm(dim=-1), torch.tensor(BALL), atol=2e-3
@@ -116,7 +122,7 @@ def test_losses_fall_and_every_term_is_finite(balls):
     network, _, optimizers = stage.start(torch.ones(5), 16, "cpu")
     history = []
     for _ in range(60):
-        terms = losses(network, draw_batch(data, rng.integers(0, 6, 4), rng, 64, 64, 2, 12, 16))
+        terms = losses(network, draw_batch([(data, head) for head in rng.integers(0, 6, 4)], rng, 64, 64, 2, 12, 16))
         assert set(terms) == set(LOSS_WEIGHTS) and all(torch.isfinite(value) for value in terms.values())
         loss = sum(LOSS_WEIGHTS[name] * value for name, value in terms.items())
         network.zero_grad()
@@ -181,10 +187,28 @@ def test_a_run_grows_resumes_and_writes_the_component(balls, tmp_path):
         assert not name.endswith("affine.weight") or not weight.any()  # the same for all heads
     assert generator.config.plane_resolution == 16 and float(generator.w_avg.abs().sum()) > 0
     assert (tmp_path / "run" / "held_out.png").is_file()
-    # Another run may go on from what this one made.
+    # Another run may go on from what this one made, with patches at once.
     again = [tmp_path / "again" if part == tmp_path / "run" else part for part in common]
     assert run(*again, "--steps", 1, "--start", tmp_path / "run" / "generator") == 0
     assert (tmp_path / "again" / "generator" / "config.json").is_file()
+
+
+def test_a_run_goes_on_at_another_size_of_pictures(balls, tmp_path, monkeypatch, capsys):
+    torch.manual_seed(0)
+    smaller = {"image_resolution": 16, "ray_resolution": 8, "superresolution_input": 8}
+    old = TriPlaneGenerator(z_dim=5, plane_resolution=16, **TINY | smaller)
+    old.save_pretrained(tmp_path / "old")
+    words = ("--data", balls, "--patch-data", balls, "--start", tmp_path / "old", "--run", tmp_path / "run",
+             "--batch", 2, "--planes", 16, "--rays", 16, "--points", 16, "--patches", 1, "--patch-rays", 12,
+             "--threads", 1, "--precision", "float32", "--steps", 1)  # fmt: skip
+    assert run(*words) == 0
+    made = TriPlaneGenerator.from_pretrained(tmp_path / "run" / "generator")
+    assert made.config.image_resolution == 32 and made.config.ray_resolution == 16
+    assert "patches" in capsys.readouterr().err  # at once, not in the second half of the run
+
+    monkeypatch.setattr(stage, "SIZES", TINY | {"image_resolution": 64})
+    assert run(*words) == 1
+    assert f"{balls} holds renders of 32 px, but patches are cut from 64 px ones" in capsys.readouterr().err
 
 
 def test_missing_data_is_one_sentence(tmp_path, capsys):

@@ -42,8 +42,7 @@ class FieldBatch:
 
 
 def draw_batch(
-    dataset: HeadsDataset,
-    heads: np.ndarray,  # [B] indices
+    heads: list[tuple[HeadsDataset, int]],  # B heads: a data set and an index into it
     rng: np.random.Generator,
     rays: int,
     points: int,
@@ -53,14 +52,13 @@ def draw_batch(
 ) -> FieldBatch:
     """A random view of each head for rays, another for points, another for a patch."""
     columns = {name: [] for name in FieldBatch.__dataclass_fields__}
-    size = dataset.images.shape[2]
-    views = dataset.images.shape[1]
 
     def add(**values):
         for name, value in values.items():
             columns[name].append(value)
 
-    for place, head in enumerate(heads):
+    for place, (dataset, head) in enumerate(heads):
+        views, size = dataset.images.shape[1:3]
         view = rng.integers(views)
         camera = Pinhole(dataset.cameras[head, view])
         rgba, depth = dataset.images[head, view], dataset.depth[head, view].astype(np.float32)

@@ -54,7 +54,7 @@ from train.progress import Progress, cosine_rate
 SIZES = {
     "w_dim": 192, "mapping_layers": 2, "c_dim": 0,
     "plane_channels": 32, "channel_base": 6144, "channel_max": 192, "mean_planes": True, "decoder_hidden": 64,
-    "image_resolution": 128, "ray_resolution": 64, "superresolution_input": 64,
+    "image_resolution": 256, "ray_resolution": 128, "superresolution_input": 128,
     "superresolution_blocks": [{"in": 32, "out": 48, "up": False}, {"in": 48, "out": 32, "up": True}],
     "superresolution_clamp": None,
     "box_warp": 0.8, "ray_start": 2.28, "ray_end": 3.08, "coarse_samples": 12, "fine_samples": 12,
@@ -82,10 +82,17 @@ def main() -> int:
         required=True,
         help="folder of python -m train.heads render; heads still being rendered join in as they come",
     )
+    parser.add_argument(
+        "--patch-data",
+        type=Path,
+        help="another such folder, of larger renders, for the heads that get a patch (default: DATA)",
+    )
     parser.add_argument("--held-out", type=Path, help="another such folder, for the printed PSNR")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run: checkpoint, sheets, log")
     parser.add_argument("--out", type=Path, help="where the finished component is written (default: RUN/generator)")
-    parser.add_argument("--start", type=Path, help="a component to go on from, e.g. weights/heads/generator")
+    parser.add_argument(
+        "--start", type=Path, help="a component to go on from, with patches at once, e.g. weights/heads/generator"
+    )
     parser.add_argument(
         "--planes",
         type=int,
@@ -104,6 +111,13 @@ def main() -> int:
 
 def train(args: argparse.Namespace) -> None:
     data = HeadsDataset(args.data)
+    patch_data = HeadsDataset(args.patch_data) if args.patch_data else data
+    size, wanted = patch_data.images.shape[2], SIZES["image_resolution"]
+    if size != wanted:
+        raise ValueError(
+            f"{args.patch_data or args.data} holds renders of {size} px, but patches are cut from {wanted} px ones:"
+            f" render with --size {wanted}, and give that folder as --patch-data."
+        )
     held_out = HeadsDataset(args.held_out) if args.held_out else None
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
@@ -117,8 +131,7 @@ def train(args: argparse.Namespace) -> None:
         progress = Progress(args.minutes, args.steps, step=state["step"], seconds=state["seconds"])
         print(f"resumed at step {state['step']}", file=sys.stderr)
     elif args.start:
-        network = TriPlaneGenerator.from_pretrained(args.start, dtype=torch.float32)
-        network, average, optimizers = ready(network, args.device)
+        network, average, optimizers = go_on(args.start, args.device)
     else:
         network, average, optimizers = start(feature_importance(data), FIRST_PLANE_RESOLUTION, args.device)
 
@@ -128,7 +141,10 @@ def train(args: argparse.Namespace) -> None:
         checkpoint.save(path, parts, step=progress.step, seconds=progress.seconds, rng=rng, notes=notes)
 
     saved_at = progress.seconds
-    with Prefetch(lambda: next_batch(data, rng, args, progress.share)) as batches:
+    patches_at = 0.0 if args.start else PATCHES_AT
+    with Prefetch(
+        lambda: next_batch(data, patch_data, rng, args, args.patches if progress.share >= patches_at else 0)
+    ) as batches:
         while not progress.done:
             larger = 2 * network.config.plane_resolution
             if larger <= args.planes and progress.share >= GROW_AT[larger]:
@@ -184,6 +200,14 @@ def start(importance: Tensor, plane_resolution: int, device: str):
     return ready(network, device)
 
 
+def go_on(component: Path, device: str):
+    """A component's network, drawing pictures of the size of SIZES whatever its own was, as `start` gives it."""
+    old = TriPlaneGenerator.from_pretrained(component, dtype=torch.float32)
+    network = TriPlaneGenerator(z_dim=old.config.z_dim, plane_resolution=old.config.plane_resolution, **SIZES)
+    network.load_state_dict(old.state_dict())
+    return ready(network, device)
+
+
 def ready(network: TriPlaneGenerator, device: str):
     """A network on its device, a copy for the moving average, its optimizers."""
     network.train().requires_grad_(True).to(device, memory_format=torch.channels_last)
@@ -230,12 +254,14 @@ def make_optimizers(network: TriPlaneGenerator) -> dict[str, torch.optim.Optimiz
     }
 
 
-def next_batch(data: HeadsDataset, rng: np.random.Generator, args: argparse.Namespace, share: float) -> FieldBatch:
-    heads = rng.choice(data.ready, args.batch, replace=False)
-    patches = args.patches if share >= PATCHES_AT else 0
-    return draw_batch(data, heads, rng, args.rays, args.points, patches, args.patch_rays, SIZES["ray_resolution"]).to(
-        args.device
-    )
+def next_batch(
+    data: HeadsDataset, patch_data: HeadsDataset, rng: np.random.Generator, args: argparse.Namespace, patches: int
+) -> FieldBatch:
+    """`patches` heads that get a patch too, the rest without."""
+    heads = [(patch_data, head) for head in rng.choice(patch_data.ready, patches, replace=False)]
+    heads += [(data, head) for head in rng.choice(data.ready, args.batch - patches, replace=False)]
+    batch = draw_batch(heads, rng, args.rays, args.points, patches, args.patch_rays, SIZES["ray_resolution"])
+    return batch.to(args.device)
 
 
 class Prefetch:
@@ -295,7 +321,7 @@ def find_surface_density(network: TriPlaneGenerator, data: HeadsDataset, heads: 
     offsets = torch.linspace(-reach, reach, 97)
     rng, errors = np.random.default_rng(0), []
     for head in data.ready[:heads]:
-        batch = draw_batch(data, np.array([head]), rng, 1024, 1, 0, 1, SIZES["ray_resolution"])
+        batch = draw_batch([(data, head)], rng, 1024, 1, 0, 1, SIZES["ray_resolution"])
         hit = batch.ray_depths[0] > 0
         depths = batch.ray_depths[0, hit, None] + offsets  # [R, 97]
         points = batch.ray_origins[0, hit, None] + depths[..., None] * batch.ray_directions[0, hit, None]

@@ -46,7 +46,8 @@ class Answers(Showing):
             chosen = self.aligner.choose(picture, face - 1, faces)
         except PhotoError as error:
             gr.Warning(str(error))
-            yield {**self.cleared(), **self.owned(visitor), "status": f"**{error}**", **self.plan_boxes(visitor)}
+            told = {"photo": None, "status": f"**{error}**"}  # the box is empty again for another photo
+            yield {**self.cleared(), **self.owned(visitor), **self.plan_boxes(visitor), **told}
             return
         visitor.origin, visitor.photo_name, visitor.face = "photo", name, face
         visitor.crop, visitor.photo_angles = crop_face(picture, chosen), face_angles(chosen.points_px)
@@ -130,18 +131,18 @@ class Answers(Showing):
 
     # Its edits change.
 
-    def note_sliders(self, visitor: Visitor, *values: float) -> None:
-        """Before anything waits in the queue: what is being rendered for other values may stop."""
-        visitor.slid = values
+    def note_sliders(self, visitor: Visitor, at_ms: float, turn: str, *values: float) -> None:
+        """Before anything waits in the queue: what is being rendered for other values may stop. Notes overtake each
+        other; and what a browser read before it was told that the sliders were moved, as an undo does, is void."""
+        if turn == visitor.turn and at_ms > visitor.slid_at_ms:
+            visitor.slid, visitor.slid_at_ms = values, at_ms
 
-    def slide(self, visitor: Visitor, owner: str, *values: float) -> Iterator[Boxes]:
+    def slide(self, visitor: Visitor, at_ms: float, turn: str, owner: str, *values: float) -> Iterator[Boxes]:
         """The sliders as they were let go of."""
         yield UNCHANGED
         if not self.has_head(visitor, owner):
             return
-        # What was noted since is newer than what this event brought; but the note of this very event may be late.
-        if visitor.slid == visitor.applied:
-            visitor.slid = values
+        self.note_sliders(visitor, at_ms, turn, *values)  # the note of this very event may be late
         while visitor.slid != visitor.applied:
             visitor.applied = visitor.slid
             plan = visitor.history.plan

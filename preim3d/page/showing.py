@@ -1,5 +1,6 @@
 """What stands on the page: the session's state -> new contents of boxes, by their elem_id."""
 
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,10 +111,10 @@ class Showing:
 
     def slider_boxes(self, visitor: Visitor, plan: Plan) -> Boxes:
         """Moves the sliders, and what else chooses, to a plan."""
-        visitor.slid = visitor.applied = None
+        visitor.slid, visitor.applied, visitor.turn = None, None, secrets.token_hex(4)
         standing = {edit.name: edit.strength for edit in plan.edits}
         boxes = {f"slider-{name}": standing.get(name, 0.0) for name in self.names}
-        return {**boxes, "protect": list(plan.protect), **self.space_box(plan.space)}
+        return {**boxes, "turn": visitor.turn, "protect": list(plan.protect), **self.space_box(plan.space)}
 
     def space_box(self, space: str) -> Boxes:
         return {"space": space} if "origin" in self.directions else {}
@@ -126,7 +127,7 @@ class Showing:
         return {**empty, **self.space_box("inversion"), **{f"slider-{name}": 0 for name in self.names}}
 
     def owned(self, visitor: Visitor) -> Boxes:
-        return {"session": visitor, "owner": visitor.key}
+        return {"session": visitor, "owner": visitor.key, "turn": visitor.turn}
 
     def describe(self, visitor: Visitor, after: Image.Image, before: Image.Image | None = None) -> str:
         plan = visitor.history.plan

@@ -38,7 +38,9 @@ class Visitor:
     front: Image.Image | None = None  # the reconstruction from the photo's camera,
     frames: str = ""  # and from all around, as `data_uri` of `turntable.pack`
     judged: dict[Plan, Judgement] = field(default_factory=dict)  # by `verdict`: the edits with either directions
-    slid: tuple[float, ...] | None = None  # the sliders as the browser last told,
+    turn: str = field(default_factory=lambda: secrets.token_hex(4))  # anew whenever the server moves the sliders
+    slid: tuple[float, ...] | None = None  # the sliders as the browser last told in this turn,
+    slid_at_ms: float = 0.0  # by the browser's clock,
     applied: tuple[float, ...] | None = None  # and as they were last followed; work for other values is out of date
     files: dict[str, list[Path]] = field(default_factory=dict)  # by kind, oldest first
     folder: Path | None = None
