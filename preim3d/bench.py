@@ -67,7 +67,7 @@ def median_seconds(step: Callable, synchronise: Callable[[], None]) -> float:
         step()
         synchronise()
         times.append(time.perf_counter() - start)
-    return round(statistics.median(times), 3)
+    return float(f"{statistics.median(times):.3g}")
 
 
 def start_page(weights: Path) -> tuple[float, int]:

@@ -2,6 +2,9 @@
 
 The original computes the planes anew for every view and for every million points of a grid, in float32. Both ways run
 on the same networks of random weights; a network's speed does not depend on what its weights say.
+
+How far each stage is from what the machine can do is told by its operations a second beside those of a large matrix
+product, which is bound by nothing but them: a stage far below waits for memory, or for its many small steps to start.
 """
 
 import contextlib
@@ -12,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from preim3d.bench import machine, median_seconds, peak_mb
 from preim3d.camera import grid_cameras
@@ -41,10 +45,13 @@ WAYS = {
 }
 CUDA_ONLY = ("TF32", "float16")
 GRID, CHUNK = 256, 10**6  # points along the grid's side; points that the original asks for at a time
+ENCODED_TOGETHER = 8  # images
+PRODUCT = 4096  # rows and columns of the factors of the product that shows the machine's limit
 
 
 def measure_full_size(device: str) -> dict:
-    """Every row's seconds and peak memory, the PSNR of its views to those in float32, and a line about the machine."""
+    """Every row's seconds and peak memory, the PSNR of its views to those in float32, its stages' seconds and
+    operations, and a line about the machine."""
     rows = {}
     for way in WAYS:
         if device != "cpu" or way not in CUDA_ONLY:
@@ -54,7 +61,8 @@ def measure_full_size(device: str) -> dict:
     for row in rows.values():
         error = (row.pop("views").clamp(-1, 1) - exact.clamp(-1, 1)).square().mean() / 4
         row["PSNR to float32, dB"] = round(float(-10 * torch.log10(error)), 1) if error else None
-    return {"rows": rows, "machine": machine(torch.device(device))}
+    stages = {way: row.pop("stages") for way, row in rows.items() if way != ORIGINAL}
+    return {"rows": rows, "stages": stages, "machine": machine(torch.device(device))}
 
 
 @torch.inference_mode()
@@ -108,7 +116,32 @@ def _measure(name: str, device: str) -> dict:
             "view of kept planes, s": median_seconds(lambda: view(kept, cameras[:1]), synchronise),
             "encoding, s": median_seconds(lambda: encoder(crop), synchronise),
             "crop to first view, s": median_seconds(lambda: (encoder(crop), view(planes(), cameras[:1])), synchronise),
+            "stages": _stages(generator, encoder, planes, lambda: view(kept, cameras[:1]), ws, way.dtype, synchronise),
         }
+
+
+def _stages(generator, encoder, planes, view, ws, dtype, synchronise) -> dict[str, dict]:
+    """Seconds and billions of operations (multiplications and additions, those of bilinear sampling not counted)."""
+    device = ws.device
+    features = torch.zeros(
+        1, generator.config.plane_channels, generator.config.ray_resolution, generator.config.ray_resolution
+    )
+    features = features.to(device, memory_format=torch.channels_last)
+    crops = torch.zeros(ENCODED_TOGETHER, 3, 256, 256, device=device)
+    factor = torch.ones(PRODUCT, PRODUCT, device=device, dtype=dtype)
+    steps = {
+        "planes": planes,
+        "view": view,
+        "of it: super-resolution": lambda: generator.super_resolve(features, ws),
+        f"encoding {ENCODED_TOGETHER} images": lambda: encoder(crops),
+        "the limit: a large matrix product": lambda: factor @ factor,
+    }
+    stages = {}
+    for name, step in steps.items():
+        with FlopCounterMode(display=False) as counter:
+            step()
+        stages[name] = {"s": median_seconds(step, synchronise), "GFLOP": counter.get_total_flops() / 1e9}
+    return stages
 
 
 def _row(views: torch.Tensor, nine: float, grid: float, device: torch.device) -> dict:
@@ -128,10 +161,16 @@ def _seconds(step: Callable, synchronise: Callable[[], None]) -> tuple:
 
 
 def full_size_table(figures: dict) -> str:
-    """The rows as a Markdown table, the machine below."""
+    """The rows as a Markdown table, the stages as another, the machine below."""
     columns = list(dict.fromkeys(name for row in figures["rows"].values() for name in row))
     lines = ["| 512 px | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for way, row in figures["rows"].items():
         cells = ["" if row.get(name) is None else f"{row[name]:g}" for name in columns]
         lines.append(f"| {way} | " + " | ".join(cells) + " |")
+    ways = list(figures["stages"])
+    lines += ["", "| ms (TFLOP/s) | " + " | ".join(ways) + " |", "|---" * (len(ways) + 1) + "|"]
+    for stage in figures["stages"][ways[0]]:
+        told = [figures["stages"][way][stage] for way in ways]
+        cells = [f"{1e3 * one['s']:.3g} ({one['GFLOP'] / 1e3 / one['s']:.3g})" for one in told]
+        lines.append(f"| {stage} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", figures["machine"]])
