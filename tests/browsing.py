@@ -23,24 +23,25 @@ ALLOWED_ERRORS = (
 
 
 @contextmanager
-def chromium() -> Iterator:
+def chromium(*more_flags: str) -> Iterator:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = shutil.which("chromium")
     if path is None:
         pytest.skip("no chromium on this machine")
     with playwright.sync_playwright() as browsers:
-        browser = browsers.chromium.launch(executable_path=path, args=FLAGS)
+        browser = browsers.chromium.launch(executable_path=path, args=[*FLAGS, *more_flags])
         yield browser
         browser.close()
 
 
 @contextmanager
-def visiting(browser, address: str, **context) -> Iterator:
-    """A new visitor's page; in the end it must not have complained, nor asked anyone but our server."""
+def visiting(browser, address: str, allowed: tuple[str, ...] = (), **context) -> Iterator:
+    """A new visitor's page; in the end it must not have complained, but for what is allowed besides, nor asked anyone
+    but our server."""
     page = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | context)).new_page()
     page.set_default_timeout(PATIENCE_S * 1000)
     errors, strangers = [], []
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("console", lambda told: errors.append(f"{told.text} {told.location}") if told.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda request: strangers.append(request.url))
     page.goto(address)
@@ -49,7 +50,7 @@ def visiting(browser, address: str, **context) -> Iterator:
         yield page
     finally:
         page.context.close()
-    assert [text for text in errors if not any(allowed in text for allowed in ALLOWED_ERRORS)] == []
+    assert [text for text in errors if not any(part in text for part in (*ALLOWED_ERRORS, *allowed))] == []
     assert [url for url in strangers if not url.startswith((address, "data:", "blob:"))] == []
 
 

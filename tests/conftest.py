@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from browsing import chromium, visiting
-from running import running_page
 
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # app.py and train/ are not installed
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that would ask the Hub fails at once
+
+pytest.register_assert_rewrite("browsing", "running")  # so that a failure in them shows what was compared
+
+from browsing import chromium, visiting  # noqa: E402
+from running import running_page  # noqa: E402
 
 from preim3d.directions import Directions, fingerprint  # noqa: E402
 from preim3d.encoder import PortraitEncoder  # noqa: E402

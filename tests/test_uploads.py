@@ -1,13 +1,26 @@
-"""What the page says to a photo it cannot take, and to one it has no room for."""
+"""How photos come to the page: pasted, from a camera; what it says to those it cannot take or has no room for."""
 
+import base64
+import io
 import threading
 import time
 
 import httpx
 import pytest
 from bad_photos import BAD
-from browsing import drop_in, wait_for_change
+from browsing import chromium, drop_in, visiting, wait_for_change
+from PIL import Image
 from running import PATIENCE_S, running_page
+
+
+# Puts a photo, as base64 of a JPEG, on the clipboard, which takes PNG alone.
+COPY = """async data => {
+    const picture = await createImageBitmap(await (await fetch("data:image/jpeg;base64," + data)).blob());
+    const canvas = Object.assign(document.createElement("canvas"), {width: picture.width, height: picture.height});
+    canvas.getContext("2d").drawImage(picture, 0, 0);
+    const png = await new Promise(done => canvas.toBlob(done, "image/png"));
+    await navigator.clipboard.write([new ClipboardItem({"image/png": png})]);
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +33,34 @@ def server(tiny_weights, portrait, tmp_path_factory):
 @pytest.fixture
 def address(server):
     return server.address
+
+
+@pytest.fixture(scope="module")
+def browser(portrait, tmp_path_factory):
+    """One with a camera, before which the portrait hangs."""
+    film = tmp_path_factory.mktemp("camera") / "film.mjpeg"
+    with Image.open(portrait) as picture, io.BytesIO() as frame:
+        picture.resize((640, 640)).crop((0, 0, 640, 480)).save(frame, "JPEG", quality=92)
+        film.write_bytes(30 * frame.getvalue())
+    camera = "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream --use-file-for-fake-video-capture"
+    with chromium(*f"{camera}={film}".split()) as browser:
+        yield browser
+
+
+def test_a_photo_is_pasted(browser, address, portrait):
+    with visiting(browser, address, permissions=["clipboard-read", "clipboard-write"]) as page:
+        page.evaluate(COPY, base64.b64encode(portrait.read_bytes()).decode())
+        page.click("#photo button[aria-label='Paste from clipboard']")
+        wait_for_change(page, "grid", None)
+
+
+def test_a_photo_is_taken_with_the_camera(browser, address):
+    # Gradio's camera asks how far an upload has come that has not begun.
+    with visiting(browser, address, ("upload_progress?upload_id=", "Response"), permissions=["camera"]) as page:
+        page.click("#photo button[aria-label='Capture from camera']")
+        page.get_by_text("Click to Access Webcam").click()
+        page.click("#photo button[aria-label='capture photo']")
+        wait_for_change(page, "grid", None)
 
 
 def test_forty_bad_uploads_are_told_on_the_page_and_the_next_good_one_works(page, portrait, tmp_path):

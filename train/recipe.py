@@ -37,20 +37,21 @@ STAGES = (
         0.1,
     ),
     Stage(
-        "python -m train.heads render --source heads_source.npz --out dataset/heads --heads 10000 --seed 1\n"
-        "python -m train.heads render --source heads_source.npz --out dataset/heldout --heads 300 --seed 2",
+        "python -m train.heads render --source heads_source.npz --out dataset/heads --heads 10000 --seed 3\n"
+        "python -m train.heads render --source heads_source.npz --out dataset/large --heads 2000 --seed 4 --size 256\n"
+        "python -m train.heads render --source heads_source.npz --out dataset/heldout --heads 300 --seed 2 --size 256",
         "heads_source.npz",
-        "dataset/heads and dataset/heldout: pictures, cameras, depth, labels",
-        26,
+        "dataset/heads, dataset/large and dataset/heldout: pictures, cameras, depth, labels",
+        36,
     ),
     Stage(
-        "python -m train.generator --data dataset/heads --held-out dataset/heldout --run runs/generator \\\n"
-        "    --minutes 88 --batch 8 --rays 320 --points 512 --patches 2 --patch-rays 28",
-        "dataset/heads",
+        "python -m train.generator --data dataset/heads --patch-data dataset/large --held-out dataset/heldout \\\n"
+        "    --run runs/generator --minutes 233 --batch 8 --rays 288 --points 448 --patches 3 --patch-rays 32",
+        "dataset/heads, dataset/large",
         "runs/generator/generator",
-        88,
-        tflop=8785 * 8 * 3 * 2.5e-3,
-        steps=8785,
+        233,
+        tflop=15000 * 8 * 3 * 2.7e-3,
+        steps=15000,
     ),
     Stage(
         "python -m train.landmarks --data dataset/heads --held-out dataset/heldout --out runs/landmarks",
