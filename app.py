@@ -319,7 +319,7 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
     shown = [box for box in boxes.values() if isinstance(box, gr.components.Component)]
 
     if examples:
-        demo.load(placed(answers.show_first_example), None, shown, **hidden)
+        demo.load(placed(answers.show_first_example), session, shown, **hidden)
         gallery.select(placed(answers.choose_example), session, shown, **hidden)
     forgetting = {"queue": False, **hidden}
     photo.clear(placed(answers.clear), [session, photo], shown, **forgetting)

@@ -212,6 +212,8 @@ def test_a_session_that_has_ended_says_so(pipeline):
     assert answers.has_head(fresh, fresh.key)
     with pytest.raises(gr.Error, match="has ended; drop the photo in again"):
         answers.has_head(fresh, Visitor().key)
+    # But not where another head has just taken the place of the one that the browser shows.
+    assert not answers.has_head(Visitor(w=np.zeros((1, 1))).after(fresh), fresh.key)
 
 
 def test_only_the_newest_sliders_of_this_turn_count(pipeline):

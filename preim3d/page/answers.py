@@ -39,7 +39,7 @@ class Answers(Showing):
         face = face or 1
         content, name = take_upload(file), Path(file).name
         visitor.delete_files()
-        visitor = Visitor()
+        visitor = Visitor().after(visitor)
         try:
             picture = load_photo(content)
             faces = self.aligner.faces(picture)
@@ -69,16 +69,16 @@ class Answers(Showing):
 
     def choose_example(self, visitor: Visitor, event: gr.SelectData) -> Boxes:
         visitor.delete_files()
-        return {**self.cleared(), **self.show_example(event.index), "photo": None, "status": self.prompt}
+        return {**self.cleared(), **self.show_example(event.index, visitor), "photo": None, "status": self.prompt}
 
-    def show_first_example(self) -> Boxes:
+    def show_first_example(self, visitor: Visitor) -> Boxes:
         """As the page opens: all is as it was laid out, but for what is the session's own."""
-        return self.show_example(0)
+        return self.show_example(0, visitor)
 
-    def show_example(self, index: int) -> Boxes:
+    def show_example(self, index: int, earlier: Visitor) -> Boxes:
         """Everything about a fresh example, without any computation."""
         folder = self.examples[index]
-        visitor = visit_example(folder)
+        visitor = visit_example(folder).after(earlier)
         with Image.open(folder / "depth.webp") as depth:
             shown = view_value(visitor, visitor.frames, data_uri(depth.convert("L")), count=len(turn_angles()))
         return {
@@ -104,7 +104,8 @@ class Answers(Showing):
         except RecipeError as error:
             raise gr.Error(str(error), print_exception=False) from None
         visitor.delete_files()
-        visitor = Visitor(origin="recipe", w=recipe.w, photo_angles=(recipe.yaw_deg, recipe.pitch_deg))
+        fresh = Visitor(origin="recipe", w=recipe.w, photo_angles=(recipe.yaw_deg, recipe.pitch_deg))
+        visitor = fresh.after(visitor)
         visitor.history.plan = recipe.plan
         yield {
             **self.cleared(),
@@ -125,7 +126,11 @@ class Answers(Showing):
         visitor.w = visitor.crop = visitor.front = None  # whatever still runs for it stops
         if file is not None:
             delete_upload(file)
-        start = self.show_example(0) if self.examples else {**self.owned(Visitor()), **self.plan_boxes(Visitor())}
+        if self.examples:
+            start = self.show_example(0, visitor)
+        else:
+            fresh = Visitor().after(visitor)
+            start = {**self.owned(fresh), **self.plan_boxes(fresh)}
         done = "Forgotten: the photo, everything made of it, and its files are deleted."
         return {**self.cleared(), **start, "status": done}
 

@@ -146,6 +146,8 @@ class Showing:
             gr.Error: the session's time has run out. The state is then as at first, while the browser still shows, and
                 owns, another one.
         """
+        if owner in visitor.former:  # asked of the head before this one, while this one was being made
+            return False
         if owner and owner != visitor.key:
             raise gr.Error(
                 "This session was an hour old and has ended; drop the photo in again, or use your recipe.",

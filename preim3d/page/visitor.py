@@ -27,6 +27,7 @@ class Visitor:
     """The state of one session. Numbers and pictures, never planes or tensors: there may be hundreds."""
 
     key: str = field(default_factory=lambda: secrets.token_hex(8))  # the browser has it too: see `Showing.has_head`
+    former: tuple[str, ...] = ()  # keys of this session's heads before: the browser may still show one of them
     origin: str = "nothing"  # where the head is from: "example", "photo", "recipe" or "nothing" while there is none
     w: np.ndarray | None = None  # float32 [num_ws, w_dim], before the edits
     refined: bool = False
@@ -44,6 +45,11 @@ class Visitor:
     applied: tuple[float, ...] | None = None  # and as they were last followed; work for other values is out of date
     files: dict[str, list[Path]] = field(default_factory=dict)  # by kind, oldest first
     folder: Path | None = None
+
+    def after(self, earlier: "Visitor") -> "Visitor":
+        """Itself, which takes the place of another one in its session."""
+        self.former = (*earlier.former, earlier.key)
+        return self
 
     def keep(self, name: str, content: bytes) -> str:
         """Writes a file that only someone who was told its address can ask for; older ones of that name go."""
