@@ -10,6 +10,7 @@ from preim3d.generator import TriPlaneGenerator
 from train.heads.dataset import FRONT_VIEWS, HeadsDataset
 
 
+READ_RAYS = 64  # per side: enough for a reader that sees 128 px, where thousands of views must take minutes
 POINT_ERROR_PX = 1.2  # Of the landmark network, in pixels of a 160 px photo (train.landmarks reports it).
 
 
@@ -70,12 +71,18 @@ def to_camera(cameras: np.ndarray, device: str | torch.device = "cpu") -> Tensor
 
 
 @torch.no_grad()
-def render_views(generator: TriPlaneGenerator, ws: Tensor, cameras: Tensor, batch: int = 8) -> Tensor:
-    """Images [N,3,H,W] in [-1, 1] of latents [N,num_ws,w_dim], each from its camera [N,25] (or all from one,
-    [1,25])."""
+def render_views(
+    generator: TriPlaneGenerator,
+    ws: Tensor,  # [N,num_ws,w_dim]
+    cameras: Tensor,  # [N,25], one for each, or [1,25] for all
+    most_rays: int | None = None,  # along a side, where fewer than configured will do
+) -> Tensor:
+    """Images [N,3,H,W] in [-1, 1]."""
+    rays = min(generator.config.ray_resolution, most_rays or generator.config.ray_resolution)
     cameras = cameras.expand(len(ws), -1)
     images = []
-    for w, camera in zip(ws.split(batch), cameras.split(batch)):
+    for w, camera in zip(ws.split(8), cameras.split(8)):
         w, camera = w.to(generator.device), camera.to(generator.device)
-        images.append(generator.render(generator.planes(w), camera, w).image.clamp(-1, 1).cpu())
+        view = generator.render(generator.planes(w), camera, w, ray_resolution=rays)
+        images.append(view.image.clamp(-1, 1).cpu())
     return torch.cat(images)

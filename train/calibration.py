@@ -7,10 +7,10 @@ from torch import Tensor
 
 from preim3d.generator import TriPlaneGenerator
 from train.attributes import HeadReader, read_images
+from train.batches import READ_RAYS, render_views
 from train.precision import Precision, autocast
 
 
-TRIAL_RAYS = 64  # per side; the reader sees pictures of 128 px, and hundreds of trials must take minutes
 LADDER = (0.5, 1.0, 1.5, 2.0, 3.0, 4.5)  # steps tried, in spreads of the latents; longer ones leave the manifold
 # Attributes that go together by definition: their labels share a cause, so moving one without the other is
 # meaningless.
@@ -55,13 +55,9 @@ class EditTrial:
 
     @torch.no_grad()
     def logits(self, ws: Tensor) -> Tensor:
-        generator, images = self.generator, []
-        rays = min(TRIAL_RAYS, generator.config.ray_resolution)
-        for w in ws.to(generator.device).split(8):
-            with autocast(generator.device, self.precision):
-                camera = generator.frontal_camera().expand(len(w), -1)
-                images.append(generator.render(generator.planes(w), camera, w, ray_resolution=rays).image.clamp(-1, 1))
-        return read_images(self.reader, torch.cat(images)).logits
+        with autocast(self.generator.device, self.precision):
+            images = render_views(self.generator, ws, self.generator.frontal_camera(), READ_RAYS)
+        return read_images(self.reader, images).logits
 
     def response(self, offset: Tensor, heads: int | None = None) -> Tensor:
         """Mean change of each logit [A], in standard deviations, when the heads (or the first few) move by `offset`

@@ -38,7 +38,7 @@ from preim3d.generator import TriPlaneGenerator
 from preim3d.pipeline import load_component
 from train import augment
 from train.attributes import HeadReader
-from train.batches import draw_photos, render_views
+from train.batches import READ_RAYS, draw_photos, render_views
 from train.heads.dataset import HeadsDataset
 from train.options import run_stage, stage_parser
 
@@ -117,7 +117,7 @@ def samples_source(generator: TriPlaneGenerator, count: int, seed: int, dataset:
         z = torch.from_numpy(z).float().to(generator.device)
         camera = generator.frontal_camera()
         w = generator.mapping(z, camera.expand(size, -1))
-        return Batch(w, render_views(generator, w, camera).to(generator.device), known)
+        return Batch(w, render_views(generator, w, camera, READ_RAYS).to(generator.device), known)
 
     return Source(len(batches), batch, digest(batches if dataset is None else [*batches, dataset.ready]))
 

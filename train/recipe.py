@@ -50,8 +50,8 @@ STAGES = (
         "dataset/heads, dataset/large",
         "runs/generator/generator",
         233,
-        tflop=15000 * 8 * 3 * 2.7e-3,
-        steps=15000,
+        tflop=15691 * 8 * 3 * 2.7e-3,
+        steps=15691,
     ),
     Stage(
         "python -m train.landmarks --data dataset/heads --held-out dataset/heldout --out runs/landmarks",
