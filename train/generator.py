@@ -19,12 +19,12 @@ faults: `MALLOC_MMAP_THRESHOLD_=17179869184 MALLOC_TRIM_THRESHOLD_=17179869184 M
 
 Of the weights in weights/heads/generator: two runs of one thread on one core of two, beside other work, seed 0.
 
-* 128 px pictures: `--minutes 163 --batch 8 --rays 320 --points 512 --patches 2 --patch-rays 28`, 12402 steps. Up to step
-  8785 the budget was 88 minutes; then it was raised, which raised the rate again. Super-resolution became the same for
-  all heads at step 7101, patches reached the picture's border at step 7590, and from step 10254 on it was 8748 heads of
-  seed 3 whose proportions are the crop template's (before: 10000 of seed 1, whose noses were too long). Held-out heads,
-  before super-resolution: 18.5 dB after 11 minutes (Adam in place of Muon took 20 for 18.1), 20.0 after 24, 22.0 after
-  119; with the new heads 20.3 at first, 21.9 at the end.
+* 128 px pictures: `--minutes 163 --batch 8 --rays 320 --points 512 --patches 2 --patch-rays 28`, 12402 steps. Up to
+  step 8785 the budget was 88 minutes; then it was raised, which raised the rate again. Super-resolution became the
+  same for all heads at step 7101, patches reached the picture's border at step 7590, and from step 10254 on it was
+  8748 heads of seed 3 whose proportions are the crop template's (before: 10000 of seed 1, whose noses were too
+  long). Held-out heads, before super-resolution: 18.5 dB after 11 minutes (Adam in place of Muon took 20 for 18.1),
+  20.0 after 24, 22.0 after 119; with the new heads 20.3 at first, 21.9 at the end.
 * 256 px pictures: `--start` from there, `--patch-data` of 1981 heads of seed 4, `--minutes 70 --batch 8 --rays 288
   --points 448 --patches 3 --patch-rays 32`, 3289 steps. Held-out heads, at 256 px: 20.5 dB after 7 minutes (the rate
   begins anew), 21.6 after 29, 22.4 at the end. It was still learning.
