@@ -27,8 +27,8 @@ class Stage(NamedTuple):
         return max(self.tflop / GPU_TFLOPS, self.steps * GPU_STEP_S) / 60
 
 
-# GFLOP of one forward pass: planes 2.3, a view of them 1.5, encoder or reader .43, landmarks .06. Backwards costs
-# twice as much. The minutes are those of the bundled model's run.
+# GFLOP of one forward pass: planes 2.3, a view of them 1.5 at 128 px and 6 at 256, encoder or reader .43, landmarks
+# .06. Backwards costs twice as much. The minutes are those of the bundled model's run.
 STAGES = (
     Stage(
         "python -m train.heads build --mpfb mpfb2/src/mpfb/data --assets makehuman-assets/base --out heads_source.npz",
