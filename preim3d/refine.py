@@ -18,7 +18,7 @@ from preim3d.camera import camera_from_angles
 
 
 STEPS = 40
-COMPARED_PX = 64  # side of the pictures compared: rendering is the cost, and goes by the pixel
+COMPARED_PX = 64  # side of the pictures compared, and of the rays at most: rendering is the cost, and goes by the ray
 RATE = 0.03  # of Adam, in spreads of the latent
 OUTLINE = 0.5  # weight of the squared change of opacity: else hair grows into a background of its colour
 NEARNESS = 0.02  # weight of the squared distance to the encoder's latent, in the same unit
@@ -51,11 +51,12 @@ def refine(generator, crop: Image.Image, w: np.ndarray, yaw_deg: float, pitch_de
     photo = crop.convert("RGB").resize((COMPARED_PX, COMPARED_PX), Image.Resampling.BOX)
     target = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None].to(device) / 127.5 - 1
     optimizer = torch.optim.Adam([moved], lr=RATE)
+    rays = min(COMPARED_PX, config.ray_resolution)
     best = head = None
     for step in range(STEPS + 1):
         with torch.enable_grad():
             latent = start + spread * moved
-            output = generator.render(generator.planes(latent), camera, latent)
+            output = generator.render(generator.planes(latent), camera, latent, ray_resolution=rays)
             image = F.interpolate(output.image, (COMPARED_PX, COMPARED_PX), mode="area")
             opacity = F.interpolate(output.opacity, (COMPARED_PX, COMPARED_PX), mode="area")
             if head is None:
