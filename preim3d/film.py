@@ -39,8 +39,8 @@ def labelled(picture: Image.Image, label: str) -> Image.Image:
     """A copy with the label on a dark band along the lower edge; a double space is where it may break into lines."""
     picture = picture.convert("RGB")
     width, height = picture.size
-    # Sheets of 512 px cells are usually seen at a third of their size: 1/18 is then about 10 px, just large enough.
-    size, lines = max(11, round(height / 18)), [label]
+    # Sheets are usually seen at a third of their size: of 256 px cells 1/13 is then about 7 px, just large enough.
+    size, lines = max(11, round(height / 13)), [label]
     if font(size).getlength(label) > 0.96 * width:
         lines = label.split("  ")
     while size > 6 and max(map(font(size).getlength, lines)) > 0.96 * width:

@@ -120,7 +120,7 @@ STAGES = (
         steps=1500,
     ),
     Stage(
-        "python -m train.examples --source heads_source.npz --weights weights/heads --seeds 13 17 23 1025",
+        "python -m train.examples --source heads_source.npz --weights weights/heads --seeds 1025 17 23",
         "weights/heads, heads_source.npz",
         "weights/heads/examples: what the page shows before any upload",
         0.5,
