@@ -16,6 +16,7 @@ import torch
 from preim3d.mesh import mesh_bytes
 from preim3d.photo import load_photo
 from preim3d.pipeline import Preim3DPipeline, grid_sheet
+from preim3d.turntable import cameras, turn_angles
 
 
 APP = Path(__file__).resolve().parent.parent / "app.py"
@@ -44,11 +45,13 @@ def measure(pipeline: Preim3DPipeline, load_s: float, weights: Path, photo: Path
     w = pipeline.encode(pipeline.align(picture))
     head = pipeline.head(w)
     front = pipeline.generator.frontal_camera()
+    turn = cameras(turn_angles(), pipeline.generator.config.pivot)
     seconds = {
         "photo to 3x3 grid": median_seconds(photo_to_grid, synchronise),
         "  of it: find and crop the face": median_seconds(lambda: pipeline.align(picture), synchronise),
         "edit to 3x3 grid": median_seconds(edit, synchronise),
         "one view of a latent": median_seconds(one_view, synchronise),
+        "all views that the page turns": median_seconds(lambda: pipeline.views_and_depths(head, turn), synchronise),
         "GLB": median_seconds(glb, synchronise),
         "loading the weights": load_s,
     }
@@ -93,10 +96,14 @@ def start_page(weights: Path) -> tuple[float, int]:
                         raise ValueError(f"The page did not start: {log.read().decode()[-300:]}") from None
                     time.sleep(0.05)
             seconds = time.perf_counter() - start
+            status = Path(f"/proc/{page.pid}/status")
+            lines = status.read_text().splitlines() if status.exists() else []
         finally:
             page.terminate()
             page.wait()
-    return round(seconds, 1), peak_mb(resource.RUSAGE_CHILDREN)
+    # What the system adds up for children would count this process too, which the page was forked from.
+    peaks = [round(int(line.split()[1]) * 1024 / 1e6) for line in lines if line.startswith("VmHWM:")]
+    return round(seconds, 1), peaks[0] if peaks else peak_mb(resource.RUSAGE_CHILDREN)
 
 
 def peak_mb(who: int) -> int:
