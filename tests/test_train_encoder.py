@@ -132,6 +132,25 @@ def test_synthetic_heads_under_the_papers_recipe(inputs, tmp_path):
     assert ("l2", 1) in logged(tmp_path / "out") and ("w", 3) not in logged(tmp_path / "out")
 
 
+def test_an_encoder_goes_on_from_another_ones_weights(inputs, tmp_path, capsys):
+    assert encoder.main(words(inputs, tmp_path / "first", "--rate", 1e-3)) == 0
+    first = PortraitEncoder.from_pretrained(tmp_path / "first" / "encoder").state_dict()
+    start = ("--start", tmp_path / "first" / "encoder")
+    assert encoder.main(words(inputs, tmp_path / "second", *start, "--rate", 1e-12, steps=1)) == 0
+    second = PortraitEncoder.from_pretrained(tmp_path / "second" / "encoder").state_dict()
+    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first if name.endswith("weight"))
+    heads_inputs(inputs, tmp_path)
+    arguments = words(
+        tmp_path, tmp_path / "third", "--recipe", "heads", *start, "--rate", 1e-12, data="heads", steps=1
+    )
+    assert encoder.main(arguments) == 0  # no regression spoils what was learned
+    third = PortraitEncoder.from_pretrained(tmp_path / "third" / "encoder").state_dict()
+    assert torch.allclose(first["linear.weight"], third["linear.weight"], atol=1e-6)
+    PortraitEncoder(32, (1, 1, 1, 1), (16, 16, 16, 16), 2, 2, 8, 3, 5).save_pretrained(tmp_path / "other")
+    assert encoder.main(words(inputs, tmp_path / "fourth", "--start", tmp_path / "other")) == 1
+    assert "gives w of 3 x 5, but" in capsys.readouterr().err
+
+
 def test_a_domain_without_faces_needs_no_network_of_ours(inputs, tmp_path):
     from test_train_networks import ALEXNET, torchvision_file
 

@@ -60,7 +60,7 @@ def train(args: argparse.Namespace) -> None:
         state = resume(path, run)
         if first:
             print(f"Resumed {path} at step {state['step']}.")
-    elif args.recipe == "heads":
+    elif args.recipe == "heads" and not args.start:
         rng, draws = np.random.default_rng(args.seed), torch.Generator().manual_seed(args.seed)
         fitted = fit_last_layer(run.encoder, (run.photos(rng, draws, 0)[:2] for _ in range(args.fit_batches)))
         if args.ema:
@@ -130,6 +130,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--reader", help="folder made by `python -m train.attributes` (OUT/reader)")
     parser.add_argument("--identity", help="folder of `train.identity`, or the published model_ir_se50.pth: L_ID, and "
                         "the encoder's first body; default: the reader")  # fmt: skip
+    parser.add_argument("--start", help="an encoder of this generator to go on from, e.g. weights/heads/encoder")
     parser.add_argument("--similarity", help="ResNet-50 file (MoCo's), for L_ID in domains without faces")
     parser.add_argument("--lpips", help="torchvision's alexnet-*.pth or vgg16-*.pth; default: the reader's features")
     parser.add_argument("--lpips-linear", help="alex.pth or vgg.pth of the lpips package: weights of the channels")

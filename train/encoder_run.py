@@ -47,16 +47,18 @@ class EncoderRun:
         size = self.encoder.config.input_size
 
         # The photos, and w of generated images.
-        self.heads = None
+        self.heads = self.rays = None
         if (Path(args.data) / "heads.npz").is_file():
             self.heads = HeadsPhotos(HeadsDataset(args.data), generator, size, args.plain_share)
             self.latents = self.heads.latents
+            if args.recipe == "heads":
+                self.rays = self.heads.rays
         else:
             self.posed = PosedPhotos(args.data, size, args.mirror)
             self.latents = partial(sample_latents, generator)
         truncated = self.latents if self.heads else partial(self.latents, truncation=args.truncation)
         seen = photographed if args.recipe == "heads" else lambda images, draws: images
-        self.generated = GeneratedImages(generator, truncated, size, args.pool, seen)
+        self.generated = GeneratedImages(generator, truncated, size, args.pool, seen, self.rays)
         self.real: Iterator | None = None
 
         self.objective = self._new_objective(generator, reader)
@@ -73,8 +75,18 @@ class EncoderRun:
             self.parts["discriminator_optimizer"] = self.discriminator_optimizer
 
     def _new_encoder(self, generator: TriPlaneGenerator, reader: HeadReader | None) -> PortraitEncoder:
-        """From the identity network's body, as in pSp and the paper; from the reader; or from nothing."""
+        """From `--start`; from the identity network's body, as in pSp and the paper; from the reader; or from
+        nothing."""
         args = self.args
+        if args.start:
+            encoder = PortraitEncoder.from_pretrained(args.start)
+            given, wanted = (encoder.config.num_ws, encoder.config.w_dim), (generator.num_ws, generator.config.w_dim)
+            if given != wanted:
+                raise ValueError(
+                    f"{args.start} gives w of {given[0]} x {given[1]}, but {args.generator} takes {wanted[0]} x"
+                    f" {wanted[1]}: give an encoder of that generator, or leave --start out."
+                )
+            return encoder
         if args.recipe == "heads":
             return encoder_from_reader(generator, reader)
         if args.identity:
@@ -99,7 +111,7 @@ class EncoderRun:
             identity = load_identity(args.identity).to(device).eval().requires_grad_(False)
         else:
             identity = reader
-        objective = Objective(generator, perceptual, identity, surround=args.surround)
+        objective = Objective(generator, perceptual, identity, surround=args.surround, rays=self.rays)
         if args.recipe == "heads":
             weights = expression_weights(self.heads.dataset.images.shape[2], device=device)  # the pictures' side
             objective.pixel_weights = weights / weights.mean()

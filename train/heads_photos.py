@@ -26,6 +26,13 @@ class HeadsPhotos:
         self.device, self.learned = generator.device, dataset.ready
         self.features = torch.as_tensor(np.asarray(dataset.features), dtype=torch.float32, device=self.device)
 
+    @property
+    def rays(self) -> int:
+        """Rays along a view's side that give pictures of the renders' size: more are thrown away when they are
+        compared, and cost most of a step on a CPU."""
+        config, size = self.generator.config, self.dataset.images.shape[2]
+        return min(config.ray_resolution, -(-config.ray_resolution * size // config.image_resolution))
+
     def draw(self, count: int, rng: np.random.Generator, draws: torch.Generator, pictures: int = 0) -> Batch:
         """Photo-like renders and their w; for the first `pictures` the plain views nearest to the input's camera and
         from another one, as in Eq. 6.

@@ -49,6 +49,7 @@ class Objective:
     pixel_weights: Tensor | float = 1.0  # [1,1,H,W] of mean 1
     metric: Tensor | None = None  # [w_dim,w_dim] weighs L_w; None: Eq. 4 as it stands
     surround: Literal["input", "frontal"] = "input"  # what the views of Eq. 6 lie around
+    rays: int | None = None  # along a view's side; None: as many as the generator has
 
     def terms(
         self,
@@ -75,16 +76,20 @@ class Objective:
             "id": lambda images, truth: losses.identity_loss(self.identity, images, truth),
         }
         for truth, cameras in batch.targets:
-            images = resize(self.generator.render(planes, cameras, w).image, truth.shape[-1])
+            images = self._view(planes, cameras, w, truth.shape[-1])
             for name, judge in judges.items():
                 if name in wanted:
                     terms[name] = terms.get(name, 0.0) + judge(images, truth) / len(batch.targets)
         if "sur" in wanted:
             truth, cameras = batch.targets[0]
             around = surround_cameras(cameras, rng, self.generator, self.surround)  # [N,P,25]
-            views = [resize(self.generator.render(planes, c, w).image, truth.shape[-1]) for c in around]
+            views = [self._view(planes, c, w, truth.shape[-1]) for c in around]
             terms["sur"] = losses.surround_identity_loss(self.identity, torch.stack(views, 1), truth)
         return terms
+
+    def _view(self, planes: Tensor, cameras: Tensor, w: Tensor, size: int) -> Tensor:
+        """Images [P,3,size,size] in [-1, 1] of w [P,num_ws,w_dim] from cameras [P,25]."""
+        return resize(self.generator.render(planes, cameras, w, ray_resolution=self.rays).image, size)
 
 
 class GeneratedImages:
@@ -98,9 +103,10 @@ class GeneratedImages:
         size: int,  # side of the images
         pool: int = 0,  # images kept
         photographed: Callable[[Tensor, torch.Generator], Tensor] = lambda images, draws: images,  # on [B,3,S,S]
+        rays: int | None = None,  # along a view's side; None: as many as the generator has
     ):
         self.generator, self.latents, self.size, self.capacity = generator, latents, size, pool
-        self.photographed = photographed
+        self.photographed, self.rays = photographed, rays
         config = generator.config
         self.images = torch.zeros(0, 3, size, size, dtype=torch.uint8)
         self.w = torch.zeros(0, generator.num_ws, config.w_dim)
@@ -139,7 +145,8 @@ class GeneratedImages:
         w = self.latents(count, rng)
         yaw, pitch = _uniform(count, rng, IN_DOMAIN_YAW_DEG), _uniform(count, rng, IN_DOMAIN_PITCH_DEG)
         cameras = cameras_of(self.generator, yaw, pitch)
-        images = resize(self.generator.render(self.generator.planes(w), cameras, w).image, self.size)
+        view = self.generator.render(self.generator.planes(w), cameras, w, ray_resolution=self.rays)
+        images = resize(view.image, self.size)
         return images.add(1).mul(127.5).round().clamp(0, 255).byte(), w, cameras
 
 
