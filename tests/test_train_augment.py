@@ -22,6 +22,18 @@ def test_photo_like_is_in_range_and_repeatable():
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
+def test_a_new_texture_keeps_hue_brightness_and_contrast():
+    images = 0.3 + 0.4 * torch.rand(8, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    changed = augment.retexture(images, torch.Generator().manual_seed(0), 1.0)
+    differences, before = changed - images, images.mean(1)
+    assert (differences - differences.mean(1, keepdim=True)).abs().max() < 1e-6
+    after = changed.mean(1)
+    assert (after.mean((1, 2)) - before.mean((1, 2))).abs().max() < 0.01
+    assert ((after.std((1, 2)) / before.std((1, 2))) > 0.5).all()
+    assert (differences.abs().amax((1, 2, 3)) > 0.01).all()
+    assert torch.equal(augment.retexture(images, torch.Generator().manual_seed(0), 0.0), images)
+
+
 def test_generator_like_keeps_a_plain_background():
     rgba = torch.zeros(2, 4, 32, 32)
     images = augment.generator_like(rgba, 0.85, torch.Generator().manual_seed(0))

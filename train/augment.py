@@ -21,9 +21,10 @@ def photo_like(
     max_zoom: float = 0.06,  # Relative, either way.
     grey_share: float = 0.1,
     occluder_share: float = 0.15,
+    texture_share: float = 0.35,
     blur_share: float = 0.35,
 ) -> tuple[Tensor, Tensor]:
-    """Random background, misalignment, exposure, colour, occluder, blur and noise.
+    """Random background, misalignment, texture, exposure, colour, occluder, blur and noise.
 
     Returns images [B,3,H,W] in [-1, 1] and the theta [B,2,3] used (output position -> input position)."""
     count = len(rgba)
@@ -31,7 +32,7 @@ def photo_like(
     colour, opacity = warp(rgba, theta, size)
     images = colour + (1 - opacity) * random_backgrounds(count, colour.shape[2:], generator, rgba.device)
     cover(images, generator, occluder_share)
-    images = expose(images, generator)
+    images = expose(retexture(images, generator, texture_share), generator)
     grey = _draw(generator, images.device, count, 1, 1, 1) < grey_share
     images = torch.where(grey, images.mean(1, keepdim=True).expand_as(images), images)
     images = soften(images, generator, blur_share, smallest=0.25)
@@ -126,6 +127,26 @@ def random_backgrounds(count: int, shape: tuple[int, int], generator: torch.Gene
     return (level + contrast * texture).clamp(0, 1)
 
 
+def retexture(images: Tensor, generator: torch.Generator, share: float) -> Tensor:
+    """A random 5 x 5 filter over the brightness of a `share` of the images [B,3,H,W], blended with what it was, at
+    the same mean and spread: shapes and hues stay, and nothing can rely on how renders draw skin and hair (RandConv,
+    Xu et al. 2021)."""
+    chosen = (_draw(generator, images.device, len(images)) < share).nonzero()[:, 0]
+    if not len(chosen):
+        return images
+    grey = images[chosen].mean(1, keepdim=True)  # [C,1,H,W]
+    kernels = torch.randn(len(chosen), 1, 5, 5, generator=generator, device=generator.device).to(images)
+    # One that turned bright into dark would cancel what it is blended with.
+    kernels *= kernels.sum((1, 2, 3), keepdim=True).sign()
+    padded = F.pad(grey, (2, 2, 2, 2), mode="replicate").transpose(0, 1)
+    drawn = F.conv2d(padded, kernels, groups=len(chosen)).transpose(0, 1)
+    mean, spread = grey.mean((2, 3), keepdim=True), grey.std((2, 3), keepdim=True)
+    drawn = (drawn - drawn.mean((2, 3), keepdim=True)) / (drawn.std((2, 3), keepdim=True) + 1e-4) * spread + mean
+    images = images.clone()
+    images[chosen] += 0.6 * _draw(generator, images.device, len(chosen), 1, 1, 1) * (drawn - grey)
+    return images.clamp(0, 1)
+
+
 def expose(images: Tensor, generator: torch.Generator) -> Tensor:
     """Random gamma, exposure, white balance, saturation, contrast and fall-off of light across the image; [B,3,H,W]
     in [0, 1]."""
@@ -139,7 +160,7 @@ def expose(images: Tensor, generator: torch.Generator) -> Tensor:
         return rest + (drawn - rest) * strength
 
     images = images.clamp(1e-3, 1) ** between(0.7, 1.4)  # The floor keeps the power's gradient and logarithm finite.
-    images = images * between(0.75, 1.25) * between(0.9, 1.1, 3)
+    images = images * between(0.75, 1.25) * between(0.84, 1.16, 3)
     grey = images.mean(1, keepdim=True)
     images = grey + (images - grey) * between(0.6, 1.3)
     middle = images.mean((2, 3), keepdim=True)
