@@ -45,7 +45,7 @@ def protocol(evaluation: Evaluation) -> str:
         else "",
         truth="the render of the same head from there in the generator's light" if rendered else "the photo",
         plain="; encoder_plain: the same with that render as input" if rendered else "",
-        identity=f"{Path(args.identity).name} (given by the user)" if args.identity else named["its embedding, "],
+        identity=identity_words(args.identity) if args.identity else named["its embedding, "],
         views=args.views,
         pose=named[""],
         fid=f"{Path(args.fid_network).name} (given by the user)" if args.fid_network else named["its embedding, "],
@@ -64,6 +64,13 @@ def protocol(evaluation: Evaluation) -> str:
         if args.origin
         else "",
     )
+
+
+def identity_words(path: str) -> str:
+    """An identity network in the words of the card."""
+    if Path(path).is_dir():
+        return "train.identity's (ArcFace on synthetic heads only; no other network was trained with it)"
+    return f"{Path(path).name} (given by the user)"
 
 
 def average(by_seed: list[dict]) -> dict:
