@@ -13,6 +13,8 @@ from preim3d.generator import TriPlaneGenerator
 from train import attributes, directions, encoder, manifold
 from train.batches import aligned_theta, draw_photos, draw_plain
 from train.heads.dataset import HeadsDataset
+from train.heads.sampler import FACTORS, HAIR_STYLES, Z_DIM
+from train.heads_photos import HeadsPhotos
 
 
 HEADS, FEATURES, SIZE, WIDE = 40, 6, 32, 40
@@ -51,20 +53,16 @@ def fake_heads(folder):
         np.save(folder / f"{name}.npy", array)
     np.savez(
         folder / "heads.npz",
-        z=features,
+        z=rng.standard_normal((HEADS, Z_DIM)),
         features=features,
         attributes=attributes.astype(np.float32),
         attribute_names=NAMES,
     )
 
 
-@pytest.fixture(scope="module")
-def stages(tmp_path_factory):
-    """Every stage run for a few steps, as from the command line."""
-    folder = tmp_path_factory.mktemp("stages")
-    fake_heads(folder / "heads")
-    torch.manual_seed(0)
-    generator = TriPlaneGenerator(
+def small_generator():
+    """One that draws pictures of the size of `fake_heads`."""
+    return TriPlaneGenerator(
         z_dim=FEATURES,
         c_dim=0,
         w_dim=8,
@@ -82,6 +80,15 @@ def stages(tmp_path_factory):
         fine_samples=4,
         background=0.82,
     )
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    """Every stage run for a few steps, as from the command line."""
+    folder = tmp_path_factory.mktemp("stages")
+    fake_heads(folder / "heads")
+    torch.manual_seed(0)
+    generator = small_generator()
     generator.save_pretrained(folder / "weights" / "generator")
 
     def run(stage, *words):
@@ -155,3 +162,16 @@ def test_the_aligned_crop_of_the_template_is_the_whole_crop():
     theta = aligned_theta(points, 512)
     expected = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
     assert (theta - expected).abs().max() < 0.01, theta
+
+
+def test_the_encoder_learns_no_hair_that_photos_would_be_taken_for(tmp_path):
+    fake_heads(tmp_path / "heads")
+    stored = dict(np.load(tmp_path / "heads" / "heads.npz"))
+    first = sum(list(FACTORS.values())[: list(FACTORS).index("hair_style")])
+    stored["z"][:, first : first + len(HAIR_STYLES)] = 0
+    stored["z"][::2, first + HAIR_STYLES.index("curls")] = 9
+    stored["z"][1::2, first + HAIR_STYLES.index("short01")] = 9
+    np.savez(tmp_path / "heads" / "heads.npz", **stored)
+    photos = HeadsPhotos(HeadsDataset(tmp_path / "heads"), small_generator(), 32, 0.2)
+    assert photos.learned.tolist() == list(range(1, HEADS, 2))
+    assert photos.rays == 16  # as many as the renders' size shows
