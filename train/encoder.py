@@ -32,7 +32,7 @@ import torch
 
 from train import checkpoint, workers
 from train.encoder_run import EncoderRun
-from train.heads_photos import fit_last_layer
+from train.heads_photos import fit_last_layer, replace_hair
 from train.options import check_budget, run_stage, training_parser
 from train.precision import settle
 from train.progress import Progress, cosine_rate
@@ -102,6 +102,8 @@ def train(args: argparse.Namespace) -> None:
             checkpoint.attempt(save, path, progress.step)
             saved_at, saved_step = progress.seconds, progress.step
     run.encoder.eval()
+    if args.recipe == "heads":
+        replace_hair(run.result, run.heads)
     save()
     if first:
         log.close()

@@ -14,13 +14,14 @@ done.npy            uint8 [N] 1 where a head is complete
 import math
 import multiprocessing
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from preim3d.camera import FOCAL, camera_from_angles
-from train.heads.sampler import Z_DIM, head_attributes, head_features, sample_head
+from train.heads.sampler import Z_DIM, Head, head_attributes, head_features, sample_head
 
 
 # A canonical view is laid over this grey (sRGB in [0, 1]) wherever a picture without alpha is needed; it is the
@@ -69,11 +70,19 @@ def over_background(rgba: np.ndarray, background: float = BACKGROUND) -> np.ndar
     return (rgba[..., :3] * (alpha / 255) + background * (1 - alpha)) * 2 - 1
 
 
+@cache
 def feature_normaliser() -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation [F] of the features over a fixed sample of heads."""
     rng = np.random.default_rng(0)
     features = np.stack([head_features(sample_head(z)) for z in rng.standard_normal((FEATURE_SAMPLES, Z_DIM))])
     return features.mean(0), np.maximum(features.std(0), 1e-3)
+
+
+def normalised_features(people: list[Head]) -> np.ndarray:
+    """The generator's z [N,F] of heads."""
+    mean, std = feature_normaliser()
+    features = (np.stack([head_features(head) for head in people]) - mean) / std
+    return features.clip(-FEATURE_LIMIT, FEATURE_LIMIT).astype(np.float32)
 
 
 def render_dataset(source: Path, out: Path, heads: int, seed: int, size: int, processes: int) -> int:
@@ -102,7 +111,6 @@ def _prepare(out: Path, heads: int, seed: int, size: int) -> None:
     z = np.random.default_rng(seed).standard_normal((heads, Z_DIM)).astype(np.float32)
     people = [sample_head(row) for row in z]
     mean, std = feature_normaliser()
-    features = (np.stack([head_features(head) for head in people]) - mean) / std
     labels = [head_attributes(head) for head in people]
     views, wide = FRONT_VIEWS + ROUND_VIEWS, round(size * WIDER)
     shapes = {
@@ -117,7 +125,7 @@ def _prepare(out: Path, heads: int, seed: int, size: int) -> None:
     for name, (shape, dtype) in shapes.items():
         np.lib.format.open_memmap(out / f"{name}.npy", "w+", dtype, shape)
     np.savez(
-        out / "heads.npz", z=z, features=features.clip(-FEATURE_LIMIT, FEATURE_LIMIT).astype(np.float32),
+        out / "heads.npz", z=z, features=normalised_features(people),
         attributes=np.array([list(row.values()) for row in labels], np.float32),
         attribute_names=np.array(list(labels[0])),
         feature_mean=mean, feature_std=std, seed=seed,
