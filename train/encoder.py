@@ -18,9 +18,11 @@ and every few steps the pictures are compared from two sides. Several GPUs or ma
 
 Makes OUT/checkpoint.pt (from which the same command goes on), OUT/encoder/, OUT/events (TensorBoard) and OUT/sheets.
 
-Of the weights in weights/heads/encoder: `--minutes 15 --fit-batches 80 --threads 2 --precision bfloat16`, seed 0,
-583 steps on 8748 heads, after the reader of `train.attributes`; then, for the generator of 256 px, the same run with
-an empty pool and `--minutes 37 --threads 1` up to step 1126. Both beside other work."""
+At the end `--recipe heads` takes curls, which look like no photo's, out of what the encoder gives (`replace_hair`).
+
+Of the weights in weights/heads/encoder, all beside other work, seed 0, `--threads 1 --precision bfloat16`: 8748 heads,
+`--fit-batches 80`, 52 minutes, 1126 steps, then `--start` from there with 3825 of these heads, `--minutes 71 --rate
+2e-4 --pictures-from .05 --pool-from .02`, 2668 steps: from step 870 on with new textures, from 1783 without curls."""
 
 import argparse
 import math

@@ -72,12 +72,12 @@ STAGES = (
     ),
     Stage(
         "python -m train.encoder --data dataset/heads --generator runs/generator/generator \\\n"
-        "    --reader runs/attributes/reader --out runs/encoder --minutes 37",
+        "    --reader runs/attributes/reader --out runs/encoder --minutes 123",
         "generator, reader",
         "runs/encoder/encoder",
-        37,
-        tflop=1126 * (40 * 3 * 0.43e-3 + 4 * 3 * 14.3e-3 / 3),
-        steps=1126,
+        123,
+        tflop=3794 * (40 * 3 * 0.43e-3 + 4 * 3 * 14.3e-3 / 3),
+        steps=3794,
     ),
     Stage(
         "python -m train.bundle --generator runs/generator/generator --encoder runs/encoder/encoder \\\n"
