@@ -97,6 +97,8 @@ ABOUT = """Photos and results are kept for at most an hour, then the session end
 After [PREIM3D](https://arxiv.org/abs/2304.10263) and [EG3D](https://arxiv.org/abs/2112.07945).
 Programs: see *Use via API* below."""
 
+# The browser decides it, at once: told by the server, it could empty a box that holds the next photo by then.
+DROP_REFUSED = "(photo, refused) => photo && photo.path === refused ? null : photo"
 READ_CLOCK = "(session, clock, ...rest) => [session, performance.now(), ...rest]"
 
 ordered = [name for name in ATTRIBUTES if name in config.names]
@@ -145,6 +147,7 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
     # What the sliders are worth, see `Answers.note_sliders`: when the server last moved them, and the browser's clock.
     turn = gr.Textbox(start.turn, visible="hidden", elem_id="turn")
     clock = gr.Number(0, visible="hidden", elem_id="clock")
+    refused = gr.Textbox(visible="hidden", elem_id="refused")  # where the photo lies that could not be used
     gr.Markdown(INTRO)
     with gr.Row():
         with gr.Column(scale=3, min_width=260):
@@ -328,8 +331,10 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
     noting = {"js": READ_CLOCK, "queue": False, "trigger_mode": "multiple", **hidden}
     gr.on(releases, answers.note_sliders, [session, clock, turn, *values], None, **noting)
     refining = refine.click(placed(answers.refine), current, shown, show_progress_on=refined, **on_gpu)
+    read = photo.input(placed(answers.show_photo), [session, photo, gr.State(None)], shown, **on_gpu)
+    read.then(None, [photo, refused], photo, js=DROP_REFUSED, **private)
     heads = [
-        photo.input(placed(answers.show_photo), [session, photo, gr.State(None)], shown, **on_gpu),
+        read,
         picker.input(placed(answers.show_photo), [session, photo, picker], shown, **on_gpu),
         recipe_upload.upload(placed(answers.use_recipe), [session, recipe_upload], shown, **on_gpu),
         gr.on(releases, placed(answers.slide), [session, clock, turn, owner, *values], shown, js=READ_CLOCK, **newest),

@@ -46,7 +46,7 @@ class Answers(Showing):
             chosen = self.aligner.choose(picture, face - 1, faces)
         except PhotoError as error:
             gr.Warning(str(error))
-            told = {"photo": None, "status": f"**{error}**"}  # the box is empty again for another photo
+            told = {"refused": file, "status": f"**{error}**"}
             yield {**self.cleared(), **self.owned(visitor), **self.plan_boxes(visitor), **told}
             return
         visitor.origin, visitor.photo_name, visitor.face = "photo", name, face
