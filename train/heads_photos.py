@@ -1,6 +1,6 @@
 """Synthetic heads as the encoder's photos: w is known for them too, and so is how they look in the generator's light
-and from other sides. Also what follows from that: a metric of w, a first last layer by regression, and one without hair
-that no photo shows."""
+and from other sides. Also what follows from that: a metric of w, a first last layer by regression, and a layer that
+gives no hair that no photo shows."""
 
 import numpy as np
 import torch
