@@ -7,9 +7,9 @@ directions are.
         --identity ir_se50 --fid-network inception-2015-12-05.pt --out evaluation.json
 
 The metrics are those of `train.metrics`; the protocol is written into the file with the figures, and beside it, as
-evaluation.md, Tables 2, 3, 4, 5 and 7 of the paper. With 200 small heads it takes four minutes of two cores; `--seeds
-0 1` twice that, and gives the spread; `--optimised 8` two minutes a head more; `--origin` (directions of the original
-space) a minute more; each `--compare` one more."""
+evaluation.md, Tables 2, 3, 4, 5 and 7 of the paper. With 200 heads of 256 px it takes 20 minutes of
+one core; `--seeds 0 1` twice that, and gives the spread; `--optimised 8` some 25 minutes a head more at 256 px, two at
+128; `--origin` (directions of the original space) five more; each `--compare` seven more."""
 
 import argparse
 import json

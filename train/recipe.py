@@ -125,7 +125,7 @@ STAGES = (
         "    --out weights/heads/evaluation.json",
         "weights/heads, reader, identity, dataset/heldout",
         "evaluation.json, the paper's tables in evaluation.md, contact sheets",
-        4,
+        20,
         tflop=1150 * 2.3e-3 + 3700 * 2e-3,
         steps=1500,
     ),
