@@ -7,9 +7,9 @@ directions are.
         --identity ir_se50 --fid-network inception-2015-12-05.pt --out evaluation.json
 
 The metrics are those of `train.metrics`; the protocol is written into the file with the figures, and beside it, as
-evaluation.md, Tables 2, 3, 4, 5 and 7 of the paper. With 200 heads of 256 px it takes 20 minutes of
-one core; `--seeds 0 1` twice that, and gives the spread; `--optimised 8` some 25 minutes a head more at 256 px, two at
-128; `--origin` (directions of the original space) five more; each `--compare` seven more."""
+evaluation.md, Tables 2, 3, 4, 5 and 7 of the paper. With 200 heads of 256 px it takes some 20
+minutes of one core; `--seeds 0 1` twice that, and gives the spread; `--origin` (directions of the original space) and
+each `--compare` some minutes more, `--optimised 8` many minutes a head."""
 
 import argparse
 import json

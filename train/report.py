@@ -69,7 +69,7 @@ def protocol(evaluation: Evaluation) -> str:
 def identity_words(path: str) -> str:
     """An identity network in the words of the card."""
     if Path(path).is_dir():
-        return "train.identity's (ArcFace on synthetic heads only; no other network was trained with it)"
+        return "train.identity's (ArcFace on synthetic heads only)"
     return f"{Path(path).name} (given by the user)"
 
 
