@@ -193,6 +193,23 @@ def test_a_run_grows_resumes_and_writes_the_component(balls, tmp_path):
     assert (tmp_path / "again" / "generator" / "config.json").is_file()
 
 
+def test_a_kept_mapping_stays_while_the_rest_learns_and_grows(balls, tmp_path):
+    def run_to(steps, *more):
+        small = ("--batch", 2, "--rays", 16, "--points", 16, "--patches", 1, "--patch-rays", 12, "--threads", 1)
+        assert run("--data", balls, "--run", tmp_path / "run", "--steps", steps, *small, *more) == 0
+        made = TriPlaneGenerator.from_pretrained(tmp_path / "run" / "generator")
+        return made.mapping(torch.ones(1, made.config.z_dim)), made.decoder.net[0].weight, made.config.plane_resolution
+
+    w, decoder, planes = run_to(2, "--planes", 8)
+    kept_w, learned_decoder, grown_planes = run_to(6, "--planes", 16, "--keep-mapping")
+    assert (
+        torch.equal(kept_w[:, 0], w[:, 0])
+        and not torch.equal(learned_decoder, decoder)
+        and (planes, grown_planes) == (8, 16)
+    )
+    assert not torch.equal(run_to(8, "--planes", 16)[0][:, 0], w[:, 0])
+
+
 def test_a_run_goes_on_at_another_size_of_pictures(balls, tmp_path, monkeypatch, capsys):
     torch.manual_seed(0)
     smaller = {"image_resolution": 16, "ray_resolution": 8, "superresolution_input": 8}
