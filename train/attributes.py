@@ -10,7 +10,7 @@ recognition body; here both come from known labels. Needs a dataset of `train.he
 
 Of the weights in weights/reader: `--minutes 181 --threads 1`, seed 0, 5224 steps, on a core that was shared with other
 work most of the time: on 5323 of 10000 heads of seed 1 up to step 2945, on all of them up to 4698, then on 8748 of
-seed 3, whose proportions are today's."""
+seed 3. All these heads were broader than today's: see weights/reader/README.md for what that costs."""
 
 import argparse
 import json

@@ -22,16 +22,23 @@ EYE_TO_MOUTH = 0.169
 EYE_CENTER = np.array([0, 0.070, 0.155])
 CORNEA_DEPTH = 0.03  # from the eyeball's centre to where the lids are seen
 
-# MakeHuman's average face has closer eyes, a longer nose and a narrower, lower mouth than the template: what is added
-# to everyone's details.
+# MakeHuman's average face has closer eyes, a longer nose and a narrower, lower mouth than the template, and beside
+# aligned photos a broader head, a heavier jaw and smaller eyes: what is added to everyone's details.
 TO_TEMPLATE = {
     "nose/nose-scale-vert-incr": -0.8,
     "nose/nose-point-up": 0.3,
     "eyes/*-eye-trans-out": 0.5,
+    "eyes/*-eye-scale-incr": 0.35,
     "mouth/mouth-trans-up": 0.2,
-    "mouth/mouth-scale-horiz-incr": 0.15,
+    "mouth/mouth-scale-horiz-incr": 0.35,
+    "head/head-scale-horiz-incr": -0.5,
+    "head/head-oval": 0.4,
+    "head/head-invertedtriangular": 0.4,
+    "chin/chin-width-incr": -0.45,
 }
 
+DENTAL_ARCH = np.array([0.86, 1, 1], np.float32)  # MakeHuman's teeth pierce the cheeks of narrow, smiling faces
+HAIR_OFFSET = np.float32(1.04)  # hair stands this much further from the skull's centre, or skin pierces it
 SKULL = np.array([0, 0.3, -0.75], np.float32)  # centre of the skull in decimetres from between the eyes
 
 
@@ -62,6 +69,8 @@ class HeadBuilder:
         self._lips = lips
         self._mouth_corners = lips[np.argmin(self.rest[lips, 0])], lips[np.argmax(self.rest[lips, 0])]
         nose = skin[(np.abs(self.rest[skin, 0]) < 0.08) & (np.abs(self.rest[skin, 1] + 0.38) < 0.25)]
+        self._teeth, faces = np.unique(source.teeth, return_inverse=True)
+        self._teeth_faces = faces.reshape(-1, 3)
         self._nose_tip = nose[np.argmax(self.rest[nose, 2])]
 
     def _eye_middle(self, vertices):
@@ -85,8 +94,8 @@ class HeadBuilder:
         skin = _raise_shoulders(base - middle)
         soup = _Soup()
         first = soup.add(skin, source.body, SKIN, rest=self.rest, masks=source.masks)
-        soup.add_faces(source.teeth + first, TEETH)
         soup.add_faces(source.tongue + first, TONGUE)
+        soup.add(skin[self._teeth] * DENTAL_ARCH, self._teeth_faces, TEETH)
 
         centers = []
         for vertices in eyes:
@@ -95,9 +104,7 @@ class HeadBuilder:
             turned = EYE_SPHERE[0] @ _gaze_rotation(head.gaze, center[0]).T
             soup.add(turned * radius * 1.005 + center, EYE_SPHERE[1], EYE, rest=EYE_SPHERE[0])
             centers.append(center)
-        if head.hair_name == "curls":
-            soup.add(*_curls(under_hat=head.hat), CURLS)
-        elif head.hair_name in source.garments:
+        if head.hair_name in source.garments:
             self._add_hair(soup, head, base, middle)
         if head.hat:
             hat = _raise_shoulders(source.garments["fedora"].follow(base) - middle)
@@ -121,7 +128,7 @@ class HeadBuilder:
 
     def _add_hair(self, soup, head, base, middle):
         garment = self.source.garments[head.hair_name]
-        hair = _raise_shoulders(garment.follow(base) - middle)
+        hair = _raise_shoulders(SKULL + (garment.follow(base) - middle - SKULL) * HAIR_OFFSET)
         faces = garment.faces.astype(np.int64)
         if head.hair_flipped:
             hair = hair * np.array([-1, 1, 1], np.float32)
@@ -134,7 +141,7 @@ class HeadBuilder:
         if head.hat:  # the crown goes under the hat, and what would pierce it is cut
             hair = np.where(hair[:, 1:2] > 0.45, SKULL + (hair - SKULL) * np.float32(0.9), hair)
             faces = faces[hair[faces][:, :, 1].max(1) < 0.7]
-        soup.add(hair, faces, HAIR, uv=garment.uv)
+        soup.add(hair, faces, CURLS if head.hair_name == "afro01" else HAIR, uv=garment.uv)
 
 
 def morph_weights(head: Head, expression: bool = True) -> dict[str, float]:
@@ -285,25 +292,6 @@ def _tube(path, radius, closed=False, around=6):
             c, d = (i + 1) % n * around + j, (i + 1) % n * around + (j + 1) % around
             faces += [[a, c, b], [b, c, d]]
     return np.array(points, np.float32), np.array(faces)
-
-
-def _curls(under_hat):
-    """A cloud of curls around the skull, open where the face and the neck are."""
-    azimuth, height = np.meshgrid(np.linspace(0, 2 * math.pi, 96, endpoint=False), np.linspace(-0.75, 0.999, 56))
-    ring = np.sqrt(1 - height**2)
-    out = np.stack([ring * np.sin(azimuth), height, ring * np.cos(azimuth)], -1).reshape(-1, 3)
-    lumps = np.sin(7 * out[:, 0] + 1) * np.sin(8 * out[:, 1]) * np.sin(7 * out[:, 2] + 2)
-    points = SKULL + out * (np.array([1.06, 1.15, 1.22]) * (1 + 0.05 * lumps)[:, None])
-    if under_hat:
-        points[:, 1] = np.minimum(points[:, 1], 0.75)
-    index = np.arange(len(points)).reshape(56, 96)
-    a, b = index, np.roll(index, -1, 1)
-    faces = np.concatenate(
-        [np.stack([a[:-1], a[1:], b[:-1]], -1).reshape(-1, 3), np.stack([b[:-1], a[1:], b[1:]], -1).reshape(-1, 3)]
-    )
-    x, y, z = points[faces].mean(1).T
-    before_face = (z > -0.32) & (y < 0.72 - 0.12 * x**2)
-    return points.astype(np.float32), faces[~before_face]
 
 
 def _squircle(t, power):

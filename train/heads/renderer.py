@@ -14,7 +14,7 @@ SHADOW_SIZE = 320
 SUPERSAMPLING = 2  # per axis
 
 # How much of the scalp under each hair style is covered by hair that grows close to it.
-SCALP_COVER = {"bald": 0.1, "buzz": 0.75, "curls": 0.95}
+SCALP_COVER = {"bald": 0.1, "buzz": 0.75, "afro01": 0.95}
 OTHER_SCALP_COVER = 0.9
 
 SCLERA, MOUTH, TEETH = (0.72, 0.69, 0.67), (0.20, 0.045, 0.04), (0.75, 0.70, 0.60)  # linear RGB

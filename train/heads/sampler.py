@@ -76,7 +76,7 @@ DETAILS = (
 
 HAIR_STYLES = (
     "bald", "buzz", "short01", "short02", "short04", "short03",
-    "bob01", "bob02", "long01", "ponytail01", "braid01", "curls",
+    "bob01", "bob02", "long01", "ponytail01", "braid01", "afro01",
 )  # fmt: skip
 # How likely each style is for men and women, as logits before noise.
 MALE_HAIR = np.array([0.9, 0.9, 0.8, 1.1, 0.9, 0.4, -3.0, -3.0, -1.6, -2.5, -4.0, -0.6])
@@ -220,7 +220,7 @@ def sample_head(z: np.ndarray) -> Head:
 
     logits = 1.1 * f["hair_style"] + MALE_HAIR * male + FEMALE_HAIR * (1 - male)
     logits[HAIR_STYLES.index("bald")] += 1.2 * male * max(0.0, (years - 40) / 25)
-    logits[HAIR_STYLES.index("curls")] += 2.0 * ancestry[2]
+    logits[HAIR_STYLES.index("afro01")] += 2.0 * ancestry[2]
 
     azimuth, elevation = 0.75 * f["light"][0], 0.45 + 0.3 * f["light"][1]
     share = np.clip(0.62 + 0.12 * f["light"][2], 0.3, 0.9)  # of the key in all light
@@ -357,7 +357,7 @@ def head_attributes(head: Head) -> dict[str, float]:
         "Smiling": over(head.smile, 0.35, 0.06),
         "Sunglasses": head.sunglasses,
         "Straight_Hair": float(head.hair_name in {"long01", "short02", "bob01"}),
-        "Wavy_Hair": float(head.hair_name in {"short01", "bob02", "curls"}),
+        "Wavy_Hair": float(head.hair_name in {"short01", "bob02", "afro01"}),
         "Wearing_Hat": head.hat * 1.0,
         "Wearing_Lipstick": over(head.lipstick, 0.3, 0.05),
         "Young": over(-head.years, -42, 2.5),

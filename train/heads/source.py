@@ -11,7 +11,9 @@ import numpy as np
 from PIL import Image
 
 
-HAIR_MESHES = ("short01", "short02", "short03", "short04", "bob01", "bob02", "long01", "ponytail01", "braid01")
+HAIR_MESHES = (
+    "short01", "short02", "short03", "short04", "bob01", "bob02", "long01", "ponytail01", "braid01", "afro01",
+)  # fmt: skip
 HAT_MESHES = ("fedora",)
 TARGET_FOLDERS = ("cheek", "chin", "ears", "eyebrows", "eyes", "forehead", "head", "mouth", "neck", "nose", "asym")
 ANCESTRIES = ("caucasian", "asian", "african")
