@@ -10,27 +10,15 @@ import torch
 
 from preim3d.camera import camera_from_angles
 from preim3d.directions import Directions
-from preim3d.encoder import PortraitEncoder
 from preim3d.generator import TriPlaneGenerator
 from train import attributes, directions, encoder, manifold
 from train.batches import aligned_theta, draw_photos, draw_plain
-from train.heads.dataset import HeadsDataset, normalised_features
-from train.heads.sampler import FACTORS, HAIR_STYLES, Z_DIM, sample_head
-from train.heads_photos import HeadsPhotos, replace_hair
+from train.heads.dataset import HeadsDataset
+from train.heads_photos import HeadsPhotos
 
 
 HEADS, FEATURES, SIZE, WIDE = 40, 6, 32, 40
 NAMES = ["Smiling", "Young", "Wearing_Hat", "Eyeglasses"]
-_before_hair = sum(list(FACTORS.values())[: list(FACTORS).index("hair_style")])
-HAIR = slice(_before_hair, _before_hair + len(HAIR_STYLES))  # of z
-
-
-def short_haired(count):
-    """z [count,Z_DIM] of heads with the hair that is first among them."""
-    z = np.random.default_rng(1).standard_normal((count, Z_DIM))
-    z[:, HAIR] = 0
-    z[:, HAIR.start + HAIR_STYLES.index("short01")] = 9
-    return z
 
 
 def fake_heads(folder):
@@ -65,7 +53,7 @@ def fake_heads(folder):
         np.save(folder / f"{name}.npy", array)
     np.savez(
         folder / "heads.npz",
-        z=short_haired(HEADS),
+        z=features,
         features=features,
         attributes=attributes.astype(np.float32),
         attribute_names=NAMES,
@@ -176,37 +164,8 @@ def test_the_aligned_crop_of_the_template_is_the_whole_crop():
     assert (theta - expected).abs().max() < 0.01, theta
 
 
-def test_the_encoder_neither_learns_nor_gives_hair_unlike_photos():
-    z, rows, photo_size = short_haired(400), 3, 32
-    z[::2, HAIR.start + HAIR_STYLES.index("curls")] = 18
-    features = normalised_features([sample_head(row) for row in z])
-    w_dim = features.shape[1]
-    dataset = SimpleNamespace(z=z, features=features, ready=np.arange(len(z)), images=np.zeros((1, 1, 64)))
-    generator = SimpleNamespace(  # whose w is z
-        mapping=lambda z: z[:, None].expand(-1, rows, -1),
-        device=torch.device("cpu"),
-        config=SimpleNamespace(ray_resolution=64, image_resolution=128),
-    )
-    photos = HeadsPhotos(dataset, generator, photo_size, 0.2)
-    assert photos.learned.tolist() == list(range(1, len(z), 2))
-    assert photos.rays == 32  # as many as renders of 64 px show
-
-    # A layer that gives each head's own w: what it gave of the curls becomes short hair, all other heads stay.
-    encoder = PortraitEncoder(photo_size, (1, 1, 1, 1), (4, 4, 4, 4), 2, 2, w_dim, rows, w_dim)
-    with torch.no_grad():
-        encoder.latent_average.copy_(torch.randn(w_dim, generator=torch.Generator().manual_seed(0)))
-        encoder.linear.weight.copy_(torch.eye(w_dim).repeat(rows, 1) / encoder.linear.weight_gain)
-        encoder.linear.bias.zero_()
-    w, average = torch.from_numpy(features), encoder.latent_average[0].clone()
-
-    def given():
-        return encoder.linear(w - average).unflatten(1, (rows, w_dim)) + average
-
-    assert torch.allclose(given(), w[:, None], atol=1e-4)
-    replace_hair(encoder, photos)
-    people = [sample_head(row) for row in z]
-    for head in people:
-        head.hair_style = HAIR_STYLES.index("short01")
-    wanted = torch.from_numpy(normalised_features(people))
-    assert (wanted - w)[::2].abs().max() > 3 and torch.allclose(wanted[1::2], w[1::2])
-    assert (given() - wanted[:, None]).abs().mean() < 0.01
+def test_no_more_rays_are_rendered_than_the_renders_show():
+    dataset = SimpleNamespace(features=np.zeros((1, 1)), images=np.zeros((1, 1, 64)))
+    config = SimpleNamespace(ray_resolution=64, image_resolution=128)
+    generator = SimpleNamespace(config=config, device=torch.device("cpu"))
+    assert HeadsPhotos(dataset, generator, 32, 0.2).rays == 32

@@ -18,11 +18,10 @@ and every few steps the pictures are compared from two sides. Several GPUs or ma
 
 Makes OUT/checkpoint.pt (from which the same command goes on), OUT/encoder/, OUT/events (TensorBoard) and OUT/sheets.
 
-At the end `--recipe heads` takes curls, which look like no photo's, out of what the encoder gives (`replace_hair`).
-
 Of the weights in weights/heads/encoder, all beside other work, seed 0, `--threads 1 --precision bfloat16`: 8748 heads,
-`--fit-batches 80`, 52 minutes, 1126 steps, then `--start` from there with 3825 of these heads, `--minutes 71 --rate
-2e-4 --pictures-from .05 --pool-from .02`, 2668 steps: from step 870 on with new textures, from 1783 without curls."""
+`--fit-batches 80`, 52 minutes, 1126 steps; `--start` from there with 3825 of these heads, `--minutes 71 --rate 2e-4
+--pictures-from .05 --pool-from .02`, 2668 steps; when heads had become narrower, the same with 4344 of them and
+`--fit-batches 80 --minutes 38`, 1546 steps."""
 
 import argparse
 import math
@@ -34,7 +33,7 @@ import torch
 
 from train import checkpoint, workers
 from train.encoder_run import EncoderRun
-from train.heads_photos import fit_last_layer, replace_hair
+from train.heads_photos import fit_last_layer
 from train.options import check_budget, run_stage, training_parser
 from train.precision import settle
 from train.progress import Progress, cosine_rate
@@ -62,7 +61,7 @@ def train(args: argparse.Namespace) -> None:
         state = resume(path, run)
         if first:
             print(f"Resumed {path} at step {state['step']}.")
-    elif args.recipe == "heads" and not args.start:
+    elif args.recipe == "heads" and args.fit_batches:
         rng, draws = np.random.default_rng(args.seed), torch.Generator().manual_seed(args.seed)
         fitted = fit_last_layer(run.encoder, (run.photos(rng, draws, 0)[:2] for _ in range(args.fit_batches)))
         if args.ema:
@@ -104,8 +103,6 @@ def train(args: argparse.Namespace) -> None:
             checkpoint.attempt(save, path, progress.step)
             saved_at, saved_step = progress.seconds, progress.step
     run.encoder.eval()
-    if args.recipe == "heads":
-        replace_hair(run.result, run.heads)
     save()
     if first:
         log.close()
@@ -134,7 +131,8 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--reader", help="folder made by `python -m train.attributes` (OUT/reader)")
     parser.add_argument("--identity", help="folder of `train.identity`, or the published model_ir_se50.pth: L_ID, and "
                         "the encoder's first body; default: the reader")  # fmt: skip
-    parser.add_argument("--start", help="an encoder of this generator to go on from, e.g. weights/heads/encoder")
+    parser.add_argument("--start", help="an encoder to go on from, e.g. weights/heads/encoder; was it another "
+                        "generator's, then with --fit-batches")  # fmt: skip
     parser.add_argument("--similarity", help="ResNet-50 file (MoCo's), for L_ID in domains without faces")
     parser.add_argument("--lpips", help="torchvision's alexnet-*.pth or vgg16-*.pth; default: the reader's features")
     parser.add_argument("--lpips-linear", help="alex.pth or vgg.pth of the lpips package: weights of the channels")
@@ -170,12 +168,15 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     heads.add_argument("--w-weight", type=float, default=0.3, help="lambda_w; large, for w is known for photos too")
     heads.add_argument("--lpips-weight", type=float, default=0.2)
     heads.add_argument("--id-weight", type=float, default=0.1)
-    heads.add_argument("--fit-batches", type=int, default=100, help="for the last layer's regression")
+    heads.add_argument("--fit-batches", type=int, help="for the last layer's regression before the first step; "
+                       "default: 100, with --start none")  # fmt: skip
     args = parser.parse_args(words)
     args.recipe = args.recipe or ("heads" if (Path(args.data) / "heads.npz").is_file() else "paper")
     parser.set_defaults(**RECIPES[args.recipe])
     args = argparse.Namespace(**vars(parser.parse_args(words)) | {"recipe": args.recipe})
 
+    if args.fit_batches is None:
+        args.fit_batches = 0 if args.start else 100
     check_budget(parser, args)
     if args.recipe == "heads" and not (args.reader and (Path(args.data) / "heads.npz").is_file()):
         parser.error("--recipe heads needs a folder of `python -m train.heads render` as --data, and a --reader")

@@ -1,6 +1,5 @@
 """Synthetic heads as the encoder's photos: w is known for them too, and so is how they look in the generator's light
-and from other sides. Also what follows from that: a metric of w, a first last layer by regression, and a layer that
-gives no hair that no photo shows."""
+and from other sides. Also what follows from that: a metric of w and a first last layer by regression."""
 
 import numpy as np
 import torch
@@ -11,15 +10,12 @@ from preim3d.generator import TriPlaneGenerator
 from train import augment
 from train.attributes import METRIC_HEADS, HeadReader, frontal_pictures
 from train.batches import draw_photos, draw_plain, to_camera, to_float
-from train.heads.dataset import BACKGROUND, FRONT_VIEWS, HeadsDataset, normalised_features
-from train.heads.sampler import HAIR_STYLES, sample_head
+from train.heads.dataset import BACKGROUND, FRONT_VIEWS, HeadsDataset
 from train.picture_metric import picture_metric
 from train.rounds import Batch
 
 
 PLACE = [3, 7, 11]  # Entries of a camera label that hold its position.
-# The curls are a helmet with holes beside the ears, and real short dark hair was taken for them.
-UNLIKE_PHOTOS, GIVEN_INSTEAD = "curls", "short01"
 
 
 class HeadsPhotos:
@@ -28,8 +24,6 @@ class HeadsPhotos:
     def __init__(self, dataset: HeadsDataset, generator: TriPlaneGenerator, size: int, plain_share: float):
         self.dataset, self.generator, self.size, self.plain_share = dataset, generator, size, plain_share
         self.device = generator.device
-        unlike = [sample_head(dataset.z[i]).hair_name == UNLIKE_PHOTOS for i in dataset.ready]
-        self.learned, self.unlike = dataset.ready[np.logical_not(unlike)], dataset.ready[unlike]
         self.features = torch.as_tensor(np.asarray(dataset.features), dtype=torch.float32, device=self.device)
 
     @property
@@ -44,7 +38,7 @@ class HeadsPhotos:
         from another one, as in Eq. 6.
 
         The last inputs already stand in the generator's light: they teach detail that photos hide."""
-        heads = rng.choice(self.learned, count)
+        heads = rng.choice(self.dataset.ready, count)
         lit = count - int(count * self.plain_share)  # by any light
         rgba, theta, camera = draw_photos(self.dataset, heads[:lit], rng, self.device)
         images, plain_views = augment.photo_like(rgba, draws, theta=theta, size=self.size)[0], np.zeros(0, np.int64)
@@ -68,7 +62,8 @@ class HeadsPhotos:
     def latents(self, count: int, rng: np.random.Generator) -> Tensor:
         """w [count,num_ws,w_dim] of heads between two known ones: halfway heads lie in no dataset, and the in-domain
         round widens what the encoder sees (section 3.2, i)."""
-        first, second = (self.generator.mapping(self.features[rng.choice(self.learned, count)]) for _ in range(2))
+        heads = rng.choice(self.dataset.ready, (2, count))
+        first, second = (self.generator.mapping(self.features[chosen]) for chosen in heads)
         return first.lerp(second, torch.as_tensor(rng.beta(0.4, 0.4, (count, 1, 1)), dtype=torch.float32).to(first))
 
 
@@ -123,39 +118,9 @@ def fit_last_layer(encoder: PortraitEncoder, batches, ridge: float = 0.03) -> fl
 
 
 @torch.no_grad()
-def replace_hair(encoder: PortraitEncoder, photos: HeadsPhotos) -> None:
-    """Makes the encoder give `GIVEN_INSTEAD` wherever it would give hair that is `UNLIKE_PHOTOS`.
-
-    How much of that hair a w has is linear in w, a w + b between 0 and 1, found by regression; d is the mean step of w
-    from it to the other hair, all else staying. The last layer then gives w - d (a w + b) / (a d), which has none."""
-    if not len(photos.unlike):
-        return
-    people = [sample_head(z) for z in photos.dataset.z[photos.unlike]]
-    for head in people:
-        head.hair_style = HAIR_STYLES.index(GIVEN_INSTEAD)
-    features = torch.from_numpy(normalised_features(people)).to(photos.device)
-    mapping = photos.generator.mapping
-    with_it, instead = mapping(photos.features[photos.unlike])[:, 0].double(), mapping(features)[:, 0].double()
-    step = (instead - with_it).mean(0)  # [w_dim]
-    without = mapping(photos.features[photos.learned])[:, 0].double()
-    has = torch.cat([torch.ones(len(with_it)), torch.zeros(len(without))]).to(step)
-    w = torch.cat([with_it, without])
-    covariance = w.T.cov(correction=0)
-    damping = 1e-4 * covariance.diagonal().mean() * torch.eye(len(step)).to(step)  # w has fewer degrees of freedom
-    slope = torch.linalg.solve(covariance + damping, (w - w.mean(0)).T @ (has - has.mean()) / len(w))
-    constant = has.mean() - w.mean(0) @ slope
-    keep = torch.eye(len(step)).to(step) - torch.outer(step, slope) / (step @ slope)  # [w_dim,w_dim]
-    rows, linear, average = encoder.config.num_ws, encoder.linear, encoder.latent_average.double()
-    weight = keep @ linear.weight.double().unflatten(0, (rows, -1))  # [num_ws,w_dim,feature_dim]
-    offset = linear.bias.double().view_as(average) + average
-    linear.weight.copy_(weight.flatten(0, 1))
-    linear.bias.copy_((offset @ keep.T - step * constant / (step @ slope) - average).flatten())
-
-
-@torch.no_grad()
 def latent_metric(photos: HeadsPhotos) -> Tensor:
     """[w_dim,w_dim]: how much each direction of w shows in frontal renders; L_w of the mean w is 1."""
-    heads, pictures = frontal_pictures(photos.dataset, photos.learned[:METRIC_HEADS])
+    heads, pictures = frontal_pictures(photos.dataset, photos.dataset.ready[:METRIC_HEADS])
     w = photos.generator.mapping(photos.features[heads])[:, 0]
     metric = picture_metric(w, pictures.to(w.device))
     return metric * len(metric) / (metric @ w.T.cov()).trace()
