@@ -46,12 +46,12 @@ STAGES = (
     ),
     Stage(
         "python -m train.generator --data dataset/heads --patch-data dataset/large --held-out dataset/heldout \\\n"
-        "    --run runs/generator --minutes 233 --batch 8 --rays 288 --points 448 --patches 3 --patch-rays 32",
+        "    --run runs/generator --minutes 319 --batch 8 --rays 288 --points 448 --patches 3 --patch-rays 32",
         "dataset/heads, dataset/large",
         "runs/generator/generator",
-        233,
-        tflop=15691 * 8 * 3 * 2.7e-3,
-        steps=15691,
+        319,
+        tflop=19395 * 8 * 3 * 2.7e-3,
+        steps=19395,
     ),
     Stage(
         "python -m train.landmarks --data dataset/heads --held-out dataset/heldout --out runs/landmarks",
@@ -72,12 +72,12 @@ STAGES = (
     ),
     Stage(
         "python -m train.encoder --data dataset/heads --generator runs/generator/generator \\\n"
-        "    --reader runs/attributes/reader --out runs/encoder --minutes 123",
+        "    --reader runs/attributes/reader --out runs/encoder --minutes 161",
         "generator, reader",
         "runs/encoder/encoder",
-        123,
-        tflop=3794 * (40 * 3 * 0.43e-3 + 4 * 3 * 14.3e-3 / 3),
-        steps=3794,
+        161,
+        tflop=5340 * (40 * 3 * 0.43e-3 + 4 * 3 * 14.3e-3 / 3),
+        steps=5340,
     ),
     Stage(
         "python -m train.bundle --generator runs/generator/generator --encoder runs/encoder/encoder \\\n"
@@ -97,7 +97,7 @@ STAGES = (
     ),
     Stage(
         "python -m train.directions --weights weights/heads --reader runs/attributes/reader \\\n"
-        "    --latents runs/latents.npz --out runs/directions --heads 12 --least-altering 0.5",
+        "    --latents runs/latents.npz --out runs/directions --heads 12 --least-altering 0.9",
         "weights/heads, reader, latents",
         "runs/directions and directions.json",
         4,
@@ -130,7 +130,7 @@ STAGES = (
         steps=1500,
     ),
     Stage(
-        "python -m train.examples --source heads_source.npz --weights weights/heads --seeds 1025 17 23",
+        "python -m train.examples --source heads_source.npz --weights weights/heads --seeds 31 44 61",
         "weights/heads, heads_source.npz",
         "weights/heads/examples: what the page shows before any upload",
         0.5,
