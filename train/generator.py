@@ -336,8 +336,10 @@ def report(
 
 @torch.no_grad()
 def find_surface_density(network: TriPlaneGenerator, data: HeadsDataset, heads: int = 16) -> float:
-    """The raw density whose first crossing along a ray lies nearest to the renders' depth, missing few surfaces."""
-    levels, reach, missed_most = torch.tensor([5.0, 10, 20, 30, 40, 60, 80, 120, 160]), 0.06, 0.03
+    """The raw density whose first crossing along a ray lies nearest to the renders' depth, missing hardly any."""
+    levels, reach = torch.tensor([5.0, 10, 20, 30, 40, 60, 80, 120, 160]), 0.06
+    # Rims of glasses go first as the level rises: at 3 % missed they were broken in the mesh, at 1 % they were whole.
+    missed_most = 0.01
     offsets = torch.linspace(-reach, reach, 97)
     rng, errors = np.random.default_rng(0), []
     for head in data.ready[:heads]:
