@@ -9,6 +9,7 @@ import torch
 from command_line import run
 from PIL import Image
 
+from preim3d.directions import ATTRIBUTES, Directions
 from preim3d.pipeline import Preim3DPipeline
 from train import (
     attributes,
@@ -23,6 +24,7 @@ from train import (
     prepare,
     showcase,
 )
+from train.boundaries import Manifold, fit_boundary
 from train.heads import __main__ as heads
 
 
@@ -135,6 +137,19 @@ def test_other_weights_refuse_the_latents(made, tmp_path, capsys):
     words = ("--weights", made / "weights", "--reader", made / "attributes" / "reader", "--out", tmp_path / "out")
     assert run(directions.main, *words, "--latents", tmp_path / "latents.npz") == 1
     assert "was made with another encoder" in capsys.readouterr().err
+
+
+def test_plain_directions_are_the_planes_own_normals(made, tmp_path):
+    words = ("--weights", made / "weights", "--reader", made / "attributes" / "reader", "--threads", 1, "--plain")
+    lax = ("--heads", 2, "--costs", 1, "--least-accuracy", 0, "--least-auc", 0, "--least-altering", -99)
+    assert run(directions.main, *words, *lax, "--latents", made / "latents.npz", "--out", tmp_path / "plain") == 0
+    latents, found = np.load(made / "latents.npz"), Directions.from_pretrained(tmp_path / "plain")
+    names, axes = [str(name) for name in latents["attribute_names"]], Manifold(latents["w"].astype(np.float32))
+    for name, vector in zip(found.names, found.vectors):
+        attribute = ATTRIBUTES[name]
+        score = latents["logits"][:, names.index(attribute.celeba)].astype(np.float32)
+        normal = torch.from_numpy(attribute.sign * fit_boundary(axes, score, seed=0).normal).float()
+        assert torch.cosine_similarity(vector.float().flatten(), normal.flatten(), dim=0) > 0.999, name
 
 
 def test_unnamed_directions_need_no_classifier(made, tmp_path):

@@ -56,7 +56,7 @@ def test_grey_hair_is_learned_against_black_hair():
     kind = rng.integers(0, 3, 900)  # black, brown, grey: lightness and redness
     w = np.array([[0.0, 0.0], [0.4, 1.0], [1.0, 0.0]])[kind] + 0.05 * rng.standard_normal((900, 2))
     scores = np.stack([kind == 2, kind == 0], 1) - 0.5
-    options = type("Options", (), {"seed": 0, "extremes": 1000, "costs": [0.1]})
+    options = type("Options", (), {"seed": 0, "extremes": 1000, "costs": [0.1], "plain": False})
 
     def redness(names):
         boundary = planes(Manifold(w[:, None]), scores, names, ATTRIBUTES["grey_hair"], options)[0]

@@ -7,12 +7,12 @@ r"""Labelled latents -> named directions in calibrated units (paper, 3.4 and A.2
 InterFaceGAN's protocol (Shen et al. 2020): of the labelled latents take the extremes of the classifier's score, split
 70/30, fit a linear SVM; the direction is the unit normal of its plane, or the pattern behind it. Then heads are
 edited, rendered and classified again: the response tells which of these edits most cleanly, which other attributes it
-drags along (these are taken out where that helps) and how far to go for strength 1 = one standard deviation of the
-attribute's logit over the photos. Latents of inverted photos give directions in the inversion manifold, latents of
-generated samples (`python -m train.manifold --samples N`) the original space's, for comparison. Without a classifier
-`--method pca` (GANSpace, on any latents) and `--method sefa` (the generator's own factors) give unnamed directions,
-in standard deviations of w. Makes OUT/ (config.json and safetensors, a pipeline component) and OUT/../directions.json
-(accuracies, responses, cosines, what was left out and why).
+drags along (these are taken out where that helps; `--plain` does neither) and how far to go for strength 1 = one
+standard deviation of the attribute's logit over the photos. Latents of inverted photos give directions in the
+inversion manifold, latents of generated samples (`python -m train.manifold --samples N`) the original space's, for
+comparison. Without a classifier `--method pca` (GANSpace, on any latents) and `--method sefa` (the generator's own
+factors) give unnamed directions, in standard deviations of w. Makes OUT/ (config.json and safetensors, a pipeline
+component) and OUT/../directions.json (accuracies, responses, cosines, what was left out and why).
 
 Of the weights in weights/heads/directions: 3000 inverted photos, `--heads 12 --least-altering 0.5`."""
 
@@ -87,7 +87,7 @@ def planes(
     """The SVM's planes for one attribute, one for each C."""
     score, among = scores[:, names.index(attribute.celeba)], None
     other = AGAINST.get(attribute.celeba)
-    if other in names:
+    if other in names and not args.plain:
         has = attribute.sign * score > 0
         contrast = scores[:, names.index(other)] > 0
         # Too few to learn from would be worse than the wrong colour.
@@ -135,7 +135,8 @@ def classified(latents, args: argparse.Namespace, generator: TriPlaneGenerator) 
         # Strong regularisation joins the class means, weak finds the thinnest wall between them, the pattern is what
         # shows of it: which of them edits more cleanly is measured, not guessed.
         best = max(fitted, key=lambda plane: plane.accuracy)
-        units = [(plane, plane.normal) for plane in fitted] + [(best, best.pattern)]
+        screened = [(plane, plane.normal) for plane in fitted] + [(best, best.pattern)]
+        units = [(best, best.normal)] if args.plain else screened
         tried = []
         for plane, unit in units:
             unit = project_out(unit, protected[key]) if key in protected else unit
@@ -153,7 +154,7 @@ def classified(latents, args: argparse.Namespace, generator: TriPlaneGenerator) 
         name, column = attribute.celeba, names.index(attribute.celeba)
         vector, response = vectors[name], responses[name]
         plain_ad = dependency(response, column)
-        purer = purify(vectors, responses, names, name) if args.purify else vector
+        purer = vector if args.plain else purify(vectors, responses, names, name)
         if not torch.equal(purer, vector):
             unit = purer / purer.norm()
             spread = float(manifold.along(unit.numpy()).std())
@@ -294,7 +295,10 @@ def main(words: list[str] | None = None) -> int:
         help="the SVM's C over the number of latents; of several, the one whose edits are cleanest is taken",
     )  # fmt: skip
     parser.add_argument("--heads", type=int, default=16, help="heads that are edited and rendered to calibrate")
-    parser.add_argument("--purify", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--plain", action="store_true",
+        help="the paper's protocol and no more: the most accurate normals, not screened, nothing taken out",
+    )  # fmt: skip
     parser.add_argument(
         "--protect", nargs="*", default=[], metavar="NAME=OTHER,OTHER",
         help="conditional projection: the direction of NAME leaves the others' scores alone, e.g. age=eyeglasses",
