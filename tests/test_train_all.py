@@ -90,7 +90,7 @@ def made(tmp_path_factory):
         stage(directions, *known, "--latents", at / "origin.npz", "--out", at / "origin", *lax)
         stage(
             evaluate, *known, "--data", held_out, "--source", source, "--out", weights / "evaluation.json",
-            "--edited", 2, "--views", 1, "--origin", at / "origin", "--sheets", at / "sheets",
+            "--edited", 2, "--views", 1, "--optimised", 1, "--origin", at / "origin", "--sheets", at / "sheets",
         )  # fmt: skip
         stage(bundle, "--out", weights)
         stage(
@@ -126,7 +126,10 @@ def test_the_card_shows_the_evaluation(made):
     for name in ("generator_psnr_db", "encoder_psnr_db", "encoder_plain_psnr_db", "id", "apd", "fid_la", "time_s"):
         assert np.isfinite(figures[name]), name
     assert figures["n"] == 12 and set(figures["spaces"]) == {"age", "smile", "eyeglasses"} & set(figures["aa"])
+    for part in ("optimisation", "optimisation_plain"):
+        assert figures[part]["n"] == 1 and -1 <= figures[part]["optimised"]["id_20_30"] <= 1
     card = (made / "weights" / "README.md").read_text()
+    assert "| Latent optimisation, 300 steps (n = 1, photos) |" in card
     assert f"| `id` | {figures['id']} |" in card and "12 synthetic heads that no network ever saw" in card
     assert (made / "sheets" / "edits.png").is_file() and (made / "sheet.png").is_file()
 

@@ -229,28 +229,35 @@ class Evaluation:
         return {"time_s": float(np.median(seconds))}
 
     def optimisation_figures(self) -> dict:
-        """The encoder against 300 steps of descent, on the same few photos, in the generator's light where it is
-        known: there descent is at its best."""
-        few = slice(self.args.optimised)
-        subjects = self.subjects
-        plain = subjects.photos if subjects.plains is None else subjects.plains
-        encoded = self.invert(self.encoder, plain[few])
+        """The encoder against 300 steps of descent on the same few photos, and, where it is known, on their pictures
+        in the generator's light: there descent is at its best, as it can match every pixel."""
+        subjects, size = self.subjects, self.generator.config.image_resolution
+        if subjects.plains is None:
+            return {"optimisation": self.descent_figures(subjects.photos, subjects.truths)}
+        return {
+            "optimisation": self.descent_figures(subjects.photos, resized(subjects.photos, size)),
+            "optimisation_plain": self.descent_figures(subjects.plains, subjects.truths),
+        }
+
+    def descent_figures(self, inputs: Tensor, targets: Tensor) -> dict:
+        """ID of both for the first `--optimised` pictures: the encoder's inputs [N,3,S,S], and the same [N,3,H,W] as
+        large as the generator's for descent to come near to."""
+        count, views = min(self.args.optimised, len(inputs)), self.args.views
+        encoded = self.invert(self.encoder, inputs[:count])
         started = time.perf_counter()
         optimised = torch.cat([
             optimise_latents(self.generator, self.reader, image.to(self.device), camera.to(self.device)).cpu()
             for image, camera in zip(
-                tqdm(subjects.truths[few].split(1), desc="descent"), subjects.cameras[few].split(1)
+                tqdm(targets[:count].split(1), desc="descent"), self.subjects.cameras[:count].split(1)
             )
         ])  # fmt: skip
-        seconds = (time.perf_counter() - started) / len(optimised)
-        count, views = len(optimised), self.args.views
+        figures = {"n": count, "time_s": (time.perf_counter() - started) / count}
         cameras = [self.cameras_between(count * views, band, (0, 20)).view(count, views, 25) for band in BANDS_DEG]
-        figures = {"n": count, "time_s": seconds}
-        wanted = self.embed(plain[few])
+        wanted = self.embed(inputs[:count])
         for name, ws in (("optimised", optimised), ("encoder", encoded)):
             (seen,) = self.views(ws, torch.cat(cameras, 1), lambda images: (self.embed(images),))
             figures[name] = self.band_figures(seen, wanted)
-        return {"optimisation": figures}
+        return figures
 
     # ----------------------------------------------------------------------------
     # Edits.

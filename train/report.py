@@ -55,8 +55,8 @@ def protocol(evaluation: Evaluation) -> str:
         others=len(evaluation.reader.config.attribute_names) - 1,
         timed=TIMED,
         optimised=f" Optimisation: {args.optimised} heads, w found by 300 steps of Adam from the mean w on L2 + .8 "
-        "lpips_like at the input camera, one head at a time; it and the encoder are given the picture in the "
-        "generator's light where there is one."
+        "lpips_like at the input camera, one head at a time; it and the encoder are given the same picture, the photo "
+        "and, where there is one, that in the generator's light."
         if args.optimised
         else "",
         origin=f" Spaces: directions of either space at the strength, up to 5, that gives AA {EQUAL_ALTERING} on "
@@ -105,20 +105,19 @@ def tables(figures: dict, accuracies: dict[str, float | None]) -> str:
             return "-"
         return f"{value:.{digits}f}" + (f" ± {range_:.{digits}f}" if isinstance(range_, int | float) else "")
 
-    optimised = figures.get("optimisation", {})
     rows_2 = [["Ours", cell("id"), cell("id_20_30"), cell("apd", digits=5), cell("time_s")]]
-    if optimised:
-        pair = (("Latent optimisation, 300 steps", "optimised"), ("Ours, on the same", "encoder"))
-        rows_2 += [
-            [
-                f"{name} ({optimised['n']:.0f} heads)",
-                cell("optimisation", key, "id"),
-                cell("optimisation", key, "id_20_30"),
-                "-",
-                cell("optimisation", "time_s") if key == "optimised" else cell("time_s"),
-            ]
-            for name, key in pair
+    rows_2 += [
+        [
+            f"{name} (n = {figures[part]['n']:.0f}, {of})",
+            cell(part, key, "id"),
+            cell(part, key, "id_20_30"),
+            "-",
+            cell(part, "time_s") if key == "optimised" else cell("time_s"),
         ]
+        for part, of in (("optimisation", "photos"), ("optimisation_plain", "in the generator's light"))
+        if part in figures
+        for name, key in (("Latent optimisation, 300 steps", "optimised"), ("Ours, on the same", "encoder"))
+    ]
     edits = ("age", "smile", "eyeglasses")
     rows_3 = [
         [metric, *(cell(path, key, digits=digits) for key in edits)]
