@@ -135,11 +135,11 @@ def test_the_card_shows_the_evaluation(made):
 
 
 def test_other_weights_refuse_the_latents(made, tmp_path, capsys):
-    latents = dict(np.load(made / "latents.npz")) | {"encoder": np.array("0" * 16)}
-    np.savez(tmp_path / "latents.npz", **latents)
     words = ("--weights", made / "weights", "--reader", made / "attributes" / "reader", "--out", tmp_path / "out")
-    assert run(directions.main, *words, "--latents", tmp_path / "latents.npz") == 1
-    assert "was made with another encoder" in capsys.readouterr().err
+    for name, kind in (("latents.npz", "encoder"), ("origin.npz", "generator")):
+        np.savez(tmp_path / name, **(dict(np.load(made / name)) | {"network": np.array("0" * 16)}))
+        assert run(directions.main, *words, "--latents", tmp_path / name) == 1
+        assert f"was made with another {kind}" in capsys.readouterr().err
 
 
 def test_plain_directions_are_the_planes_own_normals(made, tmp_path):

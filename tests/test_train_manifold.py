@@ -52,7 +52,7 @@ def same(first, second):
 def test_every_crop_is_inverted(latents, crops, pipeline):
     found = latents("--data", crops)
     assert list(found["names"]) == [f"00000/{i}.png" for i in range(7)] and found["logits"].shape == (7, 2)
-    assert str(found["space"]) == "inversion" and str(found["encoder"]) == fingerprint(pipeline.encoder)
+    assert str(found["space"]) == "inversion" and str(found["network"]) == fingerprint(pipeline.encoder)
     picture = Image.open(crops / "00000" / "3.png").resize((32, 32), Image.Resampling.BILINEAR)
     image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
     with torch.no_grad():
@@ -109,6 +109,7 @@ def test_an_unreadable_crop_is_named_and_left_out(latents, crops, tmp_path, caps
 
 def test_samples_lie_in_the_original_space(latents, pipeline):
     found = latents("--samples", 5)
+    assert str(found["network"]) == fingerprint(pipeline.generator)
     assert str(found["space"]) == "origin" and found["w"].shape == (5, pipeline.generator.num_ws, 24)
     # All rows of a sampled w are equal; those of an inverted one are not.
     assert np.abs(found["w"] - found["w"][:, :1]).max() == 0

@@ -224,10 +224,11 @@ def train(args: argparse.Namespace) -> None:
     encoder = load_component(PortraitEncoder, weights / "encoder", torch.float32)
     generator = load_component(TriPlaneGenerator, weights / "generator", torch.float32).to(args.device).eval()
     latents = np.load(args.latents)
-    if "encoder" in latents and str(latents["encoder"]) != fingerprint(encoder):
-        raise ValueError(f"{args.latents} was made with another encoder; run `python -m train.manifold` again.")
     w = latents["w"].astype(np.float32)
     space = str(latents["space"]) if "space" in latents else "inversion"
+    kind, network = ("encoder", encoder) if space == "inversion" else ("generator", generator)
+    if "network" in latents and str(latents["network"]) != fingerprint(network):
+        raise ValueError(f"{args.latents} was made with another {kind}; run `python -m train.manifold` again.")
     report, left_out = {}, {}
     if args.method == "svm":
         found, report, left_out = classified(latents, args, generator)

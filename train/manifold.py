@@ -8,11 +8,11 @@ render`, or any folder or zip of face crops (an EG3D dataset; what `python -m pr
 `--samples` takes latents of the original space: the mapping of random z, or, with --data, of the codes of rendered
 heads, and the classifier reads the pictures that the generator makes of them.
 
-Makes OUT with w [N,num_ws,w_dim], logits [N,A], attribute_names [A], space, the encoder's fingerprint, and names [N]
-of files, or heads [N] and labels [N,A] in [0, 1] (the truth). Killed, it goes on where it was when it is run again.
-Many processes share the work: `accelerate launch -m train.manifold ...`, or `--part 1/8` ... `--part 8/8` on as many
-machines with one disk; whoever finishes last puts the parts together. Which processes there were changes nothing in
-OUT."""
+Makes OUT with w [N,num_ws,w_dim], logits [N,A], attribute_names [A], space, the fingerprint of the network that gave
+w (encoder or generator), and names [N] of files, or heads [N] and labels [N,A] in [0, 1] (the truth). Killed, it goes
+on where it was when it is run again. Many processes share the work: `accelerate launch -m train.manifold ...`, or
+`--part 1/8` ... `--part 8/8` on as many machines with one disk; whoever finishes last puts the parts together. Which
+processes there were changes nothing in OUT."""
 
 import argparse
 import hashlib
@@ -227,20 +227,21 @@ def make(args: argparse.Namespace) -> None:
         raise ValueError(f"--out {out} must end in .npz.")
     if args.samples is None and args.data is None:
         raise ValueError("Give --data, the photos to invert, or --samples, how many latents to draw.")
-    encoder = load_component(PortraitEncoder, Path(args.weights) / "encoder", torch.float32).to(args.device)
     reader = load_component(HeadReader, Path(args.reader), torch.float32).to(args.device)
     rendered = args.data is not None and (Path(args.data) / "heads.npz").is_file()
     dataset = HeadsDataset(args.data) if rendered else None
-    if args.samples is not None:
-        generator = load_component(TriPlaneGenerator, Path(args.weights) / "generator", torch.float32)
-        source = samples_source(generator.to(args.device), args.samples, args.seed, dataset)
+    space = "inversion" if args.samples is None else "origin"
+    folder, kind = ("encoder", PortraitEncoder) if space == "inversion" else ("generator", TriPlaneGenerator)
+    network = load_component(kind, Path(args.weights) / folder, torch.float32).to(args.device)
+    if space == "origin":
+        source = samples_source(network, args.samples, args.seed, dataset)
     elif dataset:
-        source = heads_source(dataset, encoder, args.heads, args.seed)
+        source = heads_source(dataset, network, args.heads, args.seed)
     else:
-        source = crops_source(Path(args.data), encoder, args.heads)
+        source = crops_source(Path(args.data), network, args.heads)
     about = {
-        "encoder": np.array(fingerprint(encoder)),
-        "space": np.array("inversion" if args.samples is None else "origin"),
+        "network": np.array(fingerprint(network)),
+        "space": np.array(space),
         "seed": np.array(args.seed),
         "items": np.array(source.items),
         "reader": np.array(fingerprint(reader)),
@@ -266,7 +267,7 @@ def parse_part(words: str) -> tuple[int, int]:
 
 def main(words: list[str] | None = None) -> int:
     parser = stage_parser(__doc__, "train.manifold")
-    parser.add_argument("--weights", required=True, help="pipeline folder; its encoder/ is used")
+    parser.add_argument("--weights", required=True, help="pipeline folder: encoder/, or generator/ with --samples")
     parser.add_argument("--reader", required=True, help="folder made by `python -m train.attributes` (OUT/reader)")
     parser.add_argument("--data", help="rendered heads, or a folder or zip of face crops")
     parser.add_argument("--samples", type=int, help="draw so many latents of the original space instead")
