@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from preim3d.camera import camera_from_angles
-from train.heads import sampler
+from train.heads import renderer, sampler
 from train.heads.dataset import HeadsDataset, over_background, render_dataset
 from train.heads.renderer import RenderedHead, project
 from train.heads.sampler import FACTORS, Z_DIM, head_attributes, head_features, sample_head
@@ -123,6 +123,17 @@ class TestRenderer:
         column, row = seen[:, 0].astype(int), seen[:, 1].astype(int)
         gap = 1 / seen[:, 2] - other_depth[row, column]
         assert np.median(np.abs(gap)) < 0.004  # the same surface, but for what one view hides from the other
+
+    def test_the_inside_of_the_mouth_stays_behind_the_lips(self, builder, monkeypatch):
+        monkeypatch.setattr(renderer, "MOUTH", (0, 1, 0))
+        people, camera = np.random.default_rng(2).standard_normal((200, Z_DIM)), camera_from_angles(0, 0).numpy()
+        for number in (19, 188, 196):  # broad smiles on narrow faces: their cheeks were pierced
+            head = RenderedHead(sample_head(people[number].astype(np.float32)), builder)
+            (left, top), (right, bottom) = head.points_px(camera, 256)[3:]
+            rows = slice(int(min(top, bottom)) - 30, int(max(top, bottom)) + 30)
+            red, green = head.view(camera, 256)[0][rows, :, :2].astype(float).transpose(2, 0, 1)
+            columns = np.nonzero(green > 1.2 * red)[1]
+            assert len(columns) and left <= columns.min() and columns.max() <= right, number
 
     def test_own_light_changes_colour_not_shape(self, builder):
         head = sample_head(z_of(7))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from train.heads.sampler import DETAILS, FRINGED_HAIR, Head, macro_targets
-from train.heads.source import ANCESTRIES, HeadSource
+from train.heads.source import ANCESTRIES, MASKS, HeadSource
 
 
 # Materials, the numbers that the shader branches on.
@@ -37,7 +37,7 @@ TO_TEMPLATE = {
     "chin/chin-width-incr": -0.45,
 }
 
-DENTAL_ARCH = np.array([0.86, 1, 1], np.float32)  # MakeHuman's teeth pierce the cheeks of narrow, smiling faces
+MOUTH_WIDTH = np.float32(0.82)  # of MakeHuman's inside of the mouth, which pierces the cheeks of narrow, smiling faces
 HAIR_OFFSET = np.float32(1.04)  # hair stands this much further from the skull's centre, or skin pierces it
 SKULL = np.array([0, 0.3, -0.75], np.float32)  # centre of the skull in decimetres from between the eyes
 
@@ -69,8 +69,9 @@ class HeadBuilder:
         self._lips = lips
         self._mouth_corners = lips[np.argmin(self.rest[lips, 0])], lips[np.argmax(self.rest[lips, 0])]
         nose = skin[(np.abs(self.rest[skin, 0]) < 0.08) & (np.abs(self.rest[skin, 1] + 0.38) < 0.25)]
-        self._teeth, faces = np.unique(source.teeth, return_inverse=True)
-        self._teeth_faces = faces.reshape(-1, 3)
+        inside = source.masks[:, MASKS.index("inside-mouth")].copy()
+        inside[source.teeth] = inside[source.tongue] = 1
+        self._narrower = 1 + inside * (MOUTH_WIDTH - 1)
         self._nose_tip = nose[np.argmax(self.rest[nose, 2])]
 
     def _eye_middle(self, vertices):
@@ -92,10 +93,11 @@ class HeadBuilder:
         scale = 0.5 * (EYE_DISTANCE / eye_distance + EYE_TO_MOUTH / eye_to_mouth)
 
         skin = _raise_shoulders(base - middle)
+        skin[:, 0] *= self._narrower
         soup = _Soup()
         first = soup.add(skin, source.body, SKIN, rest=self.rest, masks=source.masks)
         soup.add_faces(source.tongue + first, TONGUE)
-        soup.add(skin[self._teeth] * DENTAL_ARCH, self._teeth_faces, TEETH)
+        soup.add_faces(source.teeth + first, TEETH)
 
         centers = []
         for vertices in eyes:
