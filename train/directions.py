@@ -14,7 +14,7 @@ comparison. Without a classifier `--method pca` (GANSpace, on any latents) and `
 factors) give unnamed directions, in standard deviations of w. Makes OUT/ (config.json and safetensors, a pipeline
 component) and OUT/../directions.json (accuracies, responses, cosines, what was left out and why).
 
-Of the weights in weights/heads/directions: 3000 inverted photos, `--heads 12 --least-altering 0.5`."""
+Of the weights in weights/heads/directions: 3000 inverted photos, `--heads 12 --least-altering 0.9`."""
 
 import argparse
 import json

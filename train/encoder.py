@@ -18,10 +18,11 @@ and every few steps the pictures are compared from two sides. Several GPUs or ma
 
 Makes OUT/checkpoint.pt (from which the same command goes on), OUT/encoder/, OUT/events (TensorBoard) and OUT/sheets.
 
-Of the weights in weights/heads/encoder, all beside other work, seed 0, `--threads 1 --precision bfloat16`: 8748 heads,
-`--fit-batches 80`, 52 minutes, 1126 steps; `--start` from there with 3825 of these heads, `--minutes 71 --rate 2e-4
---pictures-from .05 --pool-from .02`, 2668 steps; when heads had become narrower, the same with 4344 of them and
-`--fit-batches 80 --minutes 38`, 1546 steps."""
+Of the weights in weights/heads/encoder, all beside other work, seed 0, `--threads 1 --precision bfloat16`: 8748
+heads, `--fit-batches 80`, 52 minutes, 1126 steps; `--start` from there with 3825 of these heads, `--minutes 71 --rate
+2e-4 --pictures-from .05 --pool-from .02`, 2668 steps; when heads had become narrower, the same with 4344 of them and
+`--fit-batches 80 --minutes 38`, 1546 steps; from there, without a fit, `--minutes 66 --pictures-from .02`, 2610
+steps, for the generator of before its last 50 minutes."""
 
 import argparse
 import math

@@ -46,12 +46,12 @@ STAGES = (
     ),
     Stage(
         "python -m train.generator --data dataset/heads --patch-data dataset/large --held-out dataset/heldout \\\n"
-        "    --run runs/generator --minutes 319 --batch 8 --rays 288 --points 448 --patches 3 --patch-rays 32",
+        "    --run runs/generator --minutes 369 --batch 8 --rays 288 --points 448 --patches 3 --patch-rays 32",
         "dataset/heads, dataset/large",
         "runs/generator/generator",
-        319,
-        tflop=19395 * 8 * 3 * 2.7e-3,
-        steps=19395,
+        369,
+        tflop=21161 * 8 * 3 * 2.7e-3,
+        steps=21161,
     ),
     Stage(
         "python -m train.landmarks --data dataset/heads --held-out dataset/heldout --out runs/landmarks",
@@ -72,12 +72,12 @@ STAGES = (
     ),
     Stage(
         "python -m train.encoder --data dataset/heads --generator runs/generator/generator \\\n"
-        "    --reader runs/attributes/reader --out runs/encoder --minutes 161",
+        "    --reader runs/attributes/reader --out runs/encoder --minutes 227",
         "generator, reader",
         "runs/encoder/encoder",
-        161,
-        tflop=5340 * (40 * 3 * 0.43e-3 + 4 * 3 * 14.3e-3 / 3),
-        steps=5340,
+        227,
+        tflop=7950 * (40 * 3 * 0.43e-3 + 4 * 3 * 14.3e-3 / 3),
+        steps=7950,
     ),
     Stage(
         "python -m train.bundle --generator runs/generator/generator --encoder runs/encoder/encoder \\\n"
