@@ -280,7 +280,7 @@ def run_bench(options: argparse.Namespace) -> int:
     check_weights(weights.folder)
     start = time.perf_counter()
     pipeline = load_pipeline(weights.folder, options.device)
-    load_s = round(time.perf_counter() - start, 1)
+    load_s = time.perf_counter() - start
 
     from preim3d.bench import measure, table
 

@@ -53,7 +53,7 @@ def measure(pipeline: Preim3DPipeline, load_s: float, weights: Path, photo: Path
         "one view of a latent": median_seconds(one_view, synchronise),
         "all views that the page turns": median_seconds(lambda: pipeline.views_and_depths(head, turn), synchronise),
         "GLB": median_seconds(glb, synchronise),
-        "loading the weights": load_s,
+        "loading the weights": three_digits(load_s),
     }
     page_s, page_mb = start_page(weights)
     seconds["page: start to first answer"] = page_s
@@ -70,7 +70,12 @@ def median_seconds(step: Callable, synchronise: Callable[[], None]) -> float:
         step()
         synchronise()
         times.append(time.perf_counter() - start)
-    return float(f"{statistics.median(times):.3g}")
+    return three_digits(statistics.median(times))
+
+
+def three_digits(value: float) -> float:
+    """Rounded to three significant digits: what is fast does not become nothing."""
+    return float(f"{value:.3g}")
 
 
 def start_page(weights: Path) -> tuple[float, int]:
@@ -103,7 +108,7 @@ def start_page(weights: Path) -> tuple[float, int]:
             page.wait()
     # What the system adds up for children would count this process too, which the page was forked from.
     peaks = [round(int(line.split()[1]) * 1024 / 1e6) for line in lines if line.startswith("VmHWM:")]
-    return round(seconds, 1), peaks[0] if peaks else peak_mb(resource.RUSAGE_CHILDREN)
+    return three_digits(seconds), peaks[0] if peaks else peak_mb(resource.RUSAGE_CHILDREN)
 
 
 def peak_mb(who: int) -> int:
