@@ -331,12 +331,14 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
     noting = {"js": READ_CLOCK, "queue": False, "trigger_mode": "multiple", **hidden}
     gr.on(releases, answers.note_sliders, [session, clock, turn, *values], None, **noting)
     refining = refine.click(placed(answers.refine), current, shown, show_progress_on=refined, **on_gpu)
-    read = photo.input(placed(answers.show_photo), [session, photo, gr.State(None)], shown, **on_gpu)
+    # Each counts, also one that comes while another is in the works. Not `input`: emptying the box is that as well.
+    chosen = {"trigger_mode": "multiple", **on_gpu}
+    read = photo.upload(placed(answers.show_photo), [session, photo, gr.State(None)], shown, **chosen)
     read.then(None, [photo, refused], photo, js=DROP_REFUSED, **private)
     heads = [
         read,
-        picker.input(placed(answers.show_photo), [session, photo, picker], shown, **on_gpu),
-        recipe_upload.upload(placed(answers.use_recipe), [session, recipe_upload], shown, **on_gpu),
+        picker.input(placed(answers.show_photo), [session, photo, picker], shown, **chosen),
+        recipe_upload.upload(placed(answers.use_recipe), [session, recipe_upload], shown, **chosen),
         gr.on(releases, placed(answers.slide), [session, clock, turn, owner, *values], shown, js=READ_CLOCK, **newest),
         edits.act(placed(answers.act), current, shown, **newest),
         protect.input(placed(answers.protect), [*current, protect], shown, **newest),

@@ -10,7 +10,7 @@ import subprocess
 import gradio as gr
 import numpy as np
 import pytest
-from browsing import drop_in, pixels, source_of, visiting, wait_for_change
+from browsing import drop_in, drop_onto, pixels, source_of, visiting, wait_for_change
 from PIL import Image
 from running import running_page
 from test_mesh import GLTF, needs_npm, viewer_url  # noqa: F401
@@ -61,10 +61,12 @@ def press(page, name: str) -> None:
     page.evaluate("name => document.getElementById(name).click()", name)
 
 
-def code(page, name: str) -> str:
-    """The text of a code box, opening what hides it."""
-    if not page.locator(f"#{name} .cm-content").is_visible():
-        page.get_by_text("Recipe: continue later").click()
+def code(page, name: str, part: str) -> str:
+    """The text of a code box as soon as it holds this part, opening what hides it."""
+    fold = page.locator("button.label-wrap", has_text="Recipe: continue later")
+    if "open" not in fold.get_attribute("class").split():
+        fold.click()
+    page.locator(f"#{name} .cm-line", has_text=part).first.wait_for()
     return "\n".join(page.locator(f"#{name} .cm-line").all_inner_texts())
 
 
@@ -82,11 +84,10 @@ def test_copied_lines_and_the_recipe_make_the_picture_again(page, browser, addre
     shutil.copy(portrait, tmp_path)
     monkeypatch.chdir(tmp_path)
 
-    assert "--set smile=1.5" in code(page, "command")
-    assert main(shlex.split(code(page, "command"))[3:]) == 0
+    assert main(shlex.split(code(page, "command", "--set smile=1.5"))[3:]) == 0
     (made,) = (tmp_path / "out").rglob("edited_grid.png")
     assert np.array_equal(np.asarray(Image.open(made).convert("RGB")), shown)
-    exec(code(page, "python"), {})
+    exec(code(page, "python", "smile"), {})
     front = np.asarray(Image.open("front.png"))
     middle = shown[len(front) + 2 :, len(front) + 2 :]
     part = slice(len(front) // 4), slice(len(front))  # the lower half of a cell has its angles written on it
@@ -100,8 +101,7 @@ def test_copied_lines_and_the_recipe_make_the_picture_again(page, browser, addre
     wait_for_change(page, "edited", before)
     page.locator("#verdict").get_by_text("no direction of the original space for goatee").wait_for()
     page.locator("#verdict").get_by_text("The same edits with directions of the inversion manifold").wait_for()
-    assert 'space="origin"' in code(page, "python")
-    wait_for_change(page, "grid", None)
+    assert code(page, "python", 'space="origin"')
     there = picture(page, "edited")
     assert not np.array_equal(there, shown)
 
@@ -109,7 +109,7 @@ def test_copied_lines_and_the_recipe_make_the_picture_again(page, browser, addre
     with page.expect_download() as download:
         press(page, "recipe")
     download.value.save_as("head.recipe.json")
-    assert recipe_main(shlex.split(code(page, "command"))[3:]) == 0
+    assert recipe_main(shlex.split(code(page, "command", "recipe"))[3:]) == 0
     assert np.array_equal(np.asarray(Image.open("out/grid.png").convert("RGB")), there)
     with visiting(browser, address) as fresh:
         fresh.get_by_text("Recipe: continue later").click()
@@ -173,7 +173,7 @@ def test_refining_is_stopped_and_the_orbit_filmed(page, portrait, tmp_path):
     page.locator("#refined").get_by_text("Step").wait_for()
     press(page, "stop")
     wait_for_change(page, "grid", before)
-    assert "load_recipe" in code(page, "python")  # the photo alone no longer makes this head
+    assert code(page, "python", "load_recipe")  # the photo alone no longer makes this head
     page.get_by_text("Picture from any side, depth, film").click()
     press(page, "make-film")
     page.wait_for_selector("#film video[src]")
@@ -194,16 +194,28 @@ def test_one_of_several_faces_is_picked_and_an_attribute_protected(page, portrai
     wait_for_change(page, "grid", None)
     page.locator("#picker").get_by_text("Face 2").click()
     wait_for_change(page, "crop", crop)
-    wait_for_change(page, "grid", None)
-    assert "face=1" in code(page, "python") and "--face 1" in code(page, "command")
+    assert code(page, "python", "face=1") and code(page, "command", "--face 1")
 
     before = set_slider(page, "smile", 2)
-    assert "'age'" not in code(page, "python")
+    assert "'age'" not in code(page, "python", "'smile': 2")
     page.locator("#protect input").click()
     page.get_by_role("option", name="Age").click()
     wait_for_change(page, "edited", before)
-    assert "'age'" in code(page, "python")  # as much of it as undoes what smile does to age
+    assert code(page, "python", "'age'")  # as much of it as undoes what smile does to age
     assert page.evaluate("[...document.querySelectorAll('.block img')].every(picture => picture.alt)")
+
+
+def test_a_photo_dropped_while_another_is_in_the_works_takes_its_place(page, portrait, tmp_path):
+    names = [f"photo-{number}.jpg" for number in range(4)]
+    for name in names:
+        shutil.copy(portrait, tmp_path / name)
+    drop_in(page, tmp_path / names[0])
+    for name in names[1:]:
+        page.wait_for_selector("#photo img")
+        drop_onto(page, tmp_path / name)
+        page.wait_for_selector(f"#photo img[src$='{name}']")
+    assert code(page, "python", names[-1])
+    wait_for_change(page, "grid", None)
 
 
 def test_a_session_that_has_ended_says_so(pipeline):
