@@ -230,4 +230,4 @@ def test_a_run_goes_on_at_another_size_of_pictures(balls, tmp_path, monkeypatch,
 
 def test_missing_data_is_one_sentence(tmp_path, capsys):
     assert run("--data", tmp_path, "--run", tmp_path, "--steps", 1) == 1
-    assert "holds no rendered heads" in capsys.readouterr().err
+    assert "make it with `python -m train.heads render" in capsys.readouterr().err

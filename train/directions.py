@@ -32,6 +32,7 @@ from preim3d.encoder import PortraitEncoder
 from preim3d.files import whole_file
 from preim3d.generator import TriPlaneGenerator
 from preim3d.pipeline import load_component
+from train.arrays import open_arrays
 from train.attributes import HeadReader
 from train.boundaries import (
     Boundary,
@@ -223,7 +224,10 @@ def train(args: argparse.Namespace) -> None:
         raise ValueError("--method svm needs --reader, the classifier that labelled the latents.")
     encoder = load_component(PortraitEncoder, weights / "encoder", torch.float32)
     generator = load_component(TriPlaneGenerator, weights / "generator", torch.float32).to(args.device).eval()
-    latents = np.load(args.latents)
+    named = ("logits", "attribute_names") if args.method == "svm" else ()
+    latents = open_arrays(args.latents, ("w", *named), "python -m train.manifold")
+    if args.scores == "labels" and "labels" not in latents:
+        raise ValueError(f"--scores labels needs latents of labelled photos; those of {args.latents} have no labels.")
     w = latents["w"].astype(np.float32)
     space = str(latents["space"]) if "space" in latents else "inversion"
     kind, network = ("encoder", encoder) if space == "inversion" else ("generator", generator)

@@ -21,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from preim3d.camera import FOCAL, camera_from_angles
+from train.arrays import open_arrays
 from train.heads.sampler import Z_DIM, Head, head_attributes, head_features, sample_head
 
 
@@ -46,13 +47,10 @@ class HeadsDataset:
 
     def __init__(self, folder: Path | str):
         folder = Path(folder)
-        if not (folder / "heads.npz").is_file():
-            raise FileNotFoundError(
-                f"{folder} holds no rendered heads; make them with `python -m train.heads render --out {folder}`."
-            )
+        parts = ("z", "features", "attributes", "attribute_names")
+        stored = open_arrays(folder / "heads.npz", parts, f"python -m train.heads render --out {folder}")
         for name in _ARRAYS:
             setattr(self, name, np.load(folder / f"{name}.npy", mmap_mode="r"))
-        stored = np.load(folder / "heads.npz")
         self.z, self.features, self.attributes = stored["z"], stored["features"], stored["attributes"]
         self.attribute_names = [str(name) for name in stored["attribute_names"]]
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from train.arrays import open_arrays
+
 
 HAIR_MESHES = (
     "short01", "short02", "short03", "short04", "bob01", "bob02", "long01", "ponytail01", "braid01", "afro01",
@@ -48,12 +50,8 @@ class HeadSource:
     """The compact raw material, as written by `build_source`."""
 
     def __init__(self, path: Path | str):
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} does not exist; make it with `python -m train.heads build` (see its --help)."
-            )
-        stored = np.load(path)
+        fields = [f"{name}/{field}" for name in HAIR_MESHES + HAT_MESHES for field in Garment.__dataclass_fields__]
+        stored = open_arrays(path, ("vertices", *fields), "python -m train.heads build")
         self.vertices = stored["vertices"]
         self.masks = stored["masks"]  # [V, 5] in [0, 1], see MASKS
         self.body, self.teeth, self.tongue = (stored[k].astype(np.int64) for k in ("body", "teeth", "tongue"))
