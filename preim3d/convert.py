@@ -63,12 +63,20 @@ def recognise(path: Path) -> Found:
     """Reads a file and says what it is, by its content.
 
     Raises:
-        ConvertError: there is no such file, or it is none of the four kinds.
+        ConvertError: there is no such file, it is a damaged array, or none of the four kinds.
         PickleError: it is damaged or holds more than weights.
     """
     if not path.is_file():
         raise ConvertError(f"There is no file {path}.")
-    content = np.load(path, allow_pickle=False) if path.suffix == ".npy" else read_file(path)
+    if path.suffix == ".npy":
+        try:
+            content = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError):  # numpy's own words advise to trust the file
+            raise ConvertError(
+                f"{path} is damaged or is no array of numpy's; give the file as it was saved."
+            ) from None
+    else:
+        content = read_file(path)
     if isinstance(content, dict) and isinstance(content.get("G_ema"), Record):
         content = content["G_ema"]
     if isinstance(content, Record) and content.class_name == "TriPlaneGenerator":

@@ -164,6 +164,14 @@ def test_a_file_of_another_kind_is_named(tmp_path):
     assert recognise(tmp_path / "Smiling.npy").kind == DIRECTION
 
 
+@pytest.mark.parametrize("content", [b"", b"not an array", b"\x93NUMPY\x01\x00"])
+def test_a_damaged_array_is_named(tmp_path, content):
+    path = tmp_path / "direction.npy"
+    path.write_bytes(content)
+    with pytest.raises(ConvertError, match="direction.npy is damaged"):
+        recognise(path)
+
+
 def test_a_missing_or_misshapen_tensor_is_named_and_nothing_is_written(files, tmp_path):
     checkpoint = torch.load(files["encoder"])
     state = checkpoint["state_dict"]
