@@ -72,9 +72,7 @@ def recognise(path: Path) -> Found:
         try:
             content = np.load(path, allow_pickle=False)
         except (ValueError, EOFError):  # numpy's own words advise to trust the file
-            raise ConvertError(
-                f"{path} is damaged or is no array of numpy's; give the file as it was saved."
-            ) from None
+            raise ConvertError(f"{path} is damaged or is no array of numpy's; give it as it was saved.") from None
     else:
         content = read_file(path)
     if isinstance(content, dict) and isinstance(content.get("G_ema"), Record):
