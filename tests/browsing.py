@@ -17,9 +17,10 @@ ALLOWED_ERRORS = (
     # newer mesh replaces one that it is still loading, which is what an edit right after an upload is meant to do.
     "WebGPU",
     "New model is being loaded before previous model finished loading",
-    # A picture that the browser was about to fetch when it was forgotten, or replaced twice. Whether the pictures that
-    # count arrive is what the tests look at.
+    # A picture or mesh that the browser was about to fetch when it was forgotten, or replaced twice, in the browser's
+    # words and in Babylon's. Whether those that count arrive is what the tests look at.
     "the server responded with a status of 403",
+    "Unable to load from",
 )
 DROP = """async ([name, content]) => {
     const photo = await (await fetch("data:image/jpeg;base64," + content)).blob();
