@@ -1,6 +1,5 @@
 """Chromium without a screen, a card or the outer world, and what a person does with the page in it."""
 
-import base64
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,12 +21,6 @@ ALLOWED_ERRORS = (
     "the server responded with a status of 403",
     "Unable to load from",
 )
-DROP = """async ([name, content]) => {
-    const photo = await (await fetch("data:image/jpeg;base64," + content)).blob();
-    const dataTransfer = new DataTransfer();
-    dataTransfer.items.add(new File([photo], name, {type: "image/jpeg"}));
-    document.querySelector("#photo img").dispatchEvent(new DragEvent("drop", {dataTransfer, bubbles: true}));
-}"""
 
 
 @contextmanager
@@ -64,12 +57,6 @@ def visiting(browser, address: str, allowed: tuple[str, ...] = (), **context) ->
 
 def drop_in(page, photo: Path) -> None:
     page.set_input_files("#photo input[type=file]", photo)
-
-
-def drop_onto(page, photo: Path) -> None:
-    """Where a photo stands already."""
-    content = base64.b64encode(photo.read_bytes()).decode()
-    page.evaluate(DROP, [photo.name, content])
 
 
 def source_of(page, name: str) -> str | None:

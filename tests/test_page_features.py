@@ -10,7 +10,7 @@ import subprocess
 import gradio as gr
 import numpy as np
 import pytest
-from browsing import drop_in, drop_onto, pixels, source_of, visiting, wait_for_change
+from browsing import drop_in, pixels, source_of, visiting, wait_for_change
 from PIL import Image
 from running import running_page
 from test_mesh import GLTF, needs_npm, viewer_url  # noqa: F401
@@ -203,16 +203,6 @@ def test_one_of_several_faces_is_picked_and_an_attribute_protected(page, portrai
     wait_for_change(page, "edited", before)
     assert code(page, "python", "'age'")  # as much of it as undoes what smile does to age
     assert page.evaluate("[...document.querySelectorAll('.block img')].every(picture => picture.alt)")
-
-
-def test_a_photo_dropped_onto_another_takes_its_place(page, portrait, tmp_path):
-    names = [f"photo-{number}.jpg" for number in range(3)]
-    for name in names:
-        shutil.copy(portrait, tmp_path / name)
-        drop = drop_onto if page.query_selector("#photo img") else drop_in
-        drop(page, tmp_path / name)
-        assert code(page, "python", name)
-        wait_for_change(page, "model", None)
 
 
 def test_a_session_that_has_ended_says_so(pipeline):
