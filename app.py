@@ -331,7 +331,7 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
     noting = {"js": READ_CLOCK, "queue": False, "trigger_mode": "multiple", **hidden}
     gr.on(releases, answers.note_sliders, [session, clock, turn, *values], None, **noting)
     refining = refine.click(placed(answers.refine), current, shown, show_progress_on=refined, **on_gpu)
-    # Each counts, also one that comes while another is in the works. Not `input`: emptying the box is that as well.
+    # Not `input`: emptying the box is that as well, and a photo would be ignored while that event is in the works.
     chosen = {"trigger_mode": "multiple", **on_gpu}
     read = photo.upload(placed(answers.show_photo), [session, photo, gr.State(None)], shown, **chosen)
     read.then(None, [photo, refused], photo, js=DROP_REFUSED, **private)
