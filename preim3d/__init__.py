@@ -32,7 +32,7 @@ convert.py     the published files -> a weights folder
 pickles.py     what is in a pickle, without executing it
 
     from preim3d import Preim3DPipeline
-    head = Preim3DPipeline.from_pretrained("weights/heads")("portrait.jpg", {"smile": 2})
+    head = Preim3DPipeline.from_pretrained("weights/faces")("portrait.jpg", {"smile": 2})
 """
 
 from importlib import import_module

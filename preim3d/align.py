@@ -136,7 +136,7 @@ class FaceAligner:
 
     def __init__(
         self,
-        landmarks_folder: str | Path,  # of our landmark network, e.g. weights/heads/landmarks
+        landmarks_folder: str | Path,  # of our landmark network, e.g. weights/faces/landmarks
         insightface_folder: str | Path | None = "installed",  # one with det_*.onnx, or where insightface keeps them
     ):
         folder = find_insightface() if insightface_folder == "installed" else insightface_folder

@@ -14,7 +14,7 @@ from .stylegan2 import FullyConnected
 class PortraitEncoder(ModelMixin, ConfigMixin):
     """crop [B, 3, input_size, input_size] -> w [B, num_ws, w_dim]. No camera is needed.
 
-    The keyword defaults are the published PREIM3D encoder; ours in weights/heads differs in the config only.
+    The keyword defaults are the published PREIM3D encoder; ours in weights/faces differs in the config only.
     """
 
     @register_to_config

@@ -3,7 +3,7 @@
     z ── mapping ──> ws ── planes ──> planes ──┬─ render(camera) ──> features ── super_resolve ──> image
                                                └─ decode(points) ──> density, colour
 
-The keyword defaults are the published ffhq512-128 configuration; ours in weights/heads differs in the config only.
+The keyword defaults are the published ffhq512-128 configuration; ours in weights/faces differs in the config only.
 """
 
 from collections.abc import Callable, Sequence

@@ -85,7 +85,7 @@ class Preim3DPipeline(DiffusionPipeline):
             section 3.4); None where the weights have none.
 
     Example:
-        >>> pipeline = Preim3DPipeline.from_pretrained("weights/heads")
+        >>> pipeline = Preim3DPipeline.from_pretrained("weights/faces")
         >>> head = pipeline("portrait.jpg", {"smile": 2, "age": -1})
         >>> head.edited_views[4].save("front.png")
     """

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 COMPONENTS = {"encoder": "PortraitEncoder", "generator": "TriPlaneGenerator", "directions": "Directions"}
 TENSORS = "diffusion_pytorch_model.safetensors"
-BUNDLED = Path(__file__).resolve().parent.parent / "weights" / "heads"
+BUNDLED = Path(__file__).resolve().parent.parent / "weights" / "faces"
 # A repository of the Hub, and perhaps a branch, tag or commit of it; folders come first.
 HUB_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 HUB_FILES = ("*.json", "*.safetensors", "README.md")  # nothing else is read

@@ -24,7 +24,7 @@ from preim3d.generator import TriPlaneGenerator  # noqa: E402
 from preim3d.pipeline import Preim3DPipeline  # noqa: E402
 
 
-LANDMARKS = ROOT / "weights" / "heads" / "landmarks"
+LANDMARKS = ROOT / "weights" / "faces" / "landmarks"
 
 
 def ball_generator() -> TriPlaneGenerator:
@@ -114,7 +114,7 @@ def pipeline(tiny_weights) -> Preim3DPipeline:
 def portrait(tmp_path_factory) -> Path:
     """A real photo with one face, as a file; skips where no landmark network is bundled to find it."""
     if not LANDMARKS.is_dir():
-        pytest.skip("weights/heads/landmarks is not there, so no face can be found in a photo")
+        pytest.skip("weights/faces/landmarks is not there, so no face can be found in a photo")
     import skimage.data
     from PIL import Image
 

@@ -21,7 +21,7 @@ from preim3d.align import (
 from preim3d.photo import PhotoError
 
 
-LANDMARKS = Path(__file__).parents[1] / "weights" / "heads" / "landmarks"
+LANDMARKS = Path(__file__).parents[1] / "weights" / "faces" / "landmarks"
 # Where a frontal face lands in the crop.
 EXPECTED_PX = np.array([[187.7, 192.3], [324.0, 192.4], [256.7, 266.1], [200.7, 339.7], [310.5, 339.7]])
 

@@ -27,7 +27,7 @@ from preim3d.pipeline import Preim3DPipeline
 from preim3d.weights import BUNDLED, check_weights
 
 
-pytestmark = pytest.mark.skipif(not (BUNDLED / "landmarks").is_dir(), reason="weights/heads/landmarks is not there")
+pytestmark = pytest.mark.skipif(not (BUNDLED / "landmarks").is_dir(), reason="weights/faces/landmarks is not there")
 
 SIZES = {
     "z_dim": 16, "plane_resolution": 32, "channel_base": 512, "channel_max": 32, "decoder_hidden": 16,

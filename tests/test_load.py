@@ -25,7 +25,7 @@ from preim3d.turntable import cameras
 gradio_client = pytest.importorskip("gradio_client")
 trimesh = pytest.importorskip("trimesh")
 
-BUNDLED = ROOT / "weights" / "heads"
+BUNDLED = ROOT / "weights" / "faces"
 STRENGTHS = {"smile": 1}
 ENDPOINTS = {"/edit_portrait": {}, "/pose_grid": {}, "/mesh": {"format": "ply"}}  # and what else is asked of them
 TOLERANCE = 0.05  # grey levels of 255, on average, between the server's answer and our own: threads may sum otherwise
@@ -40,7 +40,7 @@ def photos(count: int) -> list[bytes]:
     """The bundled portraits, mirrored and not, each in a light of its own colour."""
     portraits = [Image.open(path).convert("RGB") for path in sorted(BUNDLED.glob("examples/*/crop.png"))]
     if not portraits:
-        pytest.skip("weights/heads has no examples, whose portraits are sent")
+        pytest.skip("weights/faces has no examples, whose portraits are sent")
     portraits += [ImageOps.mirror(portrait) for portrait in portraits]
     made = []
     for number in range(count):

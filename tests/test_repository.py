@@ -85,7 +85,7 @@ def test_the_bundled_weights_are_whole_and_their_examples_current():
     from preim3d.weights import BUNDLED, check_weights, read_json
 
     if not (BUNDLED / "model_index.json").is_file():
-        pytest.skip("weights/heads is not there, or not yet whole")
+        pytest.skip("weights/faces is not there, or not yet whole")
     check_weights(BUNDLED)
     fingerprint = read_json(BUNDLED / "directions" / "config.json")["fingerprint"]
     for result in BUNDLED.glob("examples/*/result.json"):

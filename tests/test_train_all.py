@@ -37,7 +37,7 @@ SIZES = {
     "superresolution_clamp": None, "box_warp": 0.8, "ray_start": 2.28, "ray_end": 3.08, "coarse_samples": 6,
     "fine_samples": 6, "plane_axes": "fixed", "background": 0.82,
 }  # fmt: skip
-LANDMARKS = ROOT / "weights" / "heads" / "landmarks"  # two seconds of training find no face in a photo
+LANDMARKS = ROOT / "weights" / "faces" / "landmarks"  # two seconds of training find no face in a photo
 
 
 @pytest.fixture(scope="module")

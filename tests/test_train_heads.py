@@ -1,20 +1,23 @@
 """Synthetic portraits: the sampler's promises, the renderer's geometry, resumable data sets. Needs ../shared/heads."""
 
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from preim3d.camera import camera_from_angles
-from train.heads import renderer, sampler
+from train.heads import renderer
 from train.heads.dataset import HeadsDataset, over_background, render_dataset
 from train.heads.renderer import RenderedHead, project
-from train.heads.sampler import FACTORS, Z_DIM, head_attributes, head_features, sample_head
+from train.heads.sampler import FACTORS, Z_DIM, Light, head_attributes, head_features, sample_head
 
 
 MATERIAL = Path(__file__).parents[2] / "shared" / "heads"
 needs_material = pytest.mark.skipif(not MATERIAL.is_dir(), reason="the CC0 head data (../shared/heads) is not here")
+
+SOFT_LIGHT = Light(
+    np.array([0.12, 0.42, 0.9]), key=np.full(3, 0.62), ambient=np.full(3, 0.56), exposure=1.0, casts_shadow=False
+)
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +115,8 @@ class TestRenderer:
     def test_depth_and_picture_agree_between_views(self, builder):
         head = RenderedHead(sample_head(z_of(5, hat=-1, glasses=-1)), builder)
         size, first, second = 128, camera_from_angles(0.0, 0.0), camera_from_angles(0.15, 0.1)
-        rgba, depth = head.view(first.numpy(), size)
-        _, other_depth = head.view(second.numpy(), size)
+        rgba, depth = head.view(first.numpy(), size, head.head.light)
+        _, other_depth = head.view(second.numpy(), size, head.head.light)
         assert 0.3 < (rgba[..., 3] > 0).mean() < 0.95
         assert np.array_equal(depth > 0, rgba[..., 3] > 0)
         from train.field_batches import Pinhole
@@ -131,15 +134,15 @@ class TestRenderer:
             head = RenderedHead(sample_head(people[number].astype(np.float32)), builder)
             (left, top), (right, bottom) = head.points_px(camera, 256)[3:]
             rows = slice(int(min(top, bottom)) - 30, int(max(top, bottom)) + 30)
-            red, green = head.view(camera, 256)[0][rows, :, :2].astype(float).transpose(2, 0, 1)
+            red, green = head.view(camera, 256, SOFT_LIGHT)[0][rows, :, :2].astype(float).transpose(2, 0, 1)
             columns = np.nonzero(green > 1.2 * red)[1]
             assert len(columns) and left <= columns.min() and columns.max() <= right, number
 
     def test_own_light_changes_colour_not_shape(self, builder):
         head = sample_head(z_of(7))
         rendered, camera = RenderedHead(head, builder), camera_from_angles(0.2, 0.0).numpy()
-        canonical, own = rendered.view(camera, 64), rendered.view(camera, 64, head.light)
-        assert np.array_equal(canonical[1], own[1]) and not np.array_equal(canonical[0], own[0])
+        soft, own = rendered.view(camera, 64, SOFT_LIGHT), rendered.view(camera, 64, head.light)
+        assert np.array_equal(soft[1], own[1]) and not np.array_equal(soft[0], own[0])
 
 
 @needs_material
@@ -181,6 +184,7 @@ def test_missing_material_is_named(tmp_path, capsys):
     assert not (tmp_path / "x.npz").exists()
 
 
-def test_canonical_light_casts_no_shadow_and_is_unit():
-    assert not sampler.CANONICAL_LIGHT.casts_shadow
-    assert math.isclose(float(np.linalg.norm(sampler.CANONICAL_LIGHT.direction)), 1, rel_tol=1e-6)
+def test_light_is_part_of_the_features():
+    head = sample_head(z_of(3))
+    features = head_features(head)
+    assert np.allclose(features[-10:-7], head.light.direction) and features[-1] == head.light.exposure

@@ -1,4 +1,4 @@
-"""Makes weights/heads again, from nothing. Imports preim3d; never the other way.
+"""Makes weights/faces again, from nothing. Imports preim3d; never the other way.
 
     z ── heads ──> renders ──┬── generator ───────────────┐
                              ├── attributes ──> encoder ──┴──> manifold ──> directions ──> bundle ──> evaluate

@@ -1,7 +1,7 @@
 r"""Labelled latents -> named directions in calibrated units (paper, 3.4 and A.2).
 
-    python -m train.directions --weights weights/heads --reader runs/attributes/reader --latents runs/latents.npz \
-        --out weights/heads/directions
+    python -m train.directions --weights weights/faces --reader runs/attributes/reader --latents runs/latents.npz \
+        --out weights/faces/directions
     python -m train.directions --method pca --weights weights/cats --latents cats.npz --out weights/cats/directions
 
 InterFaceGAN's protocol (Shen et al. 2020): of the labelled latents take the extremes of the classifier's score, split
@@ -14,7 +14,7 @@ comparison. Without a classifier `--method pca` (GANSpace, on any latents) and `
 factors) give unnamed directions, in standard deviations of w. Makes OUT/ (config.json and safetensors, a pipeline
 component) and OUT/../directions.json (accuracies, responses, cosines, what was left out and why).
 
-Of the weights in weights/heads/directions: 3000 inverted photos, `--heads 12 --least-altering 0.9`."""
+Of the weights in weights/faces/directions: 3000 inverted photos, `--heads 12 --least-altering 0.9`."""
 
 import argparse
 import json

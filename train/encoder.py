@@ -10,7 +10,7 @@ r"""Photos -> w: trains the encoder of one generator by alternating rounds (pape
 `train.heads render`. Recipes: `paper` is the method as published; `released` has what its released code does
 otherwise; `heads` is for synthetic heads with a `--reader`, whose true w is known in both rounds:
 
-    python -m train.encoder --data dataset/heads --generator weights/heads/generator \
+    python -m train.encoder --data dataset/heads --generator weights/faces/generator \
         --reader dataset/attributes/reader --out dataset/encoder --minutes 30
 
 There the body starts from `train.attributes`, the last layer from a ridge regression of w; both rounds make one step,
@@ -18,7 +18,7 @@ and every few steps the pictures are compared from two sides. Several GPUs or ma
 
 Makes OUT/checkpoint.pt (from which the same command goes on), OUT/encoder/, OUT/events (TensorBoard) and OUT/sheets.
 
-Of the weights in weights/heads/encoder, all beside other work, seed 0, `--threads 1 --precision bfloat16`: 8748
+Of the weights in weights/faces/encoder, all beside other work, seed 0, `--threads 1 --precision bfloat16`: 8748
 heads, `--fit-batches 80`, 52 minutes, 1126 steps; `--start` from there with 3825 of these heads, `--minutes 71 --rate
 2e-4 --pictures-from .05 --pool-from .02`, 2668 steps; when heads had become narrower, the same with 4344 of them and
 `--fit-batches 80 --minutes 38`, 1546 steps; from there, without a fit, `--minutes 66 --pictures-from .02`, 2610
@@ -132,7 +132,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--reader", help="folder made by `python -m train.attributes` (OUT/reader)")
     parser.add_argument("--identity", help="folder of `train.identity`, or the published model_ir_se50.pth: L_ID, and "
                         "the encoder's first body; default: the reader")  # fmt: skip
-    parser.add_argument("--start", help="an encoder to go on from, e.g. weights/heads/encoder; was it another "
+    parser.add_argument("--start", help="an encoder to go on from, e.g. weights/faces/encoder; was it another "
                         "generator's, then with --fit-batches")  # fmt: skip
     parser.add_argument("--similarity", help="ResNet-50 file (MoCo's), for L_ID in domains without faces")
     parser.add_argument("--lpips", help="torchvision's alexnet-*.pth or vgg16-*.pth; default: the reader's features")

@@ -1,8 +1,8 @@
 r"""Held-out photos -> evaluation.json, tables shaped like the paper's, contact sheets: how good generator, encoder and
 directions are.
 
-    python -m train.evaluate --weights weights/heads --data dataset/heldout --source heads_source.npz \
-        --reader dataset/attributes/reader --out weights/heads/evaluation.json --sheets sheets
+    python -m train.evaluate --weights weights/faces --data dataset/heldout --source heads_source.npz \
+        --reader dataset/attributes/reader --out weights/faces/evaluation.json --sheets sheets
     python -m train.evaluate --weights WEIGHTS --data celeba_hq.zip --reader READER --views 20 --edited 300 \
         --identity ir_se50 --fid-network inception-2015-12-05.pt --out evaluation.json
 

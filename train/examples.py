@@ -1,6 +1,6 @@
 """The heads that the page shows before any upload: synthetic portraits, and all that the page needs of them.
 
-    python -m train.examples --source heads.npz --weights weights/heads --seeds 31 44 61
+    python -m train.examples --source heads.npz --weights weights/faces --seeds 31 44 61
 
 Each goes through what a visitor's photo goes through, so examples must be made again whenever encoder, generator or
 directions change. Makes WEIGHTS/examples/portrait-SEED/: portrait.png, its crop.png, grid.png and head.glb, the

@@ -12,12 +12,12 @@ The run begins with small planes; twice a block is added with a zero output, so 
 (progressive growing, Karras et al. 2018). Synthesis learns by Muon, the rest by Adam. The weights kept are an
 exponential moving average.
 
-    python -m train.generator --data dataset/heads --run runs/generator --out weights/heads/generator --minutes 120
+    python -m train.generator --data dataset/heads --run runs/generator --out weights/faces/generator --minutes 120
 
 Run again to resume; `--start` goes on from a component. On a CPU, memory that is kept instead of given back saves page
 faults: `MALLOC_MMAP_THRESHOLD_=17179869184 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456`.
 
-Of the weights in weights/heads/generator: two runs of one thread on one core of two, beside other work, seed 0.
+Of the weights in weights/faces/generator: two runs of one thread on one core of two, beside other work, seed 0.
 
 * 128 px pictures: `--minutes 163 --batch 8 --rays 320 --points 512 --patches 2 --patch-rays 28`, 12402 steps. Up to
   step 8785 the budget was 88 minutes; then it was raised, which raised the rate again. Super-resolution became the
@@ -99,7 +99,7 @@ def main() -> int:
     parser.add_argument("--run", type=Path, required=True, help="folder of the run: checkpoint, sheets, log")
     parser.add_argument("--out", type=Path, help="where the finished component is written (default: RUN/generator)")
     parser.add_argument(
-        "--start", type=Path, help="a component to go on from, with patches at once, e.g. weights/heads/generator"
+        "--start", type=Path, help="a component to go on from, with patches at once, e.g. weights/faces/generator"
     )
     parser.add_argument(
         "--keep-mapping", action="store_true", help="w keeps its meaning: an encoder may learn it at the same time"

@@ -7,7 +7,7 @@ published IR-SE-50 (`model_ir_se50.pth`), `train.encoder --identity` takes that 
 trained. Makes OUT/checkpoint.pt (to resume), OUT/identity/ (the network) and OUT/report.json (how well two pictures of
 a held-out head are told from those of two heads).
 
-The one that judges likeness in weights/heads/evaluation.json: `--minutes 16 --threads 1 --size 64 --units 1 1 1 1
+The one that judges likeness in weights/faces/evaluation.json: `--minutes 16 --threads 1 --size 64 --units 1 1 1 1
 --depths 16 32 64 192 --batch 64 --rate 2e-3`, seed 0, 1766 steps on the first 3825 heads of seed 3, which
 were broader than today's: AUC .9986 on 300 held-out ones, .9953 on 200 of today's."""
 

@@ -1,12 +1,12 @@
 """Synthetic portraits -> the five point network of preim3d/landmarks.py.
 
-    python -m train.landmarks --data dataset/heads --held-out dataset/held_out --out weights/heads/landmarks
+    python -m train.landmarks --data dataset/heads --held-out dataset/held_out --out weights/faces/landmarks
 
 It must read real photos and has seen none: the renders give the geometry; light, skin, background, occlusion and the
 camera's faults are drawn anew for each step, far stronger than in life (domain randomisation).
 
-Of the weights in weights/heads/landmarks: 401 steps of 96, seed 0, on the photos of 2356 heads, then 594 more with
-`--start weights/heads/landmarks --minutes 13 --seed 1` on those of 5323 heads; about ten minutes of a CPU core in all.
+Of the weights in weights/faces/landmarks: 401 steps of 96, seed 0, on the photos of 2356 heads, then 594 more with
+`--start weights/faces/landmarks --minutes 13 --seed 1` on those of 5323 heads; about ten minutes of a CPU core in all.
 Error of two readings on photos of held-out heads, in % of the eye distance: plain 4.1 (median 3.5), photo-like 6.4
 (median 5.0); mouth corners worst (5 and 8), eyes best (3 and 5).
 """

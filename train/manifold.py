@@ -1,7 +1,7 @@
 """Photos -> the inversion manifold: the latent that the encoder gives each photo, and what the classifier says of it.
 
-    python -m train.manifold --weights weights/heads --reader READER --data dataset/heads --out latents.npz
-    python -m train.manifold --weights weights/heads --reader READER --samples 3000 --out origin.npz
+    python -m train.manifold --weights weights/faces --reader READER --data dataset/heads --out latents.npz
+    python -m train.manifold --weights weights/faces --reader READER --samples 3000 --out origin.npz
 
 Section 3.4 of the paper: directions are learned here and not among sampled latents. DATA is a folder of `train.heads
 render`, or any folder or zip of face crops (an EG3D dataset; what `python -m preim3d edit` writes). For comparison

@@ -27,7 +27,7 @@ from train.attributes import HeadReader
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".ppm"}
 PER_FOLDER = 1000  # crops, as EG3D's tool lays them out
-LANDMARKS = Path(__file__).parent.parent / "weights" / "heads" / "landmarks"
+LANDMARKS = Path(__file__).parent.parent / "weights" / "faces" / "landmarks"
 
 
 def find_photos(folder: Path) -> list[str]:

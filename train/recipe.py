@@ -10,7 +10,7 @@ GPU_STEP_S = 0.03
 
 
 class Stage(NamedTuple):
-    """One stage as it was run for weights/heads."""
+    """One stage as it was run for weights/faces."""
 
     command: str
     needs: str
@@ -81,33 +81,33 @@ STAGES = (
     ),
     Stage(
         "python -m train.bundle --generator runs/generator/generator --encoder runs/encoder/encoder \\\n"
-        "    --landmarks runs/landmarks --out weights/heads",
+        "    --landmarks runs/landmarks --out weights/faces",
         "the networks",
-        "weights/heads, without sliders so far",
+        "weights/faces, without sliders so far",
         0.1,
     ),
     Stage(
-        "python -m train.manifold --weights weights/heads --reader runs/attributes/reader --data dataset/heads \\\n"
+        "python -m train.manifold --weights weights/faces --reader runs/attributes/reader --data dataset/heads \\\n"
         "    --out runs/latents.npz --heads 3000",
-        "weights/heads, reader, dataset/heads",
+        "weights/faces, reader, dataset/heads",
         "runs/latents.npz: the inversion manifold, labelled",
         1,
         tflop=3000 * 0.86e-3,
         steps=94,
     ),
     Stage(
-        "python -m train.directions --weights weights/heads --reader runs/attributes/reader \\\n"
+        "python -m train.directions --weights weights/faces --reader runs/attributes/reader \\\n"
         "    --latents runs/latents.npz --out runs/directions --heads 12 --least-altering 0.9",
-        "weights/heads, reader, latents",
+        "weights/faces, reader, latents",
         "runs/directions and directions.json",
         4,
         tflop=1900 * 4.3e-3,
         steps=250,
     ),
     Stage(
-        "python -m train.bundle --directions runs/directions --out weights/heads",
-        "weights/heads, directions",
-        "weights/heads: all that preim3d needs",
+        "python -m train.bundle --directions runs/directions --out weights/faces",
+        "weights/faces, directions",
+        "weights/faces: all that preim3d needs",
         0.1,
     ),
     Stage(
@@ -120,38 +120,38 @@ STAGES = (
         steps=1766,
     ),
     Stage(
-        "python -m train.evaluate --weights weights/heads --reader runs/attributes/reader --data dataset/heldout \\\n"
+        "python -m train.evaluate --weights weights/faces --reader runs/attributes/reader --data dataset/heldout \\\n"
         "    --identity runs/identity/identity --source heads_source.npz --sheets sheets \\\n"
-        "    --out weights/heads/evaluation.json",
-        "weights/heads, reader, identity, dataset/heldout",
+        "    --out weights/faces/evaluation.json",
+        "weights/faces, reader, identity, dataset/heldout",
         "evaluation.json, the paper's tables in evaluation.md, contact sheets",
         20,
         tflop=1150 * 2.3e-3 + 3700 * 2e-3,
         steps=1500,
     ),
     Stage(
-        "python -m train.examples --source heads_source.npz --weights weights/heads --seeds 31 44 61",
-        "weights/heads, heads_source.npz",
-        "weights/heads/examples: what the page shows before any upload",
+        "python -m train.examples --source heads_source.npz --weights weights/faces --seeds 31 44 61",
+        "weights/faces, heads_source.npz",
+        "weights/faces/examples: what the page shows before any upload",
         0.5,
     ),
     Stage(
-        "python -m train.bundle --out weights/heads", "evaluation.json", "the card, with figures and checksums", 0.1
+        "python -m train.bundle --out weights/faces", "evaluation.json", "the card, with figures and checksums", 0.1
     ),
     Stage(
-        "python -m train.showcase --weights weights/heads --out sheet.png PHOTO",
-        "weights/heads, photos",
+        "python -m train.showcase --weights weights/faces --out sheet.png PHOTO",
+        "weights/faces, photos",
         "a sheet to look at",
         0.1,
     ),
 )
 
-# Not on the way to weights/heads.
+# Not on the way to weights/faces.
 ASIDE = (
     Stage(
-        "python -m train.manifold --weights weights/heads --reader runs/attributes/reader --samples 3000 \\\n"
+        "python -m train.manifold --weights weights/faces --reader runs/attributes/reader --samples 3000 \\\n"
         "    --data dataset/heads --out runs/origin.npz\n"
-        "python -m train.directions --weights weights/heads --reader runs/attributes/reader \\\n"
+        "python -m train.directions --weights weights/faces --reader runs/attributes/reader \\\n"
         "    --latents runs/origin.npz --out runs/origin --heads 12 --least-accuracy 0 --least-altering 0\n"
         "python -m train.evaluate ... --origin runs/origin --seeds 0 1",
         "as for manifold, directions and evaluate",
@@ -186,7 +186,7 @@ def recipe() -> str:
     """What `python -m train` prints."""
     lines = []
     for title, stages in (
-        ("Makes weights/heads, from nothing:", STAGES),
+        ("Makes weights/faces, from nothing:", STAGES),
         ("Besides (here the CPU minutes are estimates too):", ASIDE),
     ):
         lines += [title, ""]

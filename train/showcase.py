@@ -1,6 +1,6 @@
 """Photos -> one sheet: each face's crop, its head from two sides, and some edits. For looking, not for measuring.
 
-python -m train.showcase --weights weights/heads --out weights/heads/teaser.png portrait.png
+python -m train.showcase --weights weights/faces --out weights/faces/teaser.png portrait.png
 """
 
 import argparse

@@ -67,4 +67,6 @@ def head_subjects(
 
 def render_all(people: list[RenderedHead], cameras: Tensor, size: int) -> Tensor:
     """RGBA [B,4,size,size] in [0, 1] of each person from its camera, in the generator's light."""
-    return to_float(np.stack([person.view(camera.numpy(), size)[0] for person, camera in zip(people, cameras)]))
+    return to_float(
+        np.stack([person.view(camera.numpy(), size, person.head.light)[0] for person, camera in zip(people, cameras)])
+    )

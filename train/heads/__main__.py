@@ -25,7 +25,7 @@ def main() -> int:
     render.add_argument("--out", type=Path, required=True)
     render.add_argument("--heads", type=int, default=10000)
     render.add_argument("--seed", type=int, default=1, help="another seed, other people")
-    render.add_argument("--size", type=int, default=128, help="pixels of a canonical view")
+    render.add_argument("--size", type=int, default=128, help="pixels of a view")
     render.add_argument("--processes", type=int, default=os.cpu_count())
 
     sheet = commands.add_parser("sheet", help="a picture of eight people from six sides")
@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def draw_sheet(source: Path, out: Path, seed: int, size: int) -> None:
-    """Eight people: five canonical views, and one under their own light."""
+    """Eight people from six sides, each in their own light."""
     import numpy as np
     from PIL import Image
 
@@ -82,12 +82,11 @@ def draw_sheet(source: Path, out: Path, seed: int, size: int) -> None:
     for _ in range(8):
         head = sample_head(rng.standard_normal(Z_DIM))
         rendered = RenderedHead(head, builder)
-        angles = ((-35, 0), (0, 0), (30, -20), (30, 20), (160, 0))
+        angles = ((-35, 0), (0, 0), (30, -20), (30, 20), (90, 0), (180, 0))
         views = [
-            rendered.view(camera_from_angles(math.radians(yaw), math.radians(pitch)).numpy(), size)[0]
+            rendered.view(camera_from_angles(math.radians(yaw), math.radians(pitch)).numpy(), size, head.light)[0]
             for yaw, pitch in angles
         ]
-        views.append(rendered.view(camera_from_angles(0.0, 0.0).numpy(), size, head.light)[0])
         rows.append(np.concatenate([over_background(view) for view in views], 1))
     Image.fromarray(((np.concatenate(rows) + 1) * 127.5).astype(np.uint8)).save(out)
 

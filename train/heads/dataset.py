@@ -2,10 +2,10 @@
 
 heads.npz           z [N, Z_DIM], features [N, F] (normalised; the generator's z), attributes [N, A] in [0, 1],
                     attribute_names [A], feature_mean [F], feature_std [F], seed
-images.npy          uint8 [N, V, S, S, 4] canonical light; colour not premultiplied, alpha 0 where there is background
+images.npy          uint8 [N, V, S, S, 4] in the head's own light; colour not premultiplied, alpha 0: background
 cameras.npy         float32 [N, V, 25]
 depth.npy           float16 [N, V, S, S] along the camera's axis, 0: background
-photos.npy          uint8 [N, P, S', S', 4] the same heads under any light, seen a little wider (S' = 1.25 S)
+photos.npy          uint8 [N, P, S', S', 4] the same heads as photos frame them, seen a little wider (S' = 1.25 S)
 photo_cameras.npy   float32 [N, P, 25]
 photo_points.npy    float32 [N, P, 5, 2] pixels: eye centres (image left first), nose tip, mouth corners
 done.npy            uint8 [N] 1 where a head is complete
@@ -25,15 +25,15 @@ from train.arrays import open_arrays
 from train.heads.sampler import Z_DIM, Head, head_attributes, head_features, sample_head
 
 
-# A canonical view is laid over this grey (sRGB in [0, 1]) wherever a picture without alpha is needed; it is the
+# A view is laid over this grey (sRGB in [0, 1]) wherever a picture without alpha is needed; it is the
 # `background` of the generator's configuration too.
 BACKGROUND = 0.82
 
-FRONT_VIEWS, ROUND_VIEWS, PHOTO_VIEWS = 4, 1, 2
+FRONT_VIEWS, ROUND_VIEWS, PHOTO_VIEWS = 4, 2, 2
 FRONT_YAW, FRONT_PITCH = math.radians(45), math.radians(32)  # uniform within; pitch nominal
 PHOTO_YAW_STD, PHOTO_PITCH_STD = math.radians(16), math.radians(14)
-# Photos show this much more than the crop, so that a misaligned crop still has content; so do the canonical views from
-# all around, so that crown and shoulders are seen at all.
+# Photos show this much more than the crop, so that a misaligned crop still has content; so do the views from all
+# around, so that crown and shoulders are seen at all.
 WIDER = 1.25
 
 FEATURE_SAMPLES = 4000  # heads that set the features' mean and spread, always the same ones
@@ -152,7 +152,7 @@ def _render_head(index: int) -> None:
         yaw_limit, focal = (FRONT_YAW, FOCAL) if view < FRONT_VIEWS else (math.pi, FOCAL / WIDER)
         yaw, pitch = rng.uniform(-yaw_limit, yaw_limit), rng.uniform(-FRONT_PITCH, FRONT_PITCH)
         camera = camera_from_angles(yaw, pitch, focal=focal).numpy()
-        arrays["images"][index, view], arrays["depth"][index, view] = rendered.view(camera, size)
+        arrays["images"][index, view], arrays["depth"][index, view] = rendered.view(camera, size, head.light)
         arrays["cameras"][index, view] = camera
     for view in range(PHOTO_VIEWS):
         yaw = np.clip(rng.normal(0, PHOTO_YAW_STD), -FRONT_YAW, FRONT_YAW)

@@ -6,7 +6,7 @@ import numpy as np
 
 from train.heads import shading
 from train.heads.geometry import HeadBuilder, HeadMesh
-from train.heads.sampler import CANONICAL_LIGHT, Head, Light
+from train.heads.sampler import Head, Light
 
 
 OCCLUSION_DIRECTIONS, OCCLUSION_SIZE, OCCLUSION_BIAS = 40, 112, 0.018
@@ -30,12 +30,11 @@ class RenderedHead:
         shading.vertex_normals(self.mesh.vertices, self.mesh.faces, self.normals)
         self.openness = self._sky_openness()
 
-    def view(self, camera: np.ndarray, size: int, light: Light | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def view(self, camera: np.ndarray, size: int, light: Light) -> tuple[np.ndarray, np.ndarray]:
         """RGBA [size, size, 4] uint8, colour not premultiplied, and depth [size, size] along the axis, 0: nothing.
 
-        `camera` [25] as in `preim3d.camera`; `light` None is the canonical one.
+        `camera` [25] as in `preim3d.camera`.
         """
-        light = light or CANONICAL_LIGHT
         fine = size * SUPERSAMPLING
         nearness, faces, barycentric = _buffers(fine)
         shading.rasterise(

@@ -126,13 +126,6 @@ class Light:
     casts_shadow: bool
 
 
-# Every head of the generator's domain stands in this light: frontal, from a little above, soft, no cast shadow.
-CANONICAL_LIGHT = Light(
-    direction=np.array([0.12, 0.42, 0.9]) / np.linalg.norm([0.12, 0.42, 0.9]),
-    key=np.full(3, 0.62), ambient=np.full(3, 0.56), exposure=1.0, casts_shadow=False,
-)  # fmt: skip
-
-
 @dataclass
 class Head:
     """One person with an expression, a hairdo and things worn. Colours are sRGB in [0, 1], strengths in [0, 1]."""
@@ -281,7 +274,8 @@ def sample_head(z: np.ndarray) -> Head:
 
 
 def head_features(head: Head) -> np.ndarray:
-    """What the generator is fed as z [F]: all that shapes the canonical picture; no light, no background."""
+    """What the generator is fed as z [F]: all that shapes the picture but the background. The light comes last."""
+    light = head.light
     return np.concatenate([
         [head.male, (head.years - 35) / 20, _age_position(head.years), head.muscle, head.weight, head.chubby],
         head.ancestry,
@@ -298,6 +292,7 @@ def head_features(head: Head) -> np.ndarray:
         [head.glasses, head.sunglasses, head.glasses * head.frame_radius, head.glasses * head.frame_width],
         head.glasses * head.frame_color,
         head.shirt,
+        light.direction, light.key, light.ambient, [light.exposure],
     ])  # fmt: skip
 
 

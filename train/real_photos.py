@@ -1,0 +1,83 @@
+"""Packed arrays of real photos, as `python -m train.photos` writes them: crops, masks, landmarks, poses.
+
+*.npz in one folder, each with
+    blob, ends     WebP files one after another and where each ends: RGBA 256 x 256, an EG3D crop, alpha = the person
+    corners        [N, 4, 2] of the photo, in pixels of the crop: beyond them the crop is a blurred reflection
+    lm             [N, 120, 3] every fourth of the 478 points of the MediaPipe face mesh, in pixels of the crop
+    pose           [N, 2] yaw and nominal pitch in radians, as in `preim3d.camera`
+    full           [N] bool: hair and shoulders are in the photo too
+    held           [N] bool: never to be trained with
+    name           [N]
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from train.arrays import open_arrays
+
+
+CROP_PX = 256
+COLUMNS = ("corners", "lm", "pose", "full", "held", "name")
+
+
+class RealPhotos:
+    """The arrays of a folder, as attributes: `corners` [N,4,2], `landmarks` [N,120,3], `pose` [N,2] float32, `full`,
+    `held` [N] bool, `names` [N]; and `pixels`, which decodes crops."""
+
+    def __init__(self, folder: Path | str):
+        """Raises FileNotFoundError where the folder has no arrays, ValueError where one is something else."""
+        files = sorted(Path(folder).glob("*.npz"))
+        if not files:
+            raise FileNotFoundError(
+                f"{folder} holds no packed photos (*.npz); make them with `python -m train.photos`."
+            )
+        parts = [open_arrays(file, ("blob", "ends", *COLUMNS), "python -m train.photos") for file in files]
+        self._files = [file for part in parts for file in np.split(part["blob"], part["ends"][:-1])]
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in COLUMNS}
+        self.corners, self.landmarks, self.pose = (
+            columns[name].astype(np.float32) for name in ("corners", "lm", "pose")
+        )
+        self.full, self.held = columns["full"].astype(bool), columns["held"].astype(bool)
+        self.names = columns["name"].astype(str)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def pixels(self, rows: np.ndarray, threads: int = 1) -> np.ndarray:
+        """RGBA uint8 [B,256,256,4] of rows [B]."""
+        with ThreadPoolExecutor(threads) as pool:
+            return np.stack(list(pool.map(lambda row: decode(self._files[row]), rows)))
+
+    def crops(self, rows: np.ndarray) -> Tensor:
+        """RGB [B,3,256,256] in [-1, 1] of rows [B]."""
+        return torch.from_numpy(self.pixels(rows)[..., :3].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def decode(file: np.ndarray) -> np.ndarray:
+    """A WebP file's bytes -> RGBA uint8 [256,256,4]; one without alpha is all person."""
+    picture = cv2.imdecode(file, cv2.IMREAD_UNCHANGED)
+    alpha = picture[..., 3] if picture.shape[2] == 4 else np.full(picture.shape[:2], 255, np.uint8)
+    return np.dstack([picture[..., 2::-1], alpha])
+
+
+def inside_photo(
+    corners: Tensor,  # [B,4,2] in pixels of the crop, in order around the photo
+    size: int,  # of the crop
+    margin_px: float = 2.0,
+) -> Tensor:
+    """[B,1,size,size]: 1 where the crop shows the photo, which is a turned rectangle in it, 0 beyond."""
+    centres = torch.arange(size, device=corners.device) + 0.5
+    y, x = torch.meshgrid(centres, centres, indexing="ij")
+    inside = torch.ones(len(corners), size, size, device=corners.device)
+    for start, end in zip(corners.unbind(1), corners.roll(-1, 1).unbind(1)):  # [B,2] each
+        edge = end - start
+        normal = F.normalize(torch.stack([-edge[:, 1], edge[:, 0]], 1), dim=1)[..., None, None]
+        beyond = (x - start[:, 0, None, None]) * normal[:, 0] + (y - start[:, 1, None, None]) * normal[:, 1]
+        inside = inside * (beyond > margin_px)
+    return inside[:, None]
