@@ -70,9 +70,7 @@ try:
         directions["origin"] = copy.deepcopy(pipeline.origin_directions)
     pipeline.to(device)
     config = directions["inversion"].config
-    verdict = None
-    if (READER / "config.json").is_file():
-        verdict = Verdict.of_weights(READER, weights.folder, directions["inversion"])
+    verdict = Verdict.of_weights(READER, weights.folder, directions["inversion"])
     examples = find_examples(weights.folder, config.fingerprint)
 except WeightsError as error:
     sys.exit(f"preim3d: {error}")
@@ -91,8 +89,9 @@ gr.set_static_paths([weights.folder / "examples"])
 
 INTRO = """# One portrait photo → an editable 3D head
 Drop in a photo, turn the head, move the sliders, take it along as mesh, film or picture."""
-BUNDLED_MODEL = """The bundled model is small and has learned from synthetic people only: expect the likeness of an
-avatar. Its weights are CC0 1.0. """
+BUNDLED_MODEL = """The bundled model is small: expect yourself, a little soft. It learned from photos of real people
+and from synthetic heads. Its weights are [CC BY 4.0](https://creativecommons.org/licenses/by/4.0/); credits stand in
+`weights/faces/README.md`. Use it on photos of people who agree, and never to deceive or to identify anyone. """
 ABOUT = """Photos and results are kept for at most an hour, then the session ends; nothing is logged. Code: Apache-2.0.
 After [PREIM3D](https://arxiv.org/abs/2304.10263) and [EG3D](https://arxiv.org/abs/2112.07945).
 Programs: see *Use via API* below."""
@@ -155,7 +154,7 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
             status = gr.Markdown(PROMPT, elem_id="status")
             picker = gr.Radio(label="Which face?", visible=False, elem_id="picker")
             if examples:
-                gr.Markdown("**Or start with one of these** · synthetic people")
+                gr.Markdown("**Or start with one of these** · real people")
                 gallery = gr.Gallery(
                     [str(folder / "crop.png") for folder in examples],
                     columns=len(examples),
