@@ -156,7 +156,7 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
             if examples:
                 gr.Markdown("**Or start with one of these** · real people")
                 gallery = gr.Gallery(
-                    [str(folder / "crop.png") for folder in examples],
+                    [str(folder / "crop.webp") for folder in examples],
                     columns=len(examples),
                     object_fit="cover",
                     show_label=False,
@@ -171,7 +171,7 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
                     picture_box("found", None, height=130)
                 with gr.Column(min_width=110):
                     gr.Markdown("**Model sees**")
-                    picture_box("crop", first and first / "crop.png", height=130)
+                    picture_box("crop", first and first / "crop.webp", height=130)
             with gr.Row():
                 refine = gr.Button("Refine likeness", elem_id="refine", size="sm", min_width=90)
                 stop = gr.Button("Stop", interactive=False, elem_id="stop", size="sm", min_width=60)
@@ -214,10 +214,10 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
             with gr.Row(elem_id="sheets"):
                 with gr.Column(min_width=280):
                     gr.Markdown("**Reconstruction** · seen from nine sides")
-                    picture_box("grid", first and first / "grid.png", ["download", "fullscreen"])
+                    picture_box("grid", first and first / "grid.webp", ["download", "fullscreen"])
                 with gr.Column(min_width=280):
                     gr.Markdown("**Edited**")
-                    picture_box("edited", first and first / "grid.png", ["download", "fullscreen"])
+                    picture_box("edited", first and first / "grid.webp", ["download", "fullscreen"])
             with gr.Column(elem_id="take"):
                 with gr.Accordion("Picture from any side, depth, film", open=False, elem_id="any-side") as any_side:
                     with gr.Row():
