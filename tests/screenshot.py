@@ -12,7 +12,7 @@ from PIL import Image
 from running import running_page
 
 
-PAGE = {"viewport": {"width": 1500, "height": 1000}}
+PAGE = {"viewport": {"width": 1500, "height": 1220}}
 COLORS = 256  # of the PNG: its file is then a third as large
 
 

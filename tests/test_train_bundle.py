@@ -152,7 +152,7 @@ def test_the_largest_tensors_are_kept_in_eight_bits_and_their_directions_stay(ti
 
 
 def test_what_judges_comes_beside_the_pipeline(tiny_weights, tmp_path, monkeypatch):
-    reader = HeadReader(32, (1, 1, 1, 1), (8, 8, 8, 8), 2, 2, 16, ("Smiling",), 4, (1.0,))
+    reader = HeadReader(32, (1, 1, 1, 1), (16, 16, 16, 16), 2, 2, 16, ("Smiling",), 4, (1.0,))
     reader.save_pretrained(tmp_path / "reader")
     state = {name: tensor for name, tensor in tiny_identity().state_dict().items()}
     save_file({"stem.conv.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
