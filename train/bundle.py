@@ -123,9 +123,10 @@ def stored(network: nn.Module) -> nn.Module:
 
 
 def write(network, folder: Path) -> None:
-    """A network that stands beside the pipeline, in place of what was there."""
+    """A network that stands beside the pipeline, in place of the one that was there."""
     stored(network)
-    shutil.rmtree(folder, ignore_errors=True)
+    for old in folder.glob("*.safetensors*"):  # an old shard must not stay behind
+        old.unlink()
     network.save_pretrained(folder, max_shard_size=f"{FILE_LIMIT_MB}MB")
     forget_origin(folder)
 

@@ -1,6 +1,6 @@
 """The heads that the page shows before any upload: public-domain portraits, and all that the page needs of them.
 
-    python -m train.examples --photos ../shared/real/photos --rows 7 1 3 --weights weights/faces
+    python -m train.examples --photos PACKED --rows 7 1 3 --weights weights/faces
 
 Each goes through what a visitor's photo goes through, so examples must be made again whenever encoder, generator or
 directions change. Makes WEIGHTS/examples/portrait-N/, N from 1, in place of what was there: crop.webp, grid.webp and

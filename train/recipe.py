@@ -81,8 +81,9 @@ STAGES = (
     ),
     Stage(
         "python -m train.bundle --generator runs/generator/generator --encoder runs/encoder/encoder \\\n"
-        "    --landmarks runs/landmarks --out weights/faces",
-        "the networks",
+        "    --landmarks runs/landmarks --identity dlib_face.safetensors --reader runs/attributes/reader \\\n"
+        "    --out weights/faces",
+        "the networks; dlib's face network as a state dict",
         "weights/faces, without sliders so far",
         0.1,
     ),
@@ -130,18 +131,22 @@ STAGES = (
         steps=1500,
     ),
     Stage(
-        "python -m train.examples --source heads_source.npz --weights weights/faces --seeds 31 44 61",
-        "weights/faces, heads_source.npz",
+        "python -m train.examples --photos PACKED --rows 7 1 3 --weights weights/faces",
+        "weights/faces, packed photos",
         "weights/faces/examples: what the page shows before any upload",
-        0.5,
+        1.5,
     ),
     Stage(
-        "python -m train.bundle --out weights/faces", "evaluation.json", "the card, with figures and checksums", 0.1
+        "python -m train.showcase --packed PACKED --rows 7 --teaser --out weights/faces/teaser.png\n"
+        "python -m train.showcase --packed PACKED --rows 7 1 3 4 --out weights/faces/photos.png",
+        "weights/faces, packed photos",
+        "the README's pictures; any PHOTO instead of packed ones gives a sheet to look at",
+        0.7,
     ),
     Stage(
-        "python -m train.showcase --weights weights/faces --out sheet.png PHOTO",
-        "weights/faces, photos",
-        "a sheet to look at",
+        "python -m train.bundle --out weights/faces",
+        "evaluation.json, pictures",
+        "the card, with figures and checksums",
         0.1,
     ),
 )

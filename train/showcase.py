@@ -1,8 +1,8 @@
 """Portraits -> one sheet: each face's crop, its head from two sides, and some edits. For looking, not for measuring.
 
     python -m train.showcase portrait.jpg --out sheet.png
-    python -m train.showcase --packed ../shared/real/photos --rows 7 1 3 4 --out weights/faces/photos.png
-    python -m train.showcase --packed ../shared/real/photos --rows 7 --teaser --out weights/faces/teaser.png
+    python -m train.showcase --packed PACKED --rows 7 1 3 4 --out weights/faces/photos.png
+    python -m train.showcase --packed PACKED --rows 7 --teaser --out weights/faces/teaser.png
 
 A teaser shows one face: the photo, its head from nine sides, up to nine edits. Only rows that `train.examples` takes
 are shown: in the public domain, and never trained with. tests/screenshot.py makes weights/faces/page.png."""
