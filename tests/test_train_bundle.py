@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import run
-from conftest import tiny_identity
+from conftest import ROOT, tiny_identity
 from safetensors.torch import load_file, save_file
 
 from preim3d.directions import Directions
@@ -17,6 +17,7 @@ from preim3d.pipeline import Preim3DPipeline
 from preim3d.reader import HeadReader
 from preim3d.weights import check_weights
 from train import bundle
+from train.model_card import with_headlines
 
 
 def test_a_bundle_loads_and_its_checksums_are_true(tiny_weights, tmp_path, monkeypatch):
@@ -194,3 +195,24 @@ def test_the_card_says_which_faces_come_back_less_alike(tiny_weights, tmp_path, 
         and "license: cc-by-4.0" in card
         and "Protocol: P." in card
     )
+
+
+def test_the_readme_gets_the_newest_figures_between_its_marks(tiny_weights, tmp_path, capsys):
+    out, readme = tmp_path / "out", tmp_path / "README.md"
+    parts = [f"--{name}={tiny_weights / name}" for name in ("generator", "encoder", "directions")]
+    assert run(bundle.main, *parts, "--out", out) == 0
+    measured = {"identity_own": 0.4321, "nearest_of_20": 0.9, "n": 137, "protocol": "P."}
+    (out / "evaluation.json").write_text(json.dumps(measured))
+    readme.write_text("before\n<!-- figures: begin -->\nold\n<!-- figures: end -->\nafter\n")
+    for _ in range(2):
+        assert run(bundle.main, "--out", out, "--readme", readme) == 0
+        text = readme.read_text()
+        assert text.startswith("before\n<!-- figures: begin -->") and text.endswith("<!-- figures: end -->\nafter\n")
+        assert "on 137 held-out photos" in text and "0.432 | at most .42 |" in text and "old" not in text
+    readme.write_text("none")
+    assert run(bundle.main, "--out", out, "--readme", readme) == 1
+    assert "lacks the marks" in capsys.readouterr().err and readme.read_text() == "none"
+
+
+def test_the_projects_readme_has_the_marks():
+    assert with_headlines((ROOT / "README.md").read_text("utf-8"), {"n": 1}).count("figures: begin") == 1

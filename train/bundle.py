@@ -3,7 +3,7 @@
     python -m train.bundle --generator runs/generator/generator --encoder runs/encoder/encoder \
         --landmarks runs/landmarks --identity dlib_face.safetensors --reader runs/attributes/reader --out weights/faces
     python -m train.bundle --directions runs/directions --origin runs/origin/directions --out weights/faces
-    python -m train.bundle --out weights/faces        # after train.evaluate: writes the card again, with its figures
+    python -m train.bundle --out weights/faces --readme README.md   # after train.evaluate: its figures into both cards
 
 What is not given stays as it is in the folder. The reader goes beside the folder, as weights/reader."""
 
@@ -25,7 +25,7 @@ from preim3d.landmarks import LandmarkNetwork
 from preim3d.pipeline import Preim3DPipeline, load_component
 from preim3d.reader import HeadReader
 from train.identity_weights import from_dlib
-from train.model_card import card
+from train.model_card import card, with_headlines
 
 
 FILE_LIMIT_MB = 8  # a Space takes files of up to 10 MB without LFS
@@ -44,6 +44,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--landmarks", type=Path)
     parser.add_argument("--identity", type=Path, metavar="FILE", help="dlib's face network, dlib_face.safetensors")
     parser.add_argument("--reader", type=Path, help="what judges edits; goes to OUT/../reader")
+    parser.add_argument("--readme", type=Path, help="the project's README, to get the newest figures too")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(words)
     try:
@@ -56,6 +57,9 @@ def main(words: list[str] | None = None) -> int:
         if args.reader:
             write(load_component(HeadReader, args.reader, torch.float32), args.out.parent / "reader")
         write_card(args.out)
+        if args.readme:
+            measured = json.loads((args.out / "evaluation.json").read_text())
+            args.readme.write_text(with_headlines(args.readme.read_text("utf-8"), measured), "utf-8")
         check_size(args.out)
     except (OSError, ValueError) as mistake:
         print(f"train.bundle: {mistake}", file=sys.stderr)

@@ -199,3 +199,43 @@ def figures(measured: dict, folder: Path) -> str:
     for name, reason in (directions.get("left_out") or {}).items():
         lines.append(f"\nNo slider for `{name}`: {reason}")
     return "\n".join(lines)
+
+
+# What stands in the project's README, by key of evaluation.json: the measure, digits after the point, the goal.
+HEADLINES = {
+    "identity_own": ("distance from photo to reconstruction, seen from the photo's camera", 3, "at most .42"),
+    "identity_frontal": ("the same, seen from the front", 3, "at most .45"),
+    "identity_strangers": ("distance between different people's photos", 3, ""),
+    "nearest_of_20": ("the right person is nearest among 20", 2, "at least .90"),
+    "person_psnr_db": ("PSNR over the person, dB", 1, "at least 21"),
+    "lpips_like": ("perceptual distance (LPIPS-like)", 3, ""),
+    "apd_rad": ("pose of the views against MediaPipe's (APD), rad", 3, "under .06"),
+    "fid_ori": ("FID of reconstructions, photo's camera", 1, ""),
+    "fid_la": ("FID, seen from far aside", 1, ""),
+}
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+
+
+def with_headlines(readme: str, measured: dict) -> str:
+    """The project's README with the newest figures between its marks.
+
+    Raises:
+        ValueError: it has no such marks.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"The README lacks the marks {BEGIN} and {END}, between which the figures stand.")
+    rows = [
+        [words, f"{measured[key]:.{digits}f}", goal]
+        for key, (words, digits, goal) in HEADLINES.items()
+        if isinstance(measured.get(key), int | float)
+    ]
+    head = ("measure", f"on {measured['n']} held-out photos", "goal")
+    said = f"{table(head, rows)}\n\n"
+    worse = groups_beyond(measured.get("groups", {}))
+    if worse:
+        said += f"More than {TOLERATED:.0%} worse than the mean, by FairFace's groups: {', '.join(worse)}.\n"
+    elif measured.get("groups"):
+        said += f"No group of FairFace's comes back more than {TOLERATED:.0%} worse than the mean.\n"
+    return f"{before}{BEGIN}\n{said}{END}{after}"
