@@ -19,6 +19,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # the server would c
 import gradio as gr
 import numpy as np
 import torch
+from diffusers.utils import logging
 
 from preim3d.directions import ATTRIBUTES, MAIN_ATTRIBUTES
 from preim3d.page.answers import Answers
@@ -56,6 +57,7 @@ options = parser.parse_args(None if __name__ == "__main__" else [])
 FORGET_S = int(os.environ.get("PREIM3D_FORGET_S", "3600"))  # how long files and latents are kept
 READER = Path(__file__).parent / "weights" / "reader"
 
+logging.disable_progress_bar()  # one for each network, over in a moment
 try:
     weights = find_weights(options.weights)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")

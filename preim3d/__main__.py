@@ -200,9 +200,11 @@ def staging_folder(out: Path) -> tempfile.TemporaryDirectory:
 def load_pipeline(folder: Path, device: str | None):
     """The pipeline on the device asked for, else on the best one."""
     import torch
+    from diffusers.utils import logging
 
     from preim3d.pipeline import Preim3DPipeline
 
+    logging.disable_progress_bar()  # one for each network, over in a moment
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
