@@ -25,6 +25,8 @@ from train.subjects import Subjects
 
 PERSON = 0.85  # of the mask: from here on a pixel shows nothing but the person
 BATCH = 16
+# Of EfficientNet-Lite0's pooled features: makes them about as large as Inception's, which KID's kernel was made for.
+FEATURE_SCALE = 0.2
 
 
 class Evaluation:
@@ -107,9 +109,8 @@ class Evaluation:
         """[N,D] of the faces' squares in images [N,3,256,256]."""
         squares = face_square(images)
         if self.fid_network is None:
-            return torch.cat(
-                [self.perceptual(part.to(self.device))[-1].mean((2, 3)).cpu() for part in squares.split(32)]
-            )
+            maps = [self.perceptual(part.to(self.device))[-1] for part in squares.split(32)]
+            return FEATURE_SCALE * torch.cat([part.mean((2, 3)).cpu() for part in maps])
         pixels = squares.clamp(-1, 1).add(1).mul(127.5).round().byte()
         return torch.cat([
             self.fid_network(part.to(self.device), return_features=True).float().cpu() for part in pixels.split(32)

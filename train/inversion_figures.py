@@ -21,6 +21,7 @@ AMONG = 20  # people, of whom the right one should be the nearest
 BANDS_DEG = ((0, 10), (10, 20), (20, 30))  # of yaw, either side: together ID, apart Table 4
 FAR_DEG = {"sm": ((15, 20), (10, 15)), "mid": ((25, 30), (15, 20)), "la": ((35, 40), (20, 25))}  # yaw, pitch: Table 7
 TIMED = 10  # runs of which the median is taken
+DESCENT_STEPS = 300
 
 
 def reconstruction_figures(evaluation: Evaluation) -> dict:
@@ -172,14 +173,16 @@ def time_figures(evaluation: Evaluation) -> dict:
 
 
 def optimisation_figures(evaluation: Evaluation) -> dict:
-    """The encoder against 300 steps of descent on the first `--optimised` photos."""
+    """The encoder against descent on the first `--optimised` photos."""
     rows, size = evaluation.subjects.held[: evaluation.args.optimised], evaluation.generator.config.image_resolution
     photos, person = (resized(x, size) for x in (evaluation.photos(rows)[0], evaluation.persons(rows)))
     cameras = evaluation.own_cameras(rows)
     started = time.perf_counter()
     parts = zip(tqdm(photos.split(1), desc="descent"), (person > 0.5).float().split(1), cameras.split(1))
     optimised = torch.cat([
-        optimise_latent(evaluation.generator, evaluation.perceptual, *(x.to(evaluation.device) for x in part)).cpu()
+        optimise_latent(
+            evaluation.generator, evaluation.perceptual, *(x.to(evaluation.device) for x in part), DESCENT_STEPS
+        ).cpu()
         for part in parts
     ])  # fmt: skip
     figures = {"n": len(rows), "time_s": (time.perf_counter() - started) / len(rows)}

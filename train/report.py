@@ -8,7 +8,7 @@ import numpy as np
 from preim3d.directions import ATTRIBUTES
 from train.edit_figures import EDIT_STRENGTH, EQUAL_ALTERING
 from train.evaluation import PERSON, Evaluation
-from train.inversion_figures import AMONG, TIMED
+from train.inversion_figures import AMONG, DESCENT_STEPS, TIMED
 
 
 class Goal(NamedTuple):
@@ -88,8 +88,8 @@ def protocol(evaluation: Evaluation) -> str:
         classifier="train.attributes' network",
         others=len(evaluation.reader.config.attribute_names) - 1,
         timed=TIMED,
-        optimised=f" Optimisation: {args.optimised} photos, w found by 300 steps of Adam from the mean w on L2 + .8 "
-        "lpips_like over the person at the photo's camera, one photo at a time."
+        optimised=f" Optimisation: {args.optimised} photos, w found by {DESCENT_STEPS} steps of Adam from the mean w "
+        "on L2 + .8 lpips_like over the person at the photo's camera, one photo at a time."
         if args.optimised
         else "",
         origin=f" Spaces: directions of either space at the strength, up to 3, that gives AA {EQUAL_ALTERING}, or the "
@@ -162,7 +162,7 @@ def tables(figures: dict, accuracies: dict[str, float | None]) -> str:
         rows_2 += [
             [f"{name} {of}", *(cell("optimisation", key, c) for c in columns_2), "-", told]
             for name, key, told in (
-                ("Latent optimisation, 300 steps", "optimised", cell("optimisation", "time_s")),
+                (f"Latent optimisation, {DESCENT_STEPS} steps", "optimised", cell("optimisation", "time_s")),
                 ("Ours, on the same", "encoder", cell("time_s")),
             )
         ]
