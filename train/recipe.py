@@ -120,14 +120,13 @@ STAGES = (
         steps=1766,
     ),
     Stage(
-        "python -m train.evaluate --weights weights/faces --reader runs/attributes/reader --data dataset/heldout \\\n"
-        "    --identity runs/identity/identity --source heads_source.npz --sheets sheets \\\n"
-        "    --out weights/faces/evaluation.json",
-        "weights/faces, reader, identity, dataset/heldout",
-        "evaluation.json, the paper's tables in evaluation.md, contact sheets",
-        20,
-        tflop=1150 * 2.3e-3 + 3700 * 2e-3,
-        steps=1500,
+        "python -m train.evaluate --weights weights/faces --reader runs/attributes/reader --data photos \\\n"
+        "    --perceptual efficientnet_lite0_blocks0-10.safetensors --sheets sheets --out weights/faces/evaluation.json",
+        "weights/faces, reader, packed photos of which some are held out, EfficientNet-Lite0 (see train.perceptual)",
+        "evaluation.json, goals and the paper's tables in evaluation.md, contact sheets",
+        15,
+        tflop=1900 * 2.3e-3 + 6200 * 6e-3,
+        steps=1900,
     ),
     Stage(
         "python -m train.examples --source heads_source.npz --weights weights/faces --seeds 31 44 61",
