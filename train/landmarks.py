@@ -4,7 +4,7 @@
 
 Real photos (`python -m train.photos`) teach the mesh, the crop that five of its points give, the camera's angles and
 where the person is; rendered heads add their angles and their outlines. The network that finds faces learns from both,
-in grey and far more spoilt. Makes OUT/landmarks and OUT/landmarks/mesh (the networks, in half precision),
+in grey and far more spoilt. Makes OUT/networks and OUT/networks/mesh (in half precision),
 OUT/checkpoint.pt (to resume) and OUT/report.json: what the mesh network reads on `held` photos."""
 
 import argparse
@@ -163,6 +163,8 @@ def train(
     torch.manual_seed(seed)
     rng, draws = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     real = RealPhotos(photos)
+    if not real.held.any() or real.held.all():
+        raise ValueError(f"{photos} must hold photos to learn from and held-out ones to measure on.")
     five, partners = five_of_mesh(real), torch.from_numpy(mirror_partners(real))
     crops, heads, pictures = Photos(real, False, five), Heads(data), grey_photos.Pictures()
 
@@ -223,9 +225,11 @@ def train(
             saved_at = progress.seconds
     checkpoint.attempt(save, path, progress.step)
 
-    save_half(finder.eval(), out / "landmarks")
-    save_half(mesh.eval(), out / "landmarks" / "mesh")
-    report = evaluate(FaceMesh.from_pretrained(out / "landmarks" / "mesh", local_files_only=True), real, seed)
+    save_half(finder.eval(), out / "networks")
+    save_half(mesh.eval(), out / "networks" / "mesh")
+    report = evaluate(
+        FaceMesh.from_pretrained(out / "networks" / "mesh", local_files_only=True), Photos(real, True, five), seed
+    )
     report |= {"steps": progress.step, "minutes": round(progress.seconds / 60, 1)}
     with whole_file(out / "report.json") as file:
         file.write_text(json.dumps(report, indent=1) + "\n")
@@ -242,10 +246,9 @@ def save_half(network: nn.Module, folder: Path) -> None:
 
 
 @torch.no_grad()
-def evaluate(mesh: FaceMesh, photos: RealPhotos, seed: int) -> dict[str, float]:
+def evaluate(mesh: FaceMesh, held: Photos, seed: int) -> dict[str, float]:
     """Of two readings of each held-out photo, the first in a box as the finder gives it, the second in the box of the
     first: how far the crop lies from the given one, errors of the angles, points and mask."""
-    held = Photos(photos, True, mesh.five.numpy())
     generator, size = torch.Generator().manual_seed(seed), mesh.config.input_size
     square = torch.tensor([[[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]])
     found = {name: [] for name in ("face", "corners", "angles", "points", "overlap", "union")}
