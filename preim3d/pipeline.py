@@ -18,6 +18,7 @@ from preim3d.align import FaceAligner
 from preim3d.camera import PITCHES_DEG, YAWS_DEG, grid_cameras
 from preim3d.directions import Directions, fingerprint
 from preim3d.encoder import PortraitEncoder
+from preim3d.face_mesh import FaceMesh
 from preim3d.film import angle_label, pictures, pose_sheet
 from preim3d.generator import TriPlaneGenerator
 from preim3d.landmarks import LandmarkNetwork
@@ -138,7 +139,9 @@ class Preim3DPipeline(DiffusionPipeline):
                     " learn them again with python -m train.directions."
                 )
         if (folder / "landmarks").is_dir():
-            load_component(LandmarkNetwork, folder / "landmarks", dtype)  # the aligner would not miss a tensor
+            # The aligner would not miss a tensor.
+            load_component(LandmarkNetwork, folder / "landmarks", dtype)
+            load_component(FaceMesh, folder / "landmarks" / "mesh", dtype)
             pipeline.landmarks_folder = folder / "landmarks"
             pipeline.aligner = FaceAligner(folder / "landmarks")
         return pipeline

@@ -107,11 +107,11 @@ def check_weights(folder: Path) -> None:
         if found != network:
             raise WeightsError(f"{folder / part} holds a {found}, not a {network}; {REMEDY}.")
         check_tensors(folder / part)
-    # The landmark network stands beside the components: diffusers cannot hold a detector.
-    landmarks = folder / "landmarks"
-    if landmarks.is_dir():  # else the weights are for ready-made crops only
-        read_json(landmarks / "config.json")
-        check_tensors(landmarks)
+    # The landmark networks stand beside the components: diffusers cannot hold a detector.
+    if (folder / "landmarks").is_dir():  # else the weights are for ready-made crops only
+        for landmarks in (folder / "landmarks", folder / "landmarks" / "mesh"):
+            read_json(landmarks / "config.json")
+            check_tensors(landmarks)
 
 
 def read_json(path: Path, *keys: str) -> dict:

@@ -1,7 +1,8 @@
 """Trained components -> a folder in pipeline layout, in half precision and small files, with a card and checksums.
 
     python -m train.bundle --generator runs/generator/generator --encoder runs/encoder/encoder \
-        --directions runs/directions --origin runs/origin/directions --landmarks runs/landmarks --out weights/faces
+        --directions runs/directions --origin runs/origin/directions --landmarks runs/landmarks/networks \
+        --out weights/faces
     python -m train.bundle --out weights/faces        # after train.evaluate: writes the card again, with its figures
 """
 

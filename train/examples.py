@@ -15,7 +15,6 @@ import torch
 from preim3d.mesh import mesh_bytes
 from preim3d.photo import load_photo
 from preim3d.pipeline import Preim3DPipeline, as_array, grid_sheet
-from preim3d.pose import face_angles
 from preim3d.turntable import GRID, cameras, pack, turn_angles
 from train.heads.__main__ import draw_portrait
 
@@ -23,7 +22,7 @@ from train.heads.__main__ import draw_portrait
 def make_example(pipeline: Preim3DPipeline, portrait: Path, folder: Path) -> None:
     """All that the page shows of a portrait, into `folder`."""
     photo = load_photo(portrait)
-    angles = face_angles(pipeline.aligner.choose(photo, 0, pipeline.aligner.faces(photo)).points_px)
+    angles = pipeline.aligner.choose(photo).angles_deg
     crop = pipeline.align(photo)
     head = pipeline.head(pipeline.encode(crop))
     frames, depths = pipeline.views_and_depths(head, cameras(turn_angles(angles), pipeline.generator.config.pivot))

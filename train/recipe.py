@@ -54,9 +54,9 @@ STAGES = (
         steps=21161,
     ),
     Stage(
-        "python -m train.landmarks --data dataset/heads --held-out dataset/heldout --out runs/landmarks",
-        "dataset/heads",
-        "runs/landmarks: finds the five points of a face",
+        "python -m train.landmarks --photos dataset/real --data dataset/heads --out runs/landmarks",
+        "packed photos, dataset/heads",
+        "runs/landmarks/networks: find faces, read 120 points, angles and the person",
         15,
         tflop=995 * 96 * 3 * 0.06e-3,
         steps=995,
@@ -81,7 +81,7 @@ STAGES = (
     ),
     Stage(
         "python -m train.bundle --generator runs/generator/generator --encoder runs/encoder/encoder \\\n"
-        "    --landmarks runs/landmarks --out weights/faces",
+        "    --landmarks runs/landmarks/networks --out weights/faces",
         "the networks",
         "weights/faces, without sliders so far",
         0.1,
@@ -173,8 +173,8 @@ ASIDE = (
         steps=1800,
     ),
     Stage(
-        "python -m train.prepare PHOTOS --reader runs/attributes/reader --out dataset/photos",
-        "a folder of 1000 raw photos, reader",
+        "python -m train.prepare PHOTOS --out dataset/photos",
+        "a folder of 1000 raw photos",
         "dataset/photos: posed crops for train.encoder, train.manifold and train.evaluate, and a list of failures",
         4,
     ),
