@@ -31,7 +31,7 @@ from train.reader_batches import Examples, PhotoSource, Reconstructions, Rendere
 from train.real_photos import RealPhotos
 
 
-SHARES = (0.45, 0.2, 0.2)  # of a batch: photos, reconstructions, photo-like renders; the rest are plain renders
+SHARES = (0.5, 0.1, 0.25)  # of a batch: photos, reconstructions, photo-like renders; the rest are plain renders
 
 
 def reading_loss(reading: Reading, truth: Examples) -> dict[str, Tensor]:

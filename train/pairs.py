@@ -184,7 +184,7 @@ PAIRS = {
         fields({"brow_thickness": 0.038, "brow_density": 0.6}, {"brow_thickness": 0.078, "brow_density": 1.0})
     ),
     "raised_eyebrows": Pair(fields({"brow_raise": -0.4}, {"brow_raise": 0.9})),
-    "narrow_eyes": Pair(fields({"squint": -0.9}, {"squint": 0.9})),
+    "eyes_open": Pair(fields({"squint": 0.9}, {"squint": -0.9})),
     "smile": Pair(fields({"smile": -0.2}, {"smile": 0.8})),
     "mouth_open": Pair(fields({"mouth_open": 0.0}, {"mouth_open": 0.7})),
     "chubby": Pair(fields({"chubby": -0.5}, {"chubby": 0.9})),
@@ -193,6 +193,7 @@ PAIRS = {
     "big_lips": Pair(details(0.8, "mouth/mouth-upperlip-volume-incr", "mouth/mouth-lowerlip-volume-incr")),
     "high_cheekbones": Pair(details(0.8, "cheek/*-cheek-bones-incr")),
     "oval_face": Pair(details(0.8, "head/head-oval")),
+    "arched_eyebrows": Pair(details(0.8, "eyebrows/eyebrows-angle-up")),
     "pale_skin": Pair(paler),
 }  # fmt: skip
 

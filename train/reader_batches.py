@@ -19,13 +19,14 @@ from preim3d.files import whole_file
 from preim3d.generator import TriPlaneGenerator
 from preim3d.pipeline import load_component
 from train import augment
-from train.batches import READ_RAYS, draw_photos, draw_plain, render_views
-from train.heads.dataset import BACKGROUND, HeadsDataset
+from train.batches import READ_RAYS, draw_photos, draw_plain, render_views, to_float
+from train.heads.dataset import BACKGROUND, WIDER, HeadsDataset
 from train.photo_labels import LABELS, kept_out, photo_labels
 from train.real_photos import RealPhotos
 
 
 FULL_WEIGHT = 3.0  # Photos with hair and shoulders are few, but are what people bring.
+CUT_SHARE = 0.4  # of the photos are shown as the generator would: there are more of them than reconstructions.
 TURNED_STD = 0.25  # Radians by which reconstructions are seen from beside the photo's camera.
 
 
@@ -61,7 +62,7 @@ class RenderedHeads:
         """One picture of each head; `plain`: with no change at all."""
         if photo_like:
             rgba, theta, camera = draw_photos(self.dataset, heads, rng)
-            images, _ = augment.photo_like(shrink(rgba, self.size), draws, theta=theta, size=self.size)
+            images, _ = augment.photo_like(shrink(rgba, round(WIDER * self.size)), draws, theta=theta, size=self.size)
         else:
             rgba, camera, _ = draw_plain(self.dataset, heads, rng)
             rgba = shrink(rgba, self.size)
@@ -77,7 +78,7 @@ class PhotoSource:
 
     def __init__(self, photos: RealPhotos, table: Path | str | None, names: list[str], feature_count: int, size: int):
         self.pixels = np.stack([
-            cv2.resize(photos.pixels(np.array([row]))[0, ..., :3], (size, size), interpolation=cv2.INTER_AREA)
+            cv2.resize(photos.pixels(np.array([row]))[0], (size, size), interpolation=cv2.INTER_AREA)
             for row in tqdm(range(len(photos)), desc="photos", unit="photo", mininterval=5)
         ])  # fmt: skip
         known = photo_labels(photos, table)
@@ -91,18 +92,22 @@ class PhotoSource:
         self.share = weight / weight.sum()
 
     def draw(self, count: int, rng: np.random.Generator, draws: torch.Generator) -> Examples:
-        """Photos as a camera might have taken them otherwise, half of them mirrored."""
-        found = self.examples(rng.choice(self.learned, count, p=self.share))
-        rgba = torch.cat([(found.images + 1) / 2, torch.ones(count, 1, *found.images.shape[2:])], 1)
+        """Photos, half of them mirrored: some as a camera might have taken them otherwise, some as the generator might
+        show them, soft and before its grey."""
+        rows = rng.choice(self.learned, count, p=self.share)
+        found, rgba = self.examples(rows), to_float(self.pixels[rows])
         mirrored = torch.from_numpy(rng.random(count) < 0.5)
         rgba = torch.where(mirrored[:, None, None, None], rgba.flip(3), rgba)
         angles = torch.where(mirrored[:, None], found.angles * torch.tensor([-1.0, 1.0]), found.angles)
-        images, _ = augment.photo_like(rgba, draws, occluder_share=0.1, texture_share=0.15)
+        photos, cut = rgba.split([count - round(CUT_SHARE * count), round(CUT_SHARE * count)])
+        whole = torch.cat([photos[:, :3], torch.ones_like(photos[:, 3:])], 1)
+        images, _ = augment.photo_like(whole, draws, occluder_share=0.1, texture_share=0.15)
+        images = torch.cat([images, augment.generator_like(cut, BACKGROUND, draws)])
         return found._replace(images=images, angles=angles)
 
     def examples(self, rows: np.ndarray) -> Examples:
         """The photos as they are."""
-        images = torch.from_numpy(self.pixels[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        images = to_float(self.pixels[rows])[:, :3] * 2 - 1
         features = torch.full((len(rows), self.feature_count), torch.nan)
         return Examples(images, self.labels[rows], features, self.angles[rows])
 
@@ -156,11 +161,10 @@ def reconstruct(
 
 
 def shrink(rgba: Tensor, size: int) -> Tensor:
-    """RGBA [B,4,H,W] in [0, 1] averaged down to at least `size`, colour weighted by opacity: a crop that is taken
-    point by point would flicker."""
-    factor = rgba.shape[-1] // size
-    if factor < 2:
+    """RGBA [B,4,H,W] in [0, 1] averaged down to `size`, colour weighted by opacity: a crop that is taken point by
+    point would flicker."""
+    if rgba.shape[-1] <= size:
         return rgba
-    opacity = F.avg_pool2d(rgba[:, 3:], factor)
-    colour = F.avg_pool2d(rgba[:, :3] * rgba[:, 3:], factor) / opacity.clamp(min=1e-3)
+    opacity = F.interpolate(rgba[:, 3:], (size, size), mode="area")
+    colour = F.interpolate(rgba[:, :3] * rgba[:, 3:], (size, size), mode="area") / opacity.clamp(min=1e-3)
     return torch.cat([colour, opacity], 1)
