@@ -14,16 +14,16 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
-from preim3d.align import Face, FaceAligner, crop_face
+from preim3d.align import FaceAligner, crop_face
 from preim3d.camera import PITCHES_DEG, YAWS_DEG, grid_cameras
 from preim3d.directions import Directions, fingerprint
 from preim3d.encoder import PortraitEncoder
+from preim3d.face_mesh import FaceMesh
 from preim3d.film import angle_label, pictures, pose_sheet
 from preim3d.generator import TriPlaneGenerator
 from preim3d.landmarks import LandmarkNetwork
 from preim3d.mesh import Mesh, extract_mesh
 from preim3d.photo import load_photo
-from preim3d.pose import face_angles
 from preim3d.strengths import check_strengths
 from preim3d.turntable import Angles, depth_pictures
 from preim3d.weights import REMEDY, WeightsError, check_weights, find_weights
@@ -152,7 +152,9 @@ class Preim3DPipeline(DiffusionPipeline):
                     " learn them again with python -m train.directions."
                 )
         if (folder / "landmarks").is_dir():
-            load_component(LandmarkNetwork, folder / "landmarks", dtype)  # the aligner would not miss a tensor
+            # The aligner would not miss a tensor.
+            load_component(LandmarkNetwork, folder / "landmarks", dtype)
+            load_component(FaceMesh, folder / "landmarks" / "mesh", dtype)
             pipeline.landmarks_folder = folder / "landmarks"
             pipeline.aligner = FaceAligner(folder / "landmarks")
         return pipeline
@@ -235,7 +237,8 @@ class Preim3DPipeline(DiffusionPipeline):
         """The same, with the camera that took the photo and the number of its faces."""
         picture = load_photo(photo)
         faces = self.aligner.faces(picture)
-        return Portrait(*crop_and_camera(picture, self.aligner.choose(picture, face, faces)), len(faces))
+        chosen = self.aligner.choose(picture, face, faces)
+        return Portrait(crop_face(picture, chosen), chosen.angles_deg, len(faces))
 
     @torch.no_grad()
     def encode(self, crop: Image.Image) -> Tensor:
@@ -359,11 +362,6 @@ def load_component(network_class: type, folder: Path, dtype: torch.dtype):
         if names:
             raise WeightsError(f"The weights in {folder} {trouble} tensor `{sorted(names)[0]}`; {REMEDY}.")
     return network.eval().requires_grad_(False)
-
-
-def crop_and_camera(picture: Image.Image, face: Face) -> tuple[Image.Image, Angles]:
-    """The face's EG3D crop, and yaw and nominal pitch in degrees of the camera that took the picture."""
-    return crop_face(picture, face), face_angles(face.points_px)
 
 
 def grid_sheet(views: list[Image.Image]) -> Image.Image:

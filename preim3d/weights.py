@@ -109,10 +109,11 @@ def check_weights(folder: Path) -> None:
         check_tensors(folder / part)
     # These stand beside the components: diffusers cannot hold a detector, and what judges is no step of the pipeline.
     # Weights without landmarks are for ready-made crops only.
-    for part in ("landmarks", "identity"):
+    for part, places in {"landmarks": ("landmarks", "landmarks/mesh"), "identity": ("identity",)}.items():
         if (folder / part).is_dir():
-            read_json(folder / part / "config.json", "_class_name")
-            check_tensors(folder / part)
+            for place in places:
+                read_json(folder / place / "config.json", "_class_name")
+                check_tensors(folder / place)
 
 
 def identity_folder(folder: Path) -> Path | None:

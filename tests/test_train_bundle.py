@@ -43,7 +43,7 @@ def test_a_bundle_loads_and_its_checksums_are_true(tiny_weights, tmp_path, monke
     assert run(bundle.main, "--out", out) == 0
     card = (out / "README.md").read_text()
     assert "No slider for `chubby`: Not seen." in card
-    assert "| `generator_psnr_db` | 12.5 |" in card and "| Smile | 0.900 | 1.25 | 0.50 | - |" in card
+    assert "| `generator_psnr_db` | 12.5 |" in card and "| Smile | 0.900 | 1.25 | 0.50 | - | - |" in card
     listed = dict(line.split("  ")[::-1] for line in card.split("```")[1].strip().splitlines())
     for name, checksum in listed.items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == checksum
@@ -178,7 +178,11 @@ def test_too_much_is_one_sentence(tiny_weights, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "black, sentence", [(0.5, "No group is more than 15% worse"), (0.7, "worse than the mean: Black (+2")]
+    "black, sentence",
+    [
+        (0.5, "none by more than the 15% aimed at; least alike is Black (distance +5% against"),
+        (0.7, "people whom FairFace labels Black (distance +22%), against the mean"),
+    ],
 )
 def test_the_card_says_which_faces_come_back_less_alike(tiny_weights, tmp_path, black, sentence):
     out = tmp_path / "out"
@@ -189,12 +193,7 @@ def test_the_card_says_which_faces_come_back_less_alike(tiny_weights, tmp_path, 
     (out / "evaluation.json").write_text(json.dumps(measured))
     assert run(bundle.main, "--out", out) == 0
     card = (out / "README.md").read_text()
-    assert (
-        sentence in card
-        and "| White | 20 | 0.450 |" in card
-        and "license: cc-by-4.0" in card
-        and "Protocol: P." in card
-    )
+    assert sentence in card and "license: cc-by-4.0" in card and "Protocol: P." in card
 
 
 def test_the_readme_gets_the_newest_figures_between_its_marks(tiny_weights, tmp_path, capsys):
@@ -208,7 +207,7 @@ def test_the_readme_gets_the_newest_figures_between_its_marks(tiny_weights, tmp_
         assert run(bundle.main, "--out", out, "--readme", readme) == 0
         text = readme.read_text()
         assert text.startswith("before\n<!-- figures: begin -->") and text.endswith("<!-- figures: end -->\nafter\n")
-        assert "on 137 held-out photos" in text and "0.432 | at most .42 |" in text and "old" not in text
+        assert "on 137 held-out photos" in text and "0.432 | at most 0.42 |" in text and "old" not in text
     readme.write_text("none")
     assert run(bundle.main, "--out", out, "--readme", readme) == 1
     assert "lacks the marks" in capsys.readouterr().err and readme.read_text() == "none"

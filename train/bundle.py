@@ -1,7 +1,8 @@
 """Trained networks -> a folder in pipeline layout, in half precision and small files, with a card and checksums.
 
     python -m train.bundle --generator runs/generator/generator --encoder runs/encoder/encoder \
-        --landmarks runs/landmarks --identity dlib_face.safetensors --reader runs/attributes/reader --out weights/faces
+        --landmarks runs/landmarks/networks --identity dlib_face.safetensors --reader runs/attributes/reader \
+        --out weights/faces
     python -m train.bundle --directions runs/directions --origin runs/origin/directions --out weights/faces
     python -m train.bundle --out weights/faces --readme README.md   # after train.evaluate: its figures into both cards
 
@@ -20,6 +21,7 @@ from torch import nn
 
 from preim3d.directions import Directions, fingerprint
 from preim3d.encoder import PortraitEncoder
+from preim3d.face_mesh import FaceMesh
 from preim3d.generator import TriPlaneGenerator
 from preim3d.landmarks import LandmarkNetwork
 from preim3d.pipeline import Preim3DPipeline, load_component
@@ -51,7 +53,9 @@ def main(words: list[str] | None = None) -> int:
         if args.generator or args.encoder or args.directions or args.origin:
             assemble(args)
         if args.landmarks:
-            write(load_component(LandmarkNetwork, args.landmarks, torch.float32), args.out / "landmarks")
+            for network, place in ((LandmarkNetwork, "."), (FaceMesh, "mesh")):
+                found = load_component(network, args.landmarks / place, torch.float32)
+                write(found, args.out / "landmarks" / place)
         if args.identity:
             write(from_dlib(load_file(args.identity)), args.out / "identity")
         if args.reader:

@@ -54,9 +54,9 @@ STAGES = (
         steps=21161,
     ),
     Stage(
-        "python -m train.landmarks --data dataset/heads --held-out dataset/heldout --out runs/landmarks",
-        "dataset/heads",
-        "runs/landmarks: finds the five points of a face",
+        "python -m train.landmarks --photos dataset/real --data dataset/heads --out runs/landmarks",
+        "packed photos, dataset/heads",
+        "runs/landmarks/networks: find faces, read 120 points, angles and the person",
         15,
         tflop=995 * 96 * 3 * 0.06e-3,
         steps=995,
@@ -81,7 +81,7 @@ STAGES = (
     ),
     Stage(
         "python -m train.bundle --generator runs/generator/generator --encoder runs/encoder/encoder \\\n"
-        "    --landmarks runs/landmarks --identity dlib_face.safetensors --reader runs/attributes/reader \\\n"
+        "    --landmarks runs/landmarks/networks --identity dlib_face.safetensors --reader runs/attributes/reader \\\n"
         "    --out weights/faces",
         "the networks; dlib's face network as a state dict",
         "weights/faces, without sliders so far",
@@ -121,14 +121,14 @@ STAGES = (
         steps=1766,
     ),
     Stage(
-        "python -m train.evaluate --weights weights/faces --reader runs/attributes/reader --data dataset/heldout \\\n"
-        "    --identity runs/identity/identity --source heads_source.npz --sheets sheets \\\n"
+        "python -m train.evaluate --weights weights/faces --reader runs/attributes/reader --data photos \\\n"
+        "    --perceptual efficientnet_lite0_blocks0-10.safetensors --sheets sheets \\\n"
         "    --out weights/faces/evaluation.json",
-        "weights/faces, reader, identity, dataset/heldout",
-        "evaluation.json, the paper's tables in evaluation.md, contact sheets",
-        20,
-        tflop=1150 * 2.3e-3 + 3700 * 2e-3,
-        steps=1500,
+        "weights/faces, reader, packed photos of which some are held, EfficientNet-Lite0 (see train.perceptual)",
+        "evaluation.json, goals and the paper's tables in evaluation.md, contact sheets",
+        15,
+        tflop=1900 * 2.3e-3 + 6200 * 6e-3,
+        steps=1900,
     ),
     Stage(
         "python -m train.examples --photos PACKED --rows 7 1 3 --weights weights/faces",
@@ -144,9 +144,9 @@ STAGES = (
         0.7,
     ),
     Stage(
-        "python -m train.bundle --out weights/faces",
+        "python -m train.bundle --out weights/faces --readme README.md",
         "evaluation.json, pictures",
-        "the card, with figures and checksums",
+        "the card, with figures and checksums; the README's figures",
         0.1,
     ),
 )
@@ -179,8 +179,8 @@ ASIDE = (
         steps=1800,
     ),
     Stage(
-        "python -m train.prepare PHOTOS --reader runs/attributes/reader --out dataset/photos",
-        "a folder of 1000 raw photos, reader",
+        "python -m train.prepare PHOTOS --out dataset/photos",
+        "a folder of 1000 raw photos",
         "dataset/photos: posed crops for train.encoder, train.manifold and train.evaluate, and a list of failures",
         4,
     ),

@@ -8,7 +8,8 @@ import gradio as gr
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from preim3d.align import Face
+from preim3d.align import Face, crop_face
+from preim3d.camera import FURTHEST_PITCH_DEG, FURTHEST_YAW_DEG
 from preim3d.edits import Plan
 from preim3d.film import font, orbit_video
 from preim3d.page.examples import visit_example
@@ -16,8 +17,6 @@ from preim3d.page.gpu import FILM_FRAMES
 from preim3d.page.showing import UNCHANGED, Boxes, Showing, view_value
 from preim3d.page.visitor import Visitor, data_uri, delete_upload, take_upload
 from preim3d.photo import PhotoError, load_photo
-from preim3d.pipeline import crop_and_camera
-from preim3d.pose import FURTHEST_PITCH_DEG, FURTHEST_YAW_DEG
 from preim3d.recipe import RecipeError, load_recipe
 from preim3d.refine import STEPS
 from preim3d.strengths import check_strengths
@@ -51,7 +50,7 @@ class Answers(Showing):
             yield {**self.cleared(), **self.owned(visitor), **self.plan_boxes(visitor), **told}
             return
         visitor.origin, visitor.photo_name, visitor.face = "photo", name, face
-        visitor.crop, visitor.photo_angles = crop_and_camera(picture, chosen)
+        visitor.crop, visitor.photo_angles = crop_face(picture, chosen), chosen.angles_deg
         choices = [(f"Face {number}", number) for number in range(1, len(faces) + 1)]
         yield {
             **self.cleared(),
