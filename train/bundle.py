@@ -32,7 +32,7 @@ from train.model_card import card, with_headlines
 
 FILE_LIMIT_MB = 8  # a Space takes files of up to 10 MB without LFS
 # A tensor that would take more than this in half precision is kept in eight bits: the generator's mean planes, whose
-# file would be too large, and the encoder's widest layer. Pictures keep 53 dB to those of the unrounded networks.
+# file would be too large, and the encoder's widest layer. Pictures keep 58 dB to those of the unrounded networks.
 HALF_LIMIT_MB = 6
 WEIGHTS_LIMIT_MB = 80  # everything in weights/
 STATISTICS = ("running_mean", "running_var")  # of batch norms
