@@ -39,9 +39,13 @@ ATTRIBUTES = {
     "black_hair": Attribute("Black hair", "Hair", "Black_Hair"),
     "bald": Attribute("Bald", "Hair", "Bald"),
     "bangs": Attribute("Fringe", "Hair", "Bangs"),
-    "wavy_hair": Attribute("Wavy hair", "Hair", "Wavy_Hair"),
+    "wavy_hair": Attribute("Curly hair", "Hair", "Wavy_Hair"),
     "straight_hair": Attribute("Straight hair", "Hair", "Straight_Hair"),
+    "long_hair": Attribute("Long hair", "Hair", "Long_Hair"),
     "receding_hairline": Attribute("Receding hairline", "Hair", "Receding_Hairline"),
+    "raised_eyebrows": Attribute("Eyebrows raised", "Expression", "Raised_Eyebrows"),
+    "eyes_open": Attribute("Eyes open", "Expression", "Narrow_Eyes", sign=-1),
+    "sunglasses": Attribute("Sunglasses", "Things worn", "Sunglasses"),
     "goatee": Attribute("Goatee", "Beard", "Goatee"),
     "moustache": Attribute("Moustache", "Beard", "Mustache"),
     "sideburns": Attribute("Sideburns", "Beard", "Sideburns"),
@@ -59,8 +63,9 @@ ATTRIBUTES = {
     "pale_skin": Attribute("Pale skin", "Age and shape", "Pale_Skin"),
     "bushy_eyebrows": Attribute("Bushy eyebrows", "Age and shape", "Bushy_Eyebrows"),
     "arched_eyebrows": Attribute("Arched eyebrows", "Age and shape", "Arched_Eyebrows"),
-    "narrow_eyes": Attribute("Narrow eyes", "Expression", "Narrow_Eyes"),
-    "bags_under_eyes": Attribute("Bags under the eyes", "Age and shape", "Bags_Under_Eyes"),
+    "wide_face": Attribute("Wide face", "Age and shape", "Wide_Face"),
+    "wrinkles": Attribute("Wrinkles", "Age and shape", "Bags_Under_Eyes"),
+    "freckles": Attribute("Freckles", "Age and shape", "Freckles"),
 }
 MAIN_ATTRIBUTES = 8  # as many sliders stand in sight: the first ones that the weights know, in the order above
 

@@ -1,4 +1,6 @@
-"""Directions, train/picture_metric.py and train/metrics.py against problems whose answer is known."""
+"""Directions and train/picture_metric.py against problems whose answer is known."""
+
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -6,10 +8,9 @@ import torch
 from conftest import ball_generator
 
 from preim3d.directions import ATTRIBUTES
-from train import metrics
-from train.boundaries import Manifold, closed_form_factors, fit_boundary, principal_components, project_out
-from train.calibration import allied, calibrate, purify
-from train.directions import planes, protections
+from train.boundaries import Manifold, balance, closed_form_factors, fit_boundary, principal_components
+from train.calibration import LADDER, allied, calibrate, hold_identity, purify
+from train.candidates import find, fit_planes, read_pairs
 from train.picture_metric import code_loss, expression_weights, picture_metric
 
 
@@ -32,6 +33,30 @@ def test_a_rare_attribute_is_scored_evenly():
     assert boundary.accuracy < 0.7
 
 
+def test_few_who_have_it_are_not_joined_by_those_who_do_not():
+    # Two of 200 have it: six others must not be learned as if they had it too.
+    w = np.random.default_rng(0).standard_normal((200, 2, 5))
+    with pytest.raises(ValueError, match="Only 2 latents have it and 198 lack it; 8 of either"):
+        fit_boundary(Manifold(w), np.where(np.arange(200) < 2, 1.0, -1.0), seed=0)
+    assert fit_boundary(Manifold(w), np.where(np.arange(200) < 9, 1.0, -1.0), seed=0, extremes=50).taken == 59
+
+
+def test_weights_part_what_goes_together():
+    # Most of the old are men: the way from young to old must not be the way from women to men.
+    rng = np.random.default_rng(0)
+    old = rng.random(4000) < 0.5
+    man = rng.random(4000) < np.where(old, 0.85, 0.15)
+    w = np.stack([old + 0.1 * rng.standard_normal(4000), man + 0.1 * rng.standard_normal(4000)], 1)[:, None]
+    age = old - 0.5
+    mixed = fit_boundary(Manifold(w), age, 0, extremes=4000).offset
+    parted = fit_boundary(Manifold(w), age, 0, extremes=4000, strata=man.astype(int)).offset
+    assert mixed[0, 1] > 0.5 and abs(parted[0, 1]) < 0.02 and abs(parted[0, 0] - 1) < 0.02
+    weight = balance(old, man.astype(int))
+    assert abs(weight[old & man].sum() - weight[~old & man].sum()) < 1e-6 and abs(weight.mean() - 1) < 1e-9
+    # Where every stratum is of one kind there is nothing to part.
+    assert balance(old, old.astype(int)).min() > 0
+
+
 def test_the_pattern_is_what_the_classifier_answers_to():
     # The attribute moves the first entry; a nuisance moves the first two, so the plane must subtract the second.
     rng = np.random.default_rng(0)
@@ -51,37 +76,49 @@ def test_a_boundary_among_some_latents_ignores_the_others():
     assert abs(fit_boundary(Manifold(w), score, 0, among=among).normal[0, 0]) > 0.95
 
 
+OPTIONS = {"seed": 0, "extremes": 1000, "costs": [0.1], "plain": False, "least_auc": 0.65, "least_accuracy": 0.6}
+
+
 def test_grey_hair_is_learned_against_black_hair():
     rng = np.random.default_rng(0)
     kind = rng.integers(0, 3, 900)  # black, brown, grey: lightness and redness
     w = np.array([[0.0, 0.0], [0.4, 1.0], [1.0, 0.0]])[kind] + 0.05 * rng.standard_normal((900, 2))
-    scores = np.stack([kind == 2, kind == 0], 1) - 0.5
-    options = type("Options", (), {"seed": 0, "extremes": 1000, "costs": [0.1], "plain": False})
+    logits = np.stack([kind == 2, kind == 0], 1) - 0.5
 
     def redness(names):
-        boundary = planes(Manifold(w[:, None]), scores, names, ATTRIBUTES["grey_hair"], options)[0]
-        return boundary.normal[0, 1]
+        unknown, options = np.full_like(logits, np.nan), Namespace(**OPTIONS)
+        planes = fit_planes(
+            Manifold(w[:, None]), logits[:, 0], unknown, logits, names, ATTRIBUTES["grey_hair"], options
+        )
+        return planes[0].normal[0, 1]
 
     assert redness(["Gray_Hair", "Any_Other"]) < -0.3  # towards blue
     assert abs(redness(["Gray_Hair", "Black_Hair"])) < 0.1
 
 
-def test_a_protected_attribute_does_not_move():
-    first, second = np.array([[1.0, 0.0, 0.0]]), np.array([[1.0, 1.0, 0.0]])
-    rest = project_out(np.array([[3.0, 2.0, 1.0]]) / 14**0.5, [first, second])
-    assert np.allclose(rest, [[0, 0, 1]])
-    with pytest.raises(ValueError, match="Nothing is left"):
-        project_out(np.array([[0.0, 1.0, 0.0]]), [first, second])
-
-
-def test_protections_are_read_and_their_mistakes_named():
+def test_candidates_come_from_labels_pairs_and_the_classifier(tmp_path):
     rng = np.random.default_rng(0)
-    w = rng.standard_normal((200, 1, 3))
-    fitted = {key: [fit_boundary(Manifold(w), w[:, 0, i], 0)] for i, key in enumerate(("age", "smile", "hat"))}
-    found = protections(["age=smile,hat"], fitted)
-    assert list(found) == ["age"] and [n is fitted[k][0].normal for n, k in zip(found["age"], ("smile", "hat"))]
-    with pytest.raises(ValueError, match="no plane for `beard`; write NAME=OTHER"):
-        protections(["age=beard"], fitted)
+    w = rng.standard_normal((400, 1, 4))
+    logits = w[:, 0] + 0.1 * rng.standard_normal((400, 4))
+    labels = np.full((400, 4), np.nan)
+    labels[:, 0] = logits[:, 0] > 0
+    labels[:, 3] = rng.random(400) > 0.5  # what the classifier cannot read
+    names = ["Smiling", "Eyeglasses", "Wearing_Hat", "Young"]
+    latents = {"attribute_names": np.array(names), "logits": logits, "labels": labels}
+    np.savez(
+        tmp_path / "pairs.npz", names=["eyeglasses"], offsets=np.array([[[0, 3.0, 0, 0]]]), agreement=[0.9],
+        network="abc",
+    )  # fmt: skip
+    pairs = read_pairs(tmp_path / "pairs.npz", "abc")
+    candidates, left_out = find(latents, Manifold(w), pairs, Namespace(**OPTIONS))
+    assert {key: {one.origin for one in found} for key, found in candidates.items()} == {
+        "smile": {"labels"}, "eyeglasses": {"pairs"}, "hat": {"classifier"},
+    }  # fmt: skip
+    assert candidates["eyeglasses"][0].spread == 3 and candidates["eyeglasses"][0].unit.tolist() == [[0, 1, 0, 0]]
+    assert all(abs(np.linalg.norm(one.unit) - 1) < 1e-6 for found in candidates.values() for one in found)
+    assert candidates["smile"][0].unit[0, 0] > 0.9 and "cannot read it" in left_out["age"]
+    with pytest.raises(ValueError, match="another encoder"):
+        read_pairs(tmp_path / "pairs.npz", "abd")
 
 
 def test_principal_components_find_the_widest_axes():
@@ -121,9 +158,9 @@ class LinearTrial:
 def test_calibration_reaches_one_standard_deviation():
     slopes = torch.tensor([[0.2, 0.0], [0.1, 3.0]])
     forward = torch.tensor([[1.0, 0.0]])
-    step, response = calibrate(LinearTrial(slopes), forward, sigma_w=2.0, attribute=0)
+    step, response = calibrate(LinearTrial(slopes), forward, spread=2.0, attribute=0)
     assert torch.allclose(step, 5 * forward) and abs(response[0] - 1) < 1e-4
-    step, response = calibrate(LinearTrial(slopes), -forward, sigma_w=2.0, attribute=0, sign=-1)
+    step, response = calibrate(LinearTrial(slopes), -forward, spread=2.0, attribute=0, sign=-1)
     assert torch.allclose(step, -5 * forward) and abs(response[0] + 1) < 1e-4
 
 
@@ -136,11 +173,18 @@ class GlassesTrial:
 
 
 def test_calibration_takes_the_shortest_of_all_steps():
-    step, response = calibrate(GlassesTrial(), torch.ones(1, 1), sigma_w=1.0, attribute=0)
+    step, response = calibrate(GlassesTrial(), torch.ones(1, 1), spread=1.0, attribute=0)
     assert abs(step.item() - 1.5) < 0.01 and abs(response[0] - 1) < 0.02
     # One that never goes so far is taken where it does most.
     step, response = calibrate(LinearTrial(torch.tensor([[0.1, 0.0]])), torch.tensor([[1.0, 0.0]]), 1.0, 0)
-    assert step[0, 0] == 4.5 and abs(response[0] - 0.45) < 1e-4
+    assert step[0, 0] == LADDER[-1] and abs(response[0] - 0.1 * LADDER[-1]) < 1e-4
+
+
+def test_a_direction_is_shortened_until_it_is_the_same_person():
+    trial = type("Trial", (), {"distance": staticmethod(lambda offset: offset.norm().item())})
+    vector = hold_identity(trial, torch.tensor([[3.0, 4.0]]), most=6.0)
+    assert 5 < 2 * vector.norm() <= 6 and torch.allclose(vector[0, 1] / vector[0, 0], torch.tensor(4 / 3))
+    assert torch.equal(hold_identity(trial, vector, most=6.0), vector)
 
 
 def test_purify_takes_out_what_is_dragged_along():
@@ -169,16 +213,3 @@ def test_picture_metric_weighs_what_shows():
 def test_expression_weights_stand_on_eyes_and_mouth():
     weights = expression_weights(64)[0, 0]
     assert weights[24, 23] > 4 and weights[42, 32] > 4 and weights[2, 2] < 1.01
-
-
-def test_metrics_by_hand():
-    assert torch.allclose(
-        metrics.psnr_db(torch.full((1, 3, 2, 2), 0.2), torch.zeros(1, 3, 2, 2)), torch.tensor([20.0])
-    )
-    before, after = torch.zeros(2, 3), torch.tensor([[2.0, 1.0, -3.0], [4.0, 1.0, 3.0]])
-    sigma = torch.tensor([2.0, 1.0, 3.0])
-    assert metrics.attribute_altering(before, after, sigma, 0) == 1.5
-    assert metrics.attribute_dependency(before, after, sigma, 0) == 1.0
-    assert torch.allclose(
-        metrics.identity_cosine(torch.tensor([[1.0, 0]]), torch.tensor([[1.0, 1]])), torch.tensor([0.5**0.5])
-    )

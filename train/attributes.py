@@ -1,16 +1,14 @@
-"""Pictures of heads -> attributes, head features and camera: the classifier that edits are judged by, and the
-encoder's first body.
+"""Pictures of heads -> attributes, head features and camera: the classifier that edits are judged by.
 
-    python -m train.attributes --data dataset/heads --held-out dataset/heldout --out dataset/attributes --minutes 60
+    python -m train.attributes --data dataset/heads --photos dataset/photos --labels fairface_label_train.csv \
+        --weights weights/faces --held-out dataset/heldout --out runs/attributes --minutes 30
 
-One small IR-SE body learns from photo-like renders and from plain ones, so that it reads photos as well as generated
-images. The paper takes a ResNet-50 trained on CelebA as classifier (A.2) and starts its encoder from a face
-recognition body; here both come from known labels. Needs a dataset of `train.heads render`; makes OUT/checkpoint.pt
-(to resume), OUT/reader/ (the network) and OUT/report.json (accuracy per attribute on held-out heads).
-
-Of the weights in weights/reader: `--minutes 181 --threads 1`, seed 0, 5224 steps, on a core that was shared with other
-work most of the time: on 5323 of 10000 heads of seed 1 up to step 2945, on all of them up to 4698, then on 8748 of
-seed 3. All these heads were broader than today's: see weights/reader/README.md for what that costs."""
+One small IR-SE body learns from real photos (age and sex from FairFace's table, expressions and shapes from their
+landmarks), from rendered heads (all labels), and from the generator's pictures of inverted photos, so that it reads
+photos as well as generated images; what is not known of a picture takes no part in the loss. The paper takes a
+ResNet-50 trained on CelebA as classifier (A.2). Makes OUT/checkpoint.pt (to resume), OUT/reconstructions.npz,
+OUT/reader/ (the network) and OUT/report.json (accuracy per attribute on photos and heads that it did not learn from).
+"""
 
 import argparse
 import json
@@ -22,73 +20,68 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from preim3d.camera import angles_from_camera
 from preim3d.reader import ANGLE_SCALE, HeadReader, Reading
-from train import augment, checkpoint
-from train.batches import draw_photos, draw_plain, to_float
-from train.heads.dataset import BACKGROUND, HeadsDataset
+from train import checkpoint
+from train.heads.dataset import HeadsDataset
 from train.options import check_budget, run_stage, training_parser
-from train.picture_metric import code_loss, picture_metric
+from train.photo_labels import LABELS
 from train.precision import autocast, settle
 from train.progress import Progress, cosine_rate
+from train.reader_batches import Examples, PhotoSource, Reconstructions, RenderedHeads, reconstruct
+from train.real_photos import RealPhotos
 
 
-METRIC_PICTURE = 32  # Side of the pictures that weigh the features,
-METRIC_HEADS = 3000  # and how many heads they show: many times the number of features.
+SHARES = (0.5, 0.1, 0.25)  # of a batch: photos, reconstructions, photo-like renders; the rest are plain renders
 
 
-def frontal_pictures(
-    dataset: HeadsDataset, heads: np.ndarray, size: int = METRIC_PICTURE
-) -> tuple[np.ndarray, Tensor]:
-    """The most frontal plain view of each of `heads`, where it is near enough -> which heads, pictures
-    [n,3,size,size]."""
-    cameras = torch.as_tensor(np.asarray(dataset.cameras[heads]), dtype=torch.float32)
-    yaw, pitch = angles_from_camera(cameras.flatten(0, 1))
-    tilt = (yaw.square() + pitch.square()).sqrt().reshape(cameras.shape[:2])
-    nearest, view = tilt.min(1)
-    near = (nearest < 0.3).numpy()
-    heads, view = heads[near], view.numpy()[near]
-    pictures = []
-    for start in range(0, len(heads), 64):
-        span = slice(start, start + 64)
-        images = augment.plain(to_float(dataset.images[heads[span], view[span]]), BACKGROUND)
-        pictures.append(F.interpolate(images, (size, size), mode="area"))
-    return heads, torch.cat(pictures)
-
-
-def reading_loss(
-    reading: Reading,
-    attributes: Tensor,  # [B,A] in [0, 1]
-    features: Tensor,  # [B,F]
-    angles: Tensor,  # [B,2] radians
-    metric: Tensor,  # [F,F]
-) -> dict[str, Tensor]:
+def reading_loss(reading: Reading, truth: Examples) -> dict[str, Tensor]:
     """The three terms, each about 1 for a network that knows nothing."""
     return {
-        "attributes": F.binary_cross_entropy_with_logits(reading.logits.float(), attributes),
-        "features": code_loss(reading.features, features, metric),
-        "angles": (reading.angles.float() - angles).square().mean() / ANGLE_SCALE**2,
-    }
+        "attributes": known_mean(
+            F.binary_cross_entropy_with_logits(
+                reading.logits.float(), truth.labels.nan_to_num(), reduction="none"
+            ),
+            truth.labels,
+        ),
+        "features": known_mean((reading.features.float() - truth.features.nan_to_num()).square(), truth.features),
+        "angles": (reading.angles.float() - truth.angles).square().mean() / ANGLE_SCALE**2,
+    }  # fmt: skip
+
+
+def known_mean(losses: Tensor, truth: Tensor) -> Tensor:
+    """Mean over what is known of each picture, then over those of which anything is: a photo's few labels weigh as
+    much as a render's many."""
+    known = ~truth.isnan()
+    some = known.any(1)
+    each = (losses * known).sum(1) / known.sum(1).clamp(min=1)
+    return each.sum() / some.sum().clamp(min=1)
 
 
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     draws = torch.Generator().manual_seed(args.seed)
-    device = torch.device(args.device)
-    out = Path(args.out)
+    device, out = torch.device(args.device), Path(args.out)
 
     dataset = HeadsDataset(args.data)
-    learned = dataset.ready
-    features = torch.as_tensor(np.asarray(dataset.features), dtype=torch.float32, device=device)
-    attributes = torch.as_tensor(np.asarray(dataset.attributes), dtype=torch.float32, device=device)
+    names = [*dataset.attribute_names, *(name for name in LABELS if name not in dataset.attribute_names)]
+    features = dataset.features.shape[1]
+    photos = RealPhotos(args.photos)
+    heads = RenderedHeads(dataset, names, args.size)
+    people = PhotoSource(photos, args.labels, names, features, args.size)
+    made = reconstruct(
+        photos, Path(args.weights), args.reconstructions, args.seed, args.size, out / "reconstructions.npz"
+    )
+    pictures = Reconstructions(*made, people)
+
     reader = HeadReader(
         input_size=args.size,
         units=tuple(args.units),
         depths=tuple(args.depths),
+        pool=args.size // 32,  # the side of what the body gives
         embedding_size=args.embedding,
-        attribute_names=tuple(dataset.attribute_names),
-        feature_count=features.shape[1],
+        attribute_names=tuple(names),
+        feature_count=features,
     ).to(device)
     optimizer = torch.optim.AdamW(reader.parameters(), args.rate, weight_decay=0.01)
     parts = {"reader": reader, "optimizer": optimizer}
@@ -97,11 +90,7 @@ def train(args: argparse.Namespace) -> None:
         state = checkpoint.load(out / "checkpoint.pt", parts, rng=rng, device=device)
         draws.set_state(state["notes"]["draws"])
         print(f"Resumed {out / 'checkpoint.pt'} at step {state['step']}.")
-
-    near, pictures = frontal_pictures(dataset, learned[:METRIC_HEADS])
-    metric = picture_metric(features[near].cpu(), pictures).to(device)
-    size = reader.config.input_size
-    precision = settle(args.precision, reader, torch.zeros(args.batch, 3, size, size, device=device))
+    precision = settle(args.precision, reader, torch.zeros(args.batch, 3, args.size, args.size, device=device))
 
     def save() -> None:
         checkpoint.save(
@@ -116,21 +105,21 @@ def train(args: argparse.Namespace) -> None:
     progress = Progress(args.minutes, args.steps, step=state["step"], seconds=state["seconds"])
     saved_at = progress.seconds
     reader.train()
+    counts = [round(args.batch * share) for share in SHARES]
     while not progress.done:
         for group in optimizer.param_groups:
             group["lr"] = cosine_rate(progress.share, args.rate)
-        heads = rng.choice(learned, args.batch)
-        photos = int(args.batch * args.photo_share)
-        rgba, theta, camera = draw_photos(dataset, heads[:photos], rng, device)
-        images, _ = augment.photo_like(rgba, draws, theta=theta, size=size)
-        rgba, plain_camera, _ = draw_plain(dataset, heads[photos:], rng, device)
-        images = torch.cat([images, augment.generator_like(rgba, BACKGROUND, draws)])
-        angles = torch.stack(angles_from_camera(torch.cat([camera, plain_camera])), 1)
-
+        batch = join([
+            people.draw(counts[0], rng, draws),
+            pictures.draw(counts[1], rng, draws),
+            heads.draw(counts[2], rng, draws, photo_like=True),
+            heads.draw(args.batch - sum(counts), rng, draws, photo_like=False),
+        ])  # fmt: skip
+        batch = Examples(*(column.to(device) for column in batch))
         with autocast(device, precision):
-            reading = reader(images)
-        terms = reading_loss(reading, attributes[heads], features[heads], angles, metric)
-        loss = 2 * terms["attributes"] + terms["features"] + 0.3 * terms["angles"]
+            reading = reader(batch.images)
+        terms = reading_loss(reading, batch)
+        loss = 2 * terms["attributes"] + 0.5 * terms["features"] + 0.3 * terms["angles"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(reader.parameters(), 5.0)
@@ -139,21 +128,40 @@ def train(args: argparse.Namespace) -> None:
         if progress.seconds - saved_at > args.save_seconds:
             checkpoint.attempt(save, out / "checkpoint.pt", progress.step)
             saved_at = progress.seconds
-            learned = dataset.ready  # a dataset may still be rendering: its heads join in as they come
+            heads.learned = dataset.ready  # a dataset may still be rendering: its heads join in as they come
     save()
-    reader.eval().save_pretrained(out / "reader")
-    if not args.held_out:
-        return
-    report = evaluate(reader, HeadsDataset(args.held_out), args.seed)
+    reader.eval()
+    held_out = HeadsDataset(args.held_out) if args.held_out else None
+    report = evaluate(reader, people, pictures, held_out, args.seed)
     # The unit in which changes are told, wherever the network is used.
-    reader.register_to_config(logit_std=report["photos"].pop("logit_std"))
-    reader.save_config(out / "reader")
-    report["trained"] = {"steps": progress.step, "minutes": round(progress.seconds / 60, 1), "heads": len(learned)}
+    reader.register_to_config(logit_std=report["real"].pop("logit_std"))
+    save_halved(reader, out / "reader")
+    report["trained"] = {
+        "steps": progress.step,
+        "minutes": round(progress.seconds / 60, 1),
+        "heads": len(heads.learned),
+        "photos": len(people.learned),
+        "reconstructions": len(pictures.learned),
+    }
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    accuracy = {kind: report[kind]["mean_balanced_accuracy"] for kind in ("photos", "plain")}
-    print(
-        f"Balanced accuracy on held-out heads: {accuracy['photos']} on photos, {accuracy['plain']} on plain renders."
-    )
+    for kind in ("real", "reconstructed", "photos", "plain"):
+        if kind in report:
+            print(f"Balanced accuracy, {kind}: {report[kind]['mean_balanced_accuracy']} of {report[kind]['n']}.")
+
+
+def join(parts: list[Examples]) -> Examples:
+    return Examples(*(torch.cat(column) for column in zip(*parts)))
+
+
+def save_halved(reader: HeadReader, folder: Path) -> None:
+    """In half precision, but for the running statistics of batch norms: variances may pass its largest number."""
+    statistics = {name: tensor.float() for name, tensor in reader.state_dict().items() if "running_" in name}
+    halved = HeadReader.from_config(reader.config).half()
+    halved.load_state_dict(reader.state_dict())
+    for name, tensor in statistics.items():
+        module, _, buffer = name.rpartition(".")
+        setattr(halved.get_submodule(module), buffer, tensor)
+    halved.save_pretrained(folder)
 
 
 @torch.no_grad()
@@ -163,51 +171,59 @@ def read_images(reader: HeadReader, images: Tensor, batch: int = 32) -> Reading:
     return Reading(*(torch.cat(column).float().cpu() for column in zip(*readings)))
 
 
-def evaluate(reader: HeadReader, dataset: HeadsDataset, seed: int) -> dict:
-    """AUC and balanced accuracy per attribute, R2 of the features, angle errors in degrees, on photo-like and plain
-    renders."""
-    rng, draws = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    held_out = dataset.ready
-    report = {"n": len(held_out), "seed": seed}
-    for kind in ("photos", "plain"):
-        readings, angles = [], []
-        for heads in np.array_split(held_out, -(-len(held_out) // 32)):
-            if kind == "photos":
-                rgba, theta, camera = draw_photos(dataset, heads, rng)
-                pictures, _ = augment.photo_like(rgba, draws, theta=theta, size=reader.config.input_size)
-            else:
-                rgba, camera, _ = draw_plain(dataset, heads, rng)
-                pictures = augment.plain(rgba, BACKGROUND)
-            readings.append(read_images(reader, pictures))
-            angles.append(torch.stack(angles_from_camera(camera), 1))
+def evaluate(
+    reader: HeadReader,
+    people: PhotoSource,
+    pictures: Reconstructions,
+    held_out: HeadsDataset | None,
+    seed: int,
+) -> dict:
+    """AUC and balanced accuracy per attribute and angle errors in degrees, on photos that were kept out, on
+    reconstructions of such photos, and on photo-like and plain renders of held-out heads."""
+    names = list(reader.config.attribute_names)
+    parts = {
+        "real": (people.examples, np.nonzero(people.kept_out)[0]),
+        "reconstructed": (pictures.examples, np.nonzero(people.kept_out[pictures.rows])[0]),
+    }
+    if held_out is not None:
+        rng, draws = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+        heads = RenderedHeads(held_out, names, reader.config.input_size)
+        parts["photos"] = (lambda rows: heads.examples(rows, rng, draws, photo_like=True), held_out.ready)
+        parts["plain"] = (lambda rows: heads.examples(rows, rng, draws, photo_like=False, plain=True), held_out.ready)
+    report = {"seed": seed}
+    for kind, (examples, rows) in parts.items():
+        if not len(rows):
+            continue
+        found = [examples(part) for part in np.array_split(rows, -(-len(rows) // 32))]
+        readings = [read_images(reader, part.images) for part in found]
         reading = Reading(*(torch.cat(column) for column in zip(*readings)))
-        report[kind] = score(reading, dataset, held_out, torch.cat(angles))
+        report[kind] = score(reading, join(found), names)
     return report
 
 
-def score(reading: Reading, dataset: HeadsDataset, heads: np.ndarray, angles: Tensor) -> dict:
-    """The figures of one kind of images; an attribute with fewer than three heads of either class has none (null)."""
+def score(reading: Reading, truth: Examples, names: list[str]) -> dict:
+    """The figures of one kind of pictures; an attribute with fewer than three of either class has none (null)."""
     from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-    labels = np.asarray(dataset.attributes[heads]) > 0.5
     by_name = {}
-    for i, name in enumerate(map(str, dataset.attribute_names)):
-        truth, logit = labels[:, i], reading.logits[:, i].numpy()
-        scored = 3 <= truth.sum() <= len(truth) - 3
+    for i, name in enumerate(names):
+        known = ~truth.labels[:, i].isnan().numpy()
+        label, logit = truth.labels[known, i].numpy() > 0.5, reading.logits[known, i].numpy()
+        if label.size == 0:
+            continue
+        scored = 3 <= label.sum() <= len(label) - 3
         by_name[name] = {
-            "auc": round(float(roc_auc_score(truth, logit)), 4) if scored else None,
-            "balanced_accuracy": round(float(balanced_accuracy_score(truth, logit > 0)), 4) if scored else None,
-            "positives": int(truth.sum()),
+            "auc": round(float(roc_auc_score(label, logit)), 4) if scored else None,
+            "balanced_accuracy": round(float(balanced_accuracy_score(label, logit > 0)), 4) if scored else None,
+            "positives": int(label.sum()),
+            "n": len(label),
         }
-    features = torch.as_tensor(np.asarray(dataset.features[heads]), dtype=torch.float32)
-    # Features that never vary would divide by nothing.
-    r2 = 1 - (reading.features - features).square().mean(0) / features.var(0).clamp(min=1e-3)
-    known = [row["balanced_accuracy"] for row in by_name.values() if row["balanced_accuracy"] is not None]
+    accuracies = [row["balanced_accuracy"] for row in by_name.values() if row["balanced_accuracy"] is not None]
+    errors = torch.rad2deg((reading.angles - truth.angles).abs()).mean(0)
     return {
-        "mean_balanced_accuracy": round(float(np.mean(known)), 4) if known else None,
-        "mean_feature_r2": round(r2.mean().item(), 4),
-        "feature_r2": [round(value, 3) for value in r2.tolist()],
-        "angle_error_deg": [round(v, 2) for v in torch.rad2deg((reading.angles - angles).abs()).mean(0).tolist()],
+        "n": len(reading.logits),
+        "mean_balanced_accuracy": round(float(np.mean(accuracies)), 4) if accuracies else None,
+        "angle_error_deg": [round(error, 2) for error in errors.tolist()],
         "logit_std": [round(value, 4) for value in reading.logits.std(0).tolist()],
         "attributes": by_name,
     }
@@ -216,17 +232,20 @@ def score(reading: Reading, dataset: HeadsDataset, heads: np.ndarray, angles: Te
 def main(words: list[str] | None = None) -> int:
     parser = training_parser(__doc__, "train.attributes")
     parser.add_argument("--data", required=True, help="folder made by `python -m train.heads render`")
+    parser.add_argument("--photos", required=True, help="folder of packed photos, made by `python -m train.photos`")
+    parser.add_argument("--labels", help="FairFace's table of ages and sexes (fairface_label_train.csv)")
+    parser.add_argument("--weights", required=True, help="pipeline folder with encoder/ and generator/")
     parser.add_argument("--out", required=True, help="folder for the checkpoint, the network and its report")
+    parser.add_argument("--held-out", help="another folder of rendered heads, for the report")
+    parser.add_argument("--reconstructions", type=int, default=1000, help="inverted photos to learn from too")
     parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--size", type=int, default=128, help="side of the pictures read")
+    parser.add_argument("--size", type=int, default=96, help="side of the pictures read")
     parser.add_argument("--units", type=int, nargs=4, default=(2, 2, 2, 2), help="residual units of the four stages")
     parser.add_argument(
-        "--depths", type=int, nargs=4, default=(32, 64, 128, 256), help="their channels, multiples of 16"
+        "--depths", type=int, nargs=4, default=(32, 48, 96, 160), help="their channels, multiples of 16"
     )
-    parser.add_argument("--embedding", type=int, default=384)
-    parser.add_argument("--photo-share", type=float, default=0.7, help="of a batch; the rest are plain renders")
-    parser.add_argument("--held-out", help="another such folder, for the report")
-    parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
+    parser.add_argument("--embedding", type=int, default=192)
+    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     return run_stage("train.attributes", train, check_budget(parser, parser.parse_args(words)))
 

@@ -12,12 +12,16 @@ from torch import Tensor
 from preim3d.generator import TriPlaneGenerator
 
 
+FEWEST = 8  # latents of either kind: fewer say nothing
+
+
 @dataclass
 class Boundary:
-    """The plane between an attribute's extremes in W+."""
+    """The plane between an attribute's extremes in W+, and what lies across it."""
 
     normal: np.ndarray  # [num_ws,w_dim], unit length over all entries; towards more of the attribute
     pattern: np.ndarray  # likewise: how the latents move, on average, as they go along the normal
+    offset: np.ndarray  # [num_ws,w_dim] from the mean of those without to the mean of those with it
     accuracy: float  # balanced, on the 30 % that the SVM did not see
     sigma: float  # standard deviation of the latents along the normal
     correlation: float  # between the latents' place along the normal and the score
@@ -50,50 +54,69 @@ def fit_boundary(
     extremes: int = 1000,  # At most so many of either end of the score.
     cost: float = 1.0,  # SVM's C over the number of latents, on latents scaled to unit variance in the mean.
     among: np.ndarray | None = None,  # [N] bool: the latents to learn from; None = all.
+    strata: np.ndarray | None = None,  # [N] int: groups within which both kinds are to weigh alike; None = one.
 ) -> Boundary:
     """Linear SVM between the highest and the lowest scores: InterFaceGAN's protocol (Shen et al. 2020), 70 % to fit
     and 30 % to validate on.
 
     A normal that separates well also cancels whatever else varies, and may hardly show; its pattern, the covariance
-    times it (Haufe et al. 2014, Eq. 6), is the change that the classifier answers to."""
+    times it (Haufe et al. 2014, Eq. 6), is the change that the classifier answers to.
+
+    Raises ValueError where fewer than `FEWEST` latents have the attribute, or lack it."""
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.svm import LinearSVC
 
     chosen = np.arange(len(score)) if among is None else np.nonzero(among)[0]
     order = chosen[np.argsort(score[chosen], kind="stable")]
     # Rare attributes have fewer heads than `extremes`: never call a head without it one with it.
-    counts = (score[order] > 0).sum(), (score[order] < 0).sum()
-    most, least = (int(np.clip(n, 8, min(extremes, len(order) // 2))) for n in counts)
+    counts = int((score[order] > 0).sum()), int((score[order] < 0).sum())
+    if min(counts) < FEWEST:
+        raise ValueError(f"Only {counts[0]} latents have it and {counts[1]} lack it; {FEWEST} of either are needed.")
+    most, least = (min(count, extremes) for count in counts)
     chosen = np.concatenate([order[:least], order[-most:]])
     truth = np.concatenate([np.zeros(least, bool), np.ones(most, bool)])
-    mixed = np.random.default_rng(seed).permutation(len(chosen))
-    cut = int(0.7 * len(mixed))
-    x, y = manifold.coordinates[chosen[mixed]] / manifold.coordinates.std(), truth[mixed]
-    svm = LinearSVC(C=cost / len(x), loss="squared_hinge", dual=False, class_weight="balanced", intercept_scaling=10.0)
-    svm.fit(x[:cut], y[:cut])
-    accuracy = float(balanced_accuracy_score(y[cut:], svm.predict(x[cut:])))
-    pattern = np.cov(x.T) @ svm.coef_[0]
+    rng = np.random.default_rng(seed)
+    # Each kind is split by itself, so that the few are on either side of the split.
+    places = [rng.permutation(np.nonzero(truth == kind)[0]) for kind in (False, True)]
+    fitted, validated = (
+        np.concatenate([kind[cut(len(kind))] for kind in places])
+        for cut in (lambda n: slice(int(0.7 * n)), lambda n: slice(int(0.7 * n), None))
+    )
+    x = manifold.coordinates[chosen] / manifold.coordinates.std()
+    weight = balance(truth, np.zeros(len(truth), int) if strata is None else strata[chosen])
+    svm = LinearSVC(C=cost / len(x), loss="squared_hinge", dual=False, intercept_scaling=10.0)
+    svm.fit(x[fitted], truth[fitted], sample_weight=weight[fitted])
+    accuracy = float(
+        balanced_accuracy_score(truth[validated], svm.predict(x[validated]), sample_weight=weight[validated])
+    )
+    centred = x - np.average(x, axis=0, weights=weight)
+    pattern = (weight * (centred @ svm.coef_[0])) @ centred
+    offset = np.average(x[truth], axis=0, weights=weight[truth])
+    offset -= np.average(x[~truth], axis=0, weights=weight[~truth])
     normal, pattern = (
         ((direction / np.linalg.norm(direction)) @ manifold.axes).reshape(manifold.shape)
         for direction in (svm.coef_[0], pattern)
     )
+    offset = (offset * manifold.coordinates.std() @ manifold.axes).reshape(manifold.shape)
     places = manifold.along(normal)
-    correlation = float(np.corrcoef(places, score)[0, 1])
-    return Boundary(normal, pattern, accuracy, float(places.std()), correlation, len(x))
+    correlation = float(np.corrcoef(places[order], score[order])[0, 1])
+    return Boundary(normal, pattern, offset, accuracy, float(places.std()), correlation, len(x))
 
 
-def project_out(
-    normal: np.ndarray,  # [num_ws,w_dim]
-    protected: list[np.ndarray],  # normals, likewise
-) -> np.ndarray:
-    """The unit direction nearest to `normal` along which no protected attribute's score changes (InterFaceGAN's
-    conditional manipulation, Shen et al. 2020, section 3.3)."""
-    basis, _ = np.linalg.qr(np.stack([other.ravel() for other in protected], 1))  # [D,P]
-    rest = normal.ravel() - basis @ (basis.T @ normal.ravel())
-    length = np.linalg.norm(rest)
-    if length < 1e-6:
-        raise ValueError("Nothing is left of the direction: the protected attributes already contain it.")
-    return (rest / length).reshape(normal.shape)
+def balance(truth: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Weights [n], 1 in the mean, with which those that have the attribute weigh as much as those that lack it, in
+    every stratum: then an old face's direction is not a man's, where most of the old are men."""
+    weight = np.zeros(len(truth))
+    for stratum in np.unique(strata):
+        kinds = [(strata == stratum) & (truth == kind) for kind in (False, True)]
+        counts = [kind.sum() for kind in kinds]
+        if min(counts):  # a stratum of one kind tells nothing apart
+            for kind, count in zip(kinds, counts):
+                weight[kind] = min(counts) / count
+    if not weight.any():
+        return balance(truth, np.zeros(len(truth), int))
+    # Together too both kinds weigh alike: `min(counts)` is the same for both.
+    return weight / weight.mean()
 
 
 def principal_components(w: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from preim3d.generator import TriPlaneGenerator
+from preim3d.identity import FaceIdentity
 from train.attributes import HeadReader, read_images
 from train.batches import READ_RAYS, render_views
 from train.precision import Precision, autocast
 
 
-LADDER = (0.5, 1.0, 1.5, 2.0, 3.0, 4.5)  # steps tried, in spreads of the latents; longer ones leave the manifold
+LADDER = (0.3, 0.6, 1.0, 1.5, 2.0, 3.0)  # steps tried, in spreads of the latents; longer ones leave the manifold
+PURE_LADDER = (0.5, 0.75, 1.0, 1.25, 1.5)  # of a direction that was calibrated before something was taken out of it
 # Attributes that go together by definition: their labels share a cause, so moving one without the other is
 # meaningless.
 ALLIED = (
@@ -36,11 +38,15 @@ ALLIED = (
     {"Pale_Skin", "Dark_Skin"},
     {"Big_Nose", "Pointy_Nose"},
     {"Young", "Bags_Under_Eyes"},
+    {"Raised_Eyebrows", "Arched_Eyebrows"},
+    {"Wide_Face", "Chubby", "Oval_Face", "Double_Chin"},
+    {"Heavy_Makeup", "Wearing_Lipstick", "Rosy_Cheeks"},
+    {"Long_Hair", "Bald", "Bangs"},
 )
 
 
 class EditTrial:
-    """A few heads that are edited, rendered from the front and read again."""
+    """A few heads that are edited, rendered and read again."""
 
     def __init__(
         self,
@@ -49,46 +55,67 @@ class EditTrial:
         ws: Tensor,  # [M,num_ws,w_dim]
         sigma: Tensor,  # [A] standard deviation of each logit over the photos
         precision: Precision = "float32",
+        cameras: Tensor | None = None,  # [M,25] of the photos; None = from the front
+        identity: FaceIdentity | None = None,  # tells how far an edit leads away from the person
     ):
         self.generator, self.reader, self.ws, self.sigma, self.precision = generator, reader, ws, sigma, precision
-        self.before = self.logits(ws)  # [M,A]
+        self.cameras = generator.frontal_camera().expand(len(ws), -1).cpu() if cameras is None else cameras
+        self.identity = identity
+        self.images = self.render(ws)
+        self.before = read_images(reader, self.images).logits  # [M,A]
 
     @torch.no_grad()
-    def logits(self, ws: Tensor) -> Tensor:
+    def render(self, ws: Tensor) -> Tensor:
         with autocast(self.generator.device, self.precision):
-            images = render_views(self.generator, ws, self.generator.frontal_camera(), READ_RAYS)
-        return read_images(self.reader, images).logits
+            return render_views(self.generator, ws, self.cameras[: len(ws)], READ_RAYS)
 
     def response(self, offset: Tensor, heads: int | None = None) -> Tensor:
         """Mean change of each logit [A], in standard deviations, when the heads (or the first few) move by `offset`
         [num_ws,w_dim]."""
-        few = slice(heads)
-        return ((self.logits(self.ws[few] + offset) - self.before[few]) / self.sigma).mean(0)
+        images = self.render(self.ws[:heads] + offset)
+        return ((read_images(self.reader, images).logits - self.before[: len(images)]) / self.sigma).mean(0)
+
+    @torch.no_grad()
+    def distance(self, offset: Tensor) -> float:
+        """Mean distance of dlib's network between the heads before and after."""
+        after = self.render(self.ws + offset)
+        first, second = (self.identity(images.to(self.identity.device)) for images in (self.images, after))
+        return (first - second).norm(dim=1).mean().item()
 
 
 def calibrate(
     trial: EditTrial,
-    normal: Tensor,  # [num_ws,w_dim], unit length
-    sigma_w: float,  # spread of the latents along it
+    unit: Tensor,  # [num_ws,w_dim], unit length
+    spread: float,  # of the latents along it, or another length that the ladder counts in
     attribute: int,
     sign: int = 1,  # -1: the direction is to lower the logit
+    ladder: tuple[float, ...] = LADDER,
 ) -> tuple[Tensor, Tensor]:
-    """The shortest step [num_ws,w_dim] along the normal that moves the mean logit by one standard deviation, and the
-    response to it [A]; of those on the ladder the most effective, where none goes so far.
+    """The shortest step [num_ws,w_dim] along the direction that moves the mean logit by one standard deviation, and
+    the response to it [A]; of those on the ladder the most effective, where none goes so far.
 
     The ladder is climbed from below: glasses, once there, move the logit no further, but longer steps ruin them."""
     below, gain_below = 0.0, 0.0
     best, best_gain, best_response = 0.0, -np.inf, None
-    for spreads in LADDER:
-        response = trial.response(spreads * sigma_w * normal)
+    for spreads in ladder:
+        response = trial.response(spreads * spread * unit)
         gain = sign * response[attribute].item()
         if gain >= 1:
             step = below + (spreads - below) * (1 - gain_below) / (gain - gain_below)
-            return step * sigma_w * normal, trial.response(step * sigma_w * normal)
+            return step * spread * unit, trial.response(step * spread * unit)
         if gain > best_gain:
             best, best_gain, best_response = spreads, gain, response
         below, gain_below = spreads, gain
-    return best * sigma_w * normal, best_response
+    return best * spread * unit, best_response
+
+
+def hold_identity(trial: EditTrial, vector: Tensor, most: float) -> Tensor:
+    """The direction, shortened until strength 2 leaves the heads no further than `most` from whom they were."""
+    for _ in range(12):
+        if trial.distance(2 * vector) <= most:
+            break
+        vector = 0.87 * vector
+    return vector
 
 
 def dependency(response: Tensor, attribute: int) -> float:

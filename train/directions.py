@@ -1,20 +1,21 @@
 r"""Labelled latents -> named directions in calibrated units (paper, 3.4 and A.2).
 
     python -m train.directions --weights weights/faces --reader runs/attributes/reader --latents runs/latents.npz \
-        --out weights/faces/directions
+        --pairs runs/pairs.npz --photos dataset/photos --out weights/faces/directions
     python -m train.directions --method pca --weights weights/cats --latents cats.npz --out weights/cats/directions
 
-InterFaceGAN's protocol (Shen et al. 2020): of the labelled latents take the extremes of the classifier's score, split
-70/30, fit a linear SVM; the direction is the unit normal of its plane, or the pattern behind it. Then heads are
-edited, rendered and classified again: the response tells which of these edits most cleanly, which other attributes it
-drags along (these are taken out where that helps; `--plain` does neither) and how far to go for strength 1 = one
-standard deviation of the attribute's logit over the photos. Latents of inverted photos give directions in the
-inversion manifold, latents of generated samples (`python -m train.manifold --samples N`) the original space's, for
-comparison. Without a classifier `--method pca` (GANSpace, on any latents) and `--method sefa` (the generator's own
-factors) give unnamed directions, in standard deviations of w. Makes OUT/ (config.json and safetensors, a pipeline
-component) and OUT/../directions.json (accuracies, responses, cosines, what was left out and why).
-
-Of the weights in weights/faces/directions: 3000 inverted photos, `--heads 12 --least-altering 0.9`."""
+InterFaceGAN's protocol (Shen et al. 2020): of the labelled latents take the extremes, split 70/30, fit a linear SVM;
+the direction is the unit normal of its plane, the pattern behind it, or the way from those without to those with it.
+People are weighed so that age does not bring sex along, and the like. What photos have no labels for comes from pairs
+of rendered heads. Then heads are edited, rendered and classified again: the response tells which candidate edits most
+cleanly, which other attributes it drags along (these are taken out where that helps; `--plain` does neither), how far
+to go for strength 1 = one standard deviation of the attribute's logit over the photos, and dlib's network how far one
+may go before it is someone else. At last each is judged at strengths 2 and -2 on photos that were held back from all
+training, and left out where it fails. Latents of inverted photos give directions in the inversion manifold, latents of
+generated samples (`python -m train.manifold --samples N`) the original space's, for comparison. Without a classifier
+`--method pca` (GANSpace, on any latents) and `--method sefa` (the generator's own factors) give unnamed directions, in
+standard deviations of w. Makes OUT/ (config.json and safetensors, a pipeline component) and OUT/../directions.json
+(accuracies, responses, cosines, what was left out and why)."""
 
 import argparse
 import json
@@ -24,33 +25,36 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from preim3d.directions import ATTRIBUTES, Attribute, Directions, cosines, fingerprint
+from preim3d.camera import camera_from_angles
+from preim3d.directions import ATTRIBUTES, Directions, cosines, fingerprint
 from preim3d.encoder import PortraitEncoder
 from preim3d.files import whole_file
 from preim3d.generator import TriPlaneGenerator
+from preim3d.identity import FaceIdentity
 from preim3d.pipeline import load_component
 from train.arrays import open_arrays
 from train.attributes import HeadReader
-from train.boundaries import (
-    Boundary,
-    Manifold,
-    closed_form_factors,
-    fit_boundary,
-    principal_components,
-    project_out,
-)
-from train.calibration import EditTrial, calibrate, dependency, purify
+from train.boundaries import Manifold, closed_form_factors, principal_components
+from train.calibration import PURE_LADDER, EditTrial, calibrate, dependency, hold_identity, purify
+from train.candidates import find, read_pairs
 from train.options import run_stage, stage_parser
-from train.precision import settle
+from train.precision import Precision, settle
+from train.real_photos import RealPhotos
 
 
-# What grey hair and age are learned against. All other hair is brown on average, so a plane between it and grey hair
-# takes the red out of the hair, and turns black hair blue; from black hair to grey the way is lighter, not bluer.
-AGAINST = {"Gray_Hair": "Black_Hair", "Young": "Black_Hair", "Bags_Under_Eyes": "Black_Hair"}
-SCREENED = 4  # heads on which the planes of one attribute are compared
+SCREENED = 4  # heads on which the candidates for one attribute are compared
+JUDGED_STRENGTH = 2.0
+# How far, in dlib's distance, strength 2 may lead from the person: on two photos of one person it is .26, of strangers
+# .8; below .6 dlib calls two faces the same. Expressions, colours and things worn leave the person alone; age, sex,
+# beards and shapes are part of who it is.
+MOST_DISTANCE, MOST_DISTANCE_OF_SHAPES = 0.45, 0.6
+KEEPS_THE_PERSON = {"Expression", "Make-up", "Things worn"}
+KEEPS_THE_PERSON_KEYS = {"black_hair", "brown_hair", "blond_hair", "grey_hair"}
+SHORTER = 0.9  # of those limits on the heads that it is calibrated on: others are not quite like them
 
 
 @dataclass
@@ -74,132 +78,153 @@ def reach(manifold: Manifold, vector: Tensor) -> float:
     return float(np.clip(round(2 * np.ptp(np.percentile(places, (1, 99))) / vector.norm().item()) / 2, 2.0, 4.0))
 
 
-def readable(latents, column: int, least_auc: float) -> bool:
-    """Whether the classifier tells this attribute on photos at all: else its direction would be of chance."""
-    from sklearn.metrics import roc_auc_score
-
-    truth = latents["labels"][:, column] > 0.5
-    return 0 < truth.sum() < len(truth) and roc_auc_score(truth, latents["logits"][:, column]) >= least_auc
+def limit(key: str) -> float:
+    keeps = ATTRIBUTES[key].group in KEEPS_THE_PERSON or key in KEEPS_THE_PERSON_KEYS
+    return MOST_DISTANCE if keeps else MOST_DISTANCE_OF_SHAPES
 
 
-def planes(
-    manifold: Manifold, scores: np.ndarray, names: list[str], attribute: Attribute, args: argparse.Namespace
-) -> list[Boundary]:
-    """The SVM's planes for one attribute, one for each C."""
-    score, among = scores[:, names.index(attribute.celeba)], None
-    other = AGAINST.get(attribute.celeba)
-    if other in names and not args.plain:
-        has = attribute.sign * score > 0
-        contrast = scores[:, names.index(other)] > 0
-        # Too few to learn from would be worse than the wrong colour.
-        among = has | contrast if min(has.sum(), (contrast & ~has).sum()) >= 50 else None
-    return [fit_boundary(manifold, score, args.seed, args.extremes, cost, among) for cost in args.costs]
+def cameras_of(generator: TriPlaneGenerator, angles: np.ndarray | None, count: int) -> Tensor:
+    """[count,25]: the photos' own, or from the front."""
+    if angles is None:
+        return generator.frontal_camera().cpu().expand(count, -1)
+    return camera_from_angles(*torch.from_numpy(angles).float().T)
 
 
-def classified(latents, args: argparse.Namespace, generator: TriPlaneGenerator) -> tuple[list[Found], dict, dict]:
-    """Directions by SVM, a report of each, and name -> reason of those left out."""
+def classified(
+    latents, args: argparse.Namespace, encoder: PortraitEncoder, generator: TriPlaneGenerator
+) -> tuple[list[Found], dict, dict]:
+    """Directions by SVM or from pairs, a report of each, and name -> reason of those left out."""
     reader = load_component(HeadReader, Path(args.reader), torch.float32).to(args.device).eval()
+    identity = None  # of weights that do not say who is who, as those of cats
+    if (Path(args.weights) / "identity").is_dir():
+        identity = load_component(FaceIdentity, Path(args.weights) / "identity", torch.float32).to(args.device).eval()
     names = [str(name) for name in latents["attribute_names"]]
     if names != list(reader.config.attribute_names):
         raise ValueError(f"{args.latents} was labelled by another classifier than {args.reader}; make it again.")
-    w, logits = latents["w"].astype(np.float32), latents["logits"].astype(np.float32)
-    scores = latents["labels"] - 0.5 + 1e-3 * logits if args.scores == "labels" else logits
-    rng = np.random.default_rng(args.seed)
-    heads = torch.from_numpy(w[rng.choice(len(w), min(args.heads, len(w)), replace=False)])
-    sample = heads[:8].to(args.device).requires_grad_()  # the measurement goes backwards too
-    precision = settle(args.precision, generator.backbone.synthesis, sample)
+    w = latents["w"].astype(np.float32)
     # A logit that never varies must not divide by nothing.
-    sigma = torch.from_numpy(logits.std(0)).clamp(min=1e-3)
-    trial = EditTrial(generator, reader, heads, sigma, precision)
+    sigma = torch.from_numpy(latents["logits"].astype(np.float32).std(0)).clamp(min=1e-3)
+    rows = np.random.default_rng(args.seed).choice(len(w), min(args.heads, len(w)), replace=False)
+    sample = torch.from_numpy(w[rows[:8]]).to(args.device).requires_grad_()  # the measurement goes backwards too
+    precision = settle(args.precision, generator.backbone.synthesis, sample)
+    cameras = cameras_of(generator, latents["angles"][rows] if "angles" in latents else None, len(rows))
+    trial = EditTrial(generator, reader, torch.from_numpy(w[rows]), sigma, precision, cameras, identity)
     manifold = Manifold(w)
-
-    left_out, candidates = {}, {}
-    for key, attribute in ATTRIBUTES.items():
-        if attribute.celeba not in names:
-            continue
-        if "labels" in latents and not readable(latents, names.index(attribute.celeba), args.least_auc):
-            left_out[key] = f"The classifier cannot read it on photos (AUC below {args.least_auc})."
-            continue
-        fitted = planes(manifold, scores, names, attribute, args)
-        good = [plane for plane in fitted if plane.accuracy >= args.least_accuracy]
-        if good:
-            candidates[key] = good
-        else:
-            best = max(plane.accuracy for plane in fitted)
-            left_out[key] = f"Validation accuracy {best:.4f} is below {args.least_accuracy}."
+    candidates, left_out = find(latents, manifold, read_pairs(args.pairs, fingerprint(encoder)), args)
 
     vectors, responses, chosen = {}, {}, {}
-    protected = protections(args.protect, candidates)
-    for key, fitted in tqdm(candidates.items(), desc="directions"):
+    for key, found in tqdm(candidates.items(), desc="directions", mininterval=5):
         attribute = ATTRIBUTES[key]
         column = names.index(attribute.celeba)
-        # Strong regularisation joins the class means, weak finds the thinnest wall between them, the pattern is what
-        # shows of it: which of them edits more cleanly is measured, not guessed.
-        best = max(fitted, key=lambda plane: plane.accuracy)
-        screened = [(plane, plane.normal) for plane in fitted] + [(best, best.pattern)]
-        units = [(best, best.normal)] if args.plain else screened
         tried = []
-        for plane, unit in units:
-            unit = project_out(unit, protected[key]) if key in protected else unit
-            spread = float(manifold.along(unit).std())
-            unit = torch.from_numpy(unit).float() * attribute.sign
-            response = trial.response(2 * spread * unit, SCREENED)
+        for candidate in found if len(found) > 1 else []:
+            # Each at about the length that it would be used with: of what moves as much, the cleanest is taken.
+            unit = torch.from_numpy(candidate.unit).float()
+            response = trial.response(candidate.ladder[-2] * candidate.spread * unit, SCREENED)
             gain = attribute.sign * response[column].item()
-            tried.append((min(gain, 0.5), -dependency(response, column), plane, unit, spread))
-        *_, chosen[key], unit, spread = max(tried, key=lambda row: row[:2])
-        vectors[attribute.celeba], responses[attribute.celeba] = calibrate(trial, unit, spread, column, attribute.sign)
+            tried.append((min(gain, 0.8), -dependency(response, column)))
+        best = candidates[key][max(range(len(tried)), key=tried.__getitem__)] if tried else found[0]
+        chosen[key] = best
+        unit = torch.from_numpy(best.unit).float()
+        vectors[attribute.celeba], responses[attribute.celeba] = calibrate(
+            trial, unit, best.spread, column, attribute.sign, best.ladder
+        )
 
-    found, report = [], {}
-    for key, plane in tqdm(chosen.items(), desc="purifying"):
+    kept, report = [], {}
+    for key, candidate in tqdm(chosen.items(), desc="purifying", mininterval=5):
         attribute = ATTRIBUTES[key]
         name, column = attribute.celeba, names.index(attribute.celeba)
         vector, response = vectors[name], responses[name]
         plain_ad = dependency(response, column)
         purer = vector if args.plain else purify(vectors, responses, names, name)
         if not torch.equal(purer, vector):
-            unit = purer / purer.norm()
-            spread = float(manifold.along(unit.numpy()).std())
-            purer, purer_response = calibrate(trial, unit, spread, column, attribute.sign)
-            if dependency(purer_response, column) < plain_ad and attribute.sign * purer_response[column] > 0.7:
+            length = purer.norm().item()
+            purer, purer_response = calibrate(trial, purer / length, length, column, attribute.sign, PURE_LADDER)
+            gain = attribute.sign * response[column].item()
+            enough = attribute.sign * purer_response[column].item() > min(0.7, 0.9 * gain)
+            if enough and dependency(purer_response, column) < plain_ad:
                 vector, response = purer, purer_response
-        altering = attribute.sign * response[column].item()
+        if identity and not args.plain:
+            vector = hold_identity(trial, vector, SHORTER * limit(key))
+        plane = candidate.boundary
         report[key] = {
             "attribute": name,
-            "accuracy": round(plane.accuracy, 4),
-            "taken": plane.taken,
+            "learned_from": candidate.origin,
+            "accuracy": plane and round(plane.accuracy, 4),
+            "taken": plane and plane.taken,
             "sigma_w": round(float(manifold.along((vector / vector.norm()).numpy()).std()), 5),
             "step": round(vector.norm().item(), 5),
-            "aa": round(altering, 3),
+            "aa": round(attribute.sign * response[column].item(), 3),
             "ad": round(dependency(response, column), 3),
             "ad_plain": round(plain_ad, 3),
             "reach": reach(manifold, vector),
         }
-        if altering < args.least_altering:
-            left_out[key] = (
-                f"Strength 1 moves the logit by {altering:.2f} deviations, less than {args.least_altering}."
-            )
-            continue
-        spread, limit = report[key]["sigma_w"], report[key]["reach"]
-        found.append(Found(key, attribute.label, attribute.group, vector, plane.accuracy, spread, limit))
+        accuracy = plane and plane.accuracy
+        spread, far = report[key]["sigma_w"], report[key]["reach"]
+        kept.append(Found(key, attribute.label, attribute.group, vector, accuracy, spread, far))
+
+    judge = trial
+    if args.photos:
+        judge = held_trial(
+            RealPhotos(args.photos), args.judged, encoder, generator, reader, sigma, precision, identity
+        )
+    found = []
+    for one in tqdm(kept, desc="judging", mininterval=5):
+        attribute = ATTRIBUTES[one.key]
+        report[one.key] |= judged(judge, one.vector, names.index(attribute.celeba), attribute.sign)
+        reason = args.leave_out.get(one.key) or failing(one.key, report[one.key], args)
+        if reason:
+            left_out[one.key] = reason
+        else:
+            found.append(one)
     if not found:
-        raise ValueError("No direction is good enough: train encoder and generator longer, or lower --least-accuracy.")
+        raise ValueError("No direction is good enough: train encoder and generator longer, or lower --least-altering.")
     return found, report, left_out
 
 
-def protections(words: list[str], candidates: dict[str, list[Boundary]]) -> dict[str, list[np.ndarray]]:
-    """`["age=grey_hair,eyeglasses"]` -> attribute -> normals that its direction must not move along."""
-    protected = {}
-    for word in words:
-        key, _, others = word.partition("=")
-        unknown = [name for name in (key, *others.split(",")) if name not in candidates]
-        if unknown:
-            raise ValueError(
-                f"--protect {word}: there is no plane for `{unknown[0]}`; write NAME=OTHER,OTHER with names among"
-                f" {', '.join(candidates)}."
-            )
-        # The most accurate plane of each: what reads the attribute best is what must stay.
-        protected[key] = [max(candidates[name], key=lambda p: p.accuracy).normal for name in others.split(",")]
-    return protected
+def held_trial(
+    photos: RealPhotos,
+    count: int,
+    encoder: PortraitEncoder,
+    generator: TriPlaneGenerator,
+    reader: HeadReader,
+    sigma: Tensor,
+    precision: Precision,
+    identity: FaceIdentity | None,
+) -> EditTrial:
+    """Photos that were held back from all training, as many whole ones as windows."""
+    rng = np.random.default_rng(0)
+    whole, windows = (rng.permutation(np.nonzero(photos.held & kind)[0]) for kind in (photos.full, ~photos.full))
+    rows = np.concatenate([whole[: count - count // 2], windows[: count // 2]])
+    size = encoder.config.input_size
+    with torch.no_grad():
+        crops = F.interpolate(photos.crops(rows), (size, size), mode="area").to(encoder.device)
+        ws = torch.cat([encoder(part) for part in crops.split(8)]).cpu()
+    return EditTrial(
+        generator, reader, ws, sigma, precision, cameras_of(generator, photos.pose[rows], len(rows)), identity
+    )
+
+
+def judged(judge: EditTrial, vector: Tensor, column: int, sign: int) -> dict[str, float]:
+    """What strengths of 2 and -2 do: AA, AD, dlib's distance from the person."""
+    figures = {}
+    for side, strength in (("plus", JUDGED_STRENGTH), ("minus", -JUDGED_STRENGTH)):
+        response = judge.response(strength * vector)
+        others = torch.arange(len(response)) != column
+        figures[f"aa_{side}"] = round(np.sign(strength) * sign * response[column].item(), 3)
+        figures[f"ad_{side}"] = round(response[others].abs().mean().item(), 3)
+        if judge.identity:
+            figures[f"distance_{side}"] = round(judge.distance(strength * vector), 3)
+    return figures
+
+
+def failing(key: str, figures: dict, args: argparse.Namespace) -> str | None:
+    """Why the slider does not do what it says; None if it does."""
+    if figures["aa_plus"] < args.least_altering:
+        return f"Strength 2 moves the logit by {figures['aa_plus']:.2f} deviations, less than {args.least_altering}."
+    if figures.get("distance_plus", 0) > limit(key) and not args.plain:
+        return f"Strength 2 makes it another person (dlib's distance {figures['distance_plus']:.2f})."
+    return None
 
 
 def unlabelled(w: np.ndarray, args: argparse.Namespace, generator: TriPlaneGenerator) -> list[Found]:
@@ -226,8 +251,6 @@ def train(args: argparse.Namespace) -> None:
     generator = load_component(TriPlaneGenerator, weights / "generator", torch.float32).to(args.device).eval()
     named = ("logits", "attribute_names") if args.method == "svm" else ()
     latents = open_arrays(args.latents, ("w", *named), "python -m train.manifold")
-    if args.scores == "labels" and "labels" not in latents:
-        raise ValueError(f"--scores labels needs latents of labelled photos; those of {args.latents} have no labels.")
     w = latents["w"].astype(np.float32)
     space = str(latents["space"]) if "space" in latents else "inversion"
     kind, network = ("encoder", encoder) if space == "inversion" else ("generator", generator)
@@ -235,7 +258,7 @@ def train(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.latents} was made with another {kind}; run `python -m train.manifold` again.")
     report, left_out = {}, {}
     if args.method == "svm":
-        found, report, left_out = classified(latents, args, generator)
+        found, report, left_out = classified(latents, args, encoder, generator)
     else:
         found = unlabelled(w, args, generator)
 
@@ -263,7 +286,6 @@ def train(args: argparse.Namespace) -> None:
     summary = {
         "method": args.method,
         "space": space,
-        "scores": args.scores,
         "latents": len(w),
         "heads": args.heads,
         "seed": args.seed,
@@ -288,15 +310,9 @@ def main(words: list[str] | None = None) -> int:
         "--method", choices=("svm", "pca", "sefa"), default="svm", help="the last two need no classifier"
     )
     parser.add_argument("--components", type=int, default=10, help="directions of --method pca or sefa")
+    parser.add_argument("--extremes", type=int, default=2500, help="latents taken from either end of the score")
     parser.add_argument(
-        "--scores",
-        choices=("classifier", "labels"),
-        default="classifier",
-        help="what sorts the latents: the classifier's logits on the photos, as in the paper, or the true labels",
-    )
-    parser.add_argument("--extremes", type=int, default=1000, help="latents taken from either end of the score")
-    parser.add_argument(
-        "--costs", type=float, nargs="+", default=(0.1, 1.0, 10.0),
+        "--costs", type=float, nargs="+", default=(0.1, 10.0),
         help="the SVM's C over the number of latents; of several, the one whose edits are cleanest is taken",
     )  # fmt: skip
     parser.add_argument("--heads", type=int, default=16, help="heads that are edited and rendered to calibrate")
@@ -304,19 +320,26 @@ def main(words: list[str] | None = None) -> int:
         "--plain", action="store_true",
         help="the paper's protocol and no more: the most accurate normals, not screened, nothing taken out",
     )  # fmt: skip
+    parser.add_argument("--pairs", help="offsets of rendered pairs, made by `python -m train.pairs`")
+    parser.add_argument("--photos", help="folder of packed photos: directions are judged on those that are held back")
+    parser.add_argument("--judged", type=int, default=16, help="how many of them")
     parser.add_argument(
-        "--protect", nargs="*", default=[], metavar="NAME=OTHER,OTHER",
-        help="conditional projection: the direction of NAME leaves the others' scores alone, e.g. age=eyeglasses",
+        "--leave-out", nargs="*", default=[], metavar="NAME=REASON",
+        help="directions that a person who looked at them found wanting",
     )  # fmt: skip
-    parser.add_argument("--least-auc", type=float, default=0.8, help="of the classifier against the true labels")
+    parser.add_argument("--least-auc", type=float, default=0.65, help="of the classifier against the true labels")
     parser.add_argument(
-        "--least-accuracy", type=float, default=0.9, help="of the plane on held-out latents; others are left out"
+        "--least-accuracy", type=float, default=0.57, help="of the plane on held-out latents; others are left out"
     )
     parser.add_argument(
-        "--least-altering", type=float, default=0.6, help="likewise, standard deviations at strength 1"
+        "--least-altering", type=float, default=0.7, help="likewise, standard deviations of the logit at strength 2"
     )
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of the trials")
-    return run_stage("train.directions", train, parser.parse_args(words))
+    args = parser.parse_args(words)
+    args.leave_out = dict(
+        word.split("=", 1) if "=" in word else (word, "It was looked at.") for word in args.leave_out
+    )
+    return run_stage("train.directions", train, args)
 
 
 if __name__ == "__main__":

@@ -48,13 +48,12 @@ from torch import Tensor
 
 from preim3d.generator import TriPlaneGenerator
 from train import checkpoint
-from train.attributes import frontal_pictures
 from train.field_batches import FieldBatch, draw_batch
 from train.field_losses import LOSS_WEIGHTS, losses
 from train.heads.dataset import BACKGROUND, HeadsDataset, over_background
 from train.muon import Muon
 from train.options import check_budget, run_stage, training_parser
-from train.picture_metric import visibility
+from train.picture_metric import frontal_pictures, visibility
 from train.precision import autocast
 from train.progress import Progress, cosine_rate
 

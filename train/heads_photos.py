@@ -8,10 +8,10 @@ from torch import Tensor
 from preim3d.encoder import PortraitEncoder
 from preim3d.generator import TriPlaneGenerator
 from train import augment
-from train.attributes import METRIC_HEADS, HeadReader, frontal_pictures
+from train.attributes import HeadReader
 from train.batches import draw_photos, draw_plain, to_camera, to_float
 from train.heads.dataset import BACKGROUND, FRONT_VIEWS, HeadsDataset
-from train.picture_metric import picture_metric
+from train.picture_metric import METRIC_HEADS, frontal_pictures, picture_metric
 from train.rounds import Batch
 
 

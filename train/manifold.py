@@ -1,18 +1,22 @@
-"""Photos -> the inversion manifold: the latent that the encoder gives each photo, and what the classifier says of it.
+r"""Photos -> the inversion manifold: the latent that the encoder gives each photo, and what the classifier says of it.
 
-    python -m train.manifold --weights weights/faces --reader READER --data dataset/heads --out latents.npz
-    python -m train.manifold --weights weights/faces --reader READER --samples 3000 --out origin.npz
+    python -m train.manifold --weights weights/faces --reader READER --data dataset/photos \
+        --labels fairface_label_train.csv --out latents.npz
+    python -m train.manifold --weights weights/faces --reader READER --data dataset/heads --samples 3000 \
+        --out origin.npz
 
-Section 3.4 of the paper: directions are learned here and not among sampled latents. DATA is a folder of `train.heads
-render`, or any folder or zip of face crops (an EG3D dataset; what `python -m preim3d edit` writes). For comparison
-`--samples` takes latents of the original space: the mapping of random z, or, with --data, of the codes of rendered
-heads, and the classifier reads the pictures that the generator makes of them.
+Section 3.4 of the paper: directions are learned here and not among sampled latents. DATA is a folder of packed photos
+(`train.photos`; those that are held back are left out), of `train.heads render`, or any folder or zip of face crops
+(an EG3D dataset; what `python -m preim3d edit` writes). For comparison `--samples` takes latents of the original
+space: the mapping of random z, or, with --data, of the codes of rendered heads, and the classifier reads the pictures
+that the generator makes of them.
 
 Makes OUT with w [N,num_ws,w_dim], logits [N,A], attribute_names [A], space, the fingerprint of the network that gave
-w (encoder or generator), and names [N] of files, or heads [N] and labels [N,A] in [0, 1] (the truth). Killed, it goes
-on where it was when it is run again. Many processes share the work: `accelerate launch -m train.manifold ...`, or
-`--part 1/8` ... `--part 8/8` on as many machines with one disk; whoever finishes last puts the parts together. Which
-processes there were changes nothing in OUT."""
+w (encoder or generator), names [N] of files or heads [N], labels [N,A] in [0, 1] where anything is known (NaN where it
+is not), and angles [N,2] (yaw and pitch in radians) of packed photos. Killed, it goes on where it was when it is run
+again. Many processes share the work: `accelerate launch -m train.manifold ...`, or `--part 1/8` ... `--part 8/8` on as
+many machines with one disk; whoever finishes last puts the parts together. Which processes there were changes nothing
+in OUT."""
 
 import argparse
 import hashlib
@@ -21,12 +25,13 @@ import os
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -41,6 +46,8 @@ from train.attributes import HeadReader
 from train.batches import READ_RAYS, draw_photos, render_views
 from train.heads.dataset import HeadsDataset
 from train.options import run_stage, stage_parser
+from train.photo_labels import LABELS, photo_labels
+from train.real_photos import RealPhotos
 
 
 BATCH = 32
@@ -64,7 +71,35 @@ class Source(NamedTuple):
     items: str  # digest of what is in it: a part that was begun with something else must not be gone on with
 
 
-def heads_source(dataset: HeadsDataset, encoder: PortraitEncoder, count: int, seed: int) -> Source:
+def photos_source(
+    photos: RealPhotos, table: str | None, encoder: PortraitEncoder, count: int | None, names: list[str], seed: int
+) -> Source:
+    """The packed photos that are not held back, or `count` of them, inverted."""
+    rows = np.random.default_rng(seed).permutation(np.nonzero(~photos.held)[0])[:count]
+    labels = by_names(photo_labels(photos, table), LABELS, names)
+    batches = split(rows)
+
+    def batch(number: int) -> Batch:
+        rows, size = batches[number], encoder.config.input_size
+        images = F.interpolate(photos.crops(rows), (size, size), mode="area").to(encoder.device)
+        known = {"names": photos.names[rows], "labels": labels[rows], "angles": photos.pose[rows]}
+        return Batch(encoder(images), images, known)
+
+    return Source(len(batches), batch, digest([*batches, labels]))
+
+
+def by_names(labels: np.ndarray, own: Sequence[str], names: list[str]) -> np.ndarray:
+    """labels [N,len(own)] in the columns of `names`, NaN where there are none."""
+    columns = np.full((len(labels), len(names)), np.nan, np.float32)
+    for name, column in zip(own, labels.T):
+        if name in names:
+            columns[:, names.index(name)] = column
+    return columns
+
+
+def heads_source(
+    dataset: HeadsDataset, encoder: PortraitEncoder, count: int | None, names: list[str], seed: int
+) -> Source:
     """One photo-like picture of each of the first `count` heads, inverted."""
     batches = split(dataset.ready[:count])
 
@@ -76,7 +111,8 @@ def heads_source(dataset: HeadsDataset, encoder: PortraitEncoder, count: int, se
         size = encoder.config.input_size
         images, _ = augment.photo_like(rgba, draws, theta=theta, size=size, occluder_share=0.0)
         images = images.to(encoder.device)
-        return Batch(encoder(images), images, {"heads": heads, "labels": np.asarray(dataset.attributes[heads])})
+        labels = by_names(np.asarray(dataset.attributes[heads]), dataset.attribute_names, names)
+        return Batch(encoder(images), images, {"heads": heads, "labels": labels})
 
     return Source(len(batches), batch, digest(batches))
 
@@ -102,7 +138,9 @@ def crops_source(data: Path, encoder: PortraitEncoder, count: int | None) -> Sou
     return Source(len(batches), batch, digest(batches))
 
 
-def samples_source(generator: TriPlaneGenerator, count: int, seed: int, dataset: HeadsDataset | None) -> Source:
+def samples_source(
+    generator: TriPlaneGenerator, count: int, seed: int, dataset: HeadsDataset | None, names: list[str]
+) -> Source:
     """Latents of the original space and the pictures that the generator makes of them, from the front."""
     batches = split(np.arange(count))
 
@@ -112,7 +150,8 @@ def samples_source(generator: TriPlaneGenerator, count: int, seed: int, dataset:
             known, z = {}, rng.standard_normal((size, generator.config.z_dim))
         else:
             heads = rng.choice(dataset.ready, size)
-            known = {"heads": heads, "labels": np.asarray(dataset.attributes[heads])}
+            labels = by_names(np.asarray(dataset.attributes[heads]), dataset.attribute_names, names)
+            known = {"heads": heads, "labels": labels}
             z = np.asarray(dataset.features[heads])
         z = torch.from_numpy(z).float().to(generator.device)
         camera = generator.frontal_camera()
@@ -160,6 +199,7 @@ def invert(
 ) -> None:
     """This part's batches into the file `path`, which is saved now and then; batches already in it are kept."""
     columns, done = load_part(path, about)
+    rows = [columns] if columns else []
     own = range(part - 1, source.count, parts)
     saved_at = time.monotonic()
     with tqdm(total=len(own), initial=len(done), unit="batch", desc="inverting") as bar:
@@ -169,13 +209,19 @@ def invert(
             w, images, known = source.batch(number)
             logits = reader(images).logits.float().cpu().numpy()
             row = {"w": w.float().cpu().numpy(), "logits": logits, **known, "batch": np.full(len(w), number)}
-            columns = {name: np.concatenate([columns[name], row[name]]) if columns else row[name] for name in row}
+            rows.append(row)
             done.add(number)
             bar.update()
             if time.monotonic() - saved_at > SAVE_SECONDS:
-                save_part(path, columns, done, about)
+                save_part(path, joined(rows), done, about)
                 saved_at = time.monotonic()
-    save_part(path, columns, done, about)
+    save_part(path, joined(rows), done, about)
+
+
+def joined(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Each column of several batches as one array; the list is left with that alone."""
+    rows[:] = [{name: np.concatenate([row[name] for row in rows]) for name in rows[0]}] if rows else []
+    return rows[0] if rows else {}
 
 
 def save_part(path: Path, columns: dict[str, np.ndarray], done: set[int], about: dict[str, np.ndarray]) -> None:
@@ -202,11 +248,10 @@ def merge(paths: list[Path], batches: int, out: Path, about: dict[str, np.ndarra
         return finished(out, about)
     if sum(len(done) for _, done in found) < batches:
         return finished(out, about)
-    columns = [columns for columns, _ in found if columns]
-    joined = {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
-    order = np.argsort(joined.pop("batch"), kind="stable")
+    columns = joined([columns for columns, _ in found if columns])
+    order = np.argsort(columns.pop("batch"), kind="stable")
     with whole_file(out) as partial:
-        np.savez(partial, **{name: column[order] for name, column in joined.items()}, **about)
+        np.savez(partial, **{name: column[order] for name, column in columns.items()}, **about)
     for path in paths:
         path.unlink(missing_ok=True)
     return True
@@ -228,15 +273,18 @@ def make(args: argparse.Namespace) -> None:
     if args.samples is None and args.data is None:
         raise ValueError("Give --data, the photos to invert, or --samples, how many latents to draw.")
     reader = load_component(HeadReader, Path(args.reader), torch.float32).to(args.device)
+    names = list(reader.config.attribute_names)
     rendered = args.data is not None and (Path(args.data) / "heads.npz").is_file()
     dataset = HeadsDataset(args.data) if rendered else None
     space = "inversion" if args.samples is None else "origin"
     folder, kind = ("encoder", PortraitEncoder) if space == "inversion" else ("generator", TriPlaneGenerator)
     network = load_component(kind, Path(args.weights) / folder, torch.float32).to(args.device)
     if space == "origin":
-        source = samples_source(network, args.samples, args.seed, dataset)
+        source = samples_source(network, args.samples, args.seed, dataset, names)
     elif dataset:
-        source = heads_source(dataset, network, args.heads, args.seed)
+        source = heads_source(dataset, network, args.heads, names, args.seed)
+    elif packed(Path(args.data)):
+        source = photos_source(RealPhotos(args.data), args.labels, network, args.heads, names, args.seed)
     else:
         source = crops_source(Path(args.data), network, args.heads)
     about = {
@@ -245,7 +293,7 @@ def make(args: argparse.Namespace) -> None:
         "seed": np.array(args.seed),
         "items": np.array(source.items),
         "reader": np.array(fingerprint(reader)),
-        "attribute_names": np.array(reader.config.attribute_names),
+        "attribute_names": np.array(names),
     }
     paths = [out.with_name(f".{out.stem}.{number}-of-{parts}.npz") for number in range(1, parts + 1)]
     if finished(out, about) and not any(path.is_file() for path in paths):
@@ -256,6 +304,10 @@ def make(args: argparse.Namespace) -> None:
         print(f"{len(np.load(out)['w'])} latents in {out}.")
     else:
         print(f"Part {part} of {parts} is done; the last one to finish writes {out}.")
+
+
+def packed(data: Path) -> bool:
+    return data.is_dir() and any(data.glob("*.npz"))
 
 
 def parse_part(words: str) -> tuple[int, int]:
@@ -269,7 +321,8 @@ def main(words: list[str] | None = None) -> int:
     parser = stage_parser(__doc__, "train.manifold")
     parser.add_argument("--weights", required=True, help="pipeline folder: encoder/, or generator/ with --samples")
     parser.add_argument("--reader", required=True, help="folder made by `python -m train.attributes` (OUT/reader)")
-    parser.add_argument("--data", help="rendered heads, or a folder or zip of face crops")
+    parser.add_argument("--data", help="packed photos, rendered heads, or a folder or zip of face crops")
+    parser.add_argument("--labels", help="FairFace's table of ages and sexes, for packed photos")
     parser.add_argument("--samples", type=int, help="draw so many latents of the original space instead")
     parser.add_argument("--out", required=True, help="the .npz to write")
     parser.add_argument("--heads", type=int, help="photos or heads to invert, from the first on; default: all")

@@ -4,8 +4,38 @@ Predicting codes is a hundred times cheaper than rendering them. To first order 
 |J (code - truth)|^2 = (code - truth)^T M (code - truth) with M = J^T J, J being the picture's linear dependence on
 the code, so a regression weighted by M minimises the picture's error without rendering."""
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from preim3d.camera import angles_from_camera
+from train import augment
+from train.batches import to_float
+from train.heads.dataset import BACKGROUND, HeadsDataset
+
+
+METRIC_PICTURE = 32  # Side of the pictures that weigh the features,
+METRIC_HEADS = 3000  # and how many heads they show: many times the number of features.
+
+
+def frontal_pictures(
+    dataset: HeadsDataset, heads: np.ndarray, size: int = METRIC_PICTURE
+) -> tuple[np.ndarray, Tensor]:
+    """The most frontal plain view of each of `heads`, where it is near enough -> which heads, pictures
+    [n,3,size,size]."""
+    cameras = torch.as_tensor(np.asarray(dataset.cameras[heads]), dtype=torch.float32)
+    yaw, pitch = angles_from_camera(cameras.flatten(0, 1))
+    tilt = (yaw.square() + pitch.square()).sqrt().reshape(cameras.shape[:2])
+    nearest, view = tilt.min(1)
+    near = (nearest < 0.3).numpy()
+    heads, view = heads[near], view.numpy()[near]
+    pictures = []
+    for start in range(0, len(heads), 64):
+        span = slice(start, start + 64)
+        images = augment.plain(to_float(dataset.images[heads[span], view[span]]), BACKGROUND)
+        pictures.append(F.interpolate(images, (size, size), mode="area"))
+    return heads, torch.cat(pictures)
 
 
 # Where the expression is, in the EG3D crop (fractions of its side): left eye, right eye, mouth; and their radius.
