@@ -81,7 +81,7 @@ def test_crop_of_a_crop_is_itself():
     coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
     smooth = coarse.resize((CROP_PX, CROP_PX), Image.Resampling.BICUBIC)
     again = crop_face(smooth, Face(frontal_points(CROP_PX / CROP_SIDE, (256, 256), 0), 1.0, (0.0, 0.0)))
-    assert np.abs(np.asarray(again).astype(int) - np.asarray(smooth)).max() <= 3
+    assert np.abs(np.asarray(again).astype(int) - np.asarray(smooth)).max() <= 6
 
 
 def test_beyond_the_border_it_is_mirrored_and_blurred_not_black():

@@ -41,9 +41,9 @@ from train.progress import Progress, cosine_rate
 from train.real_photos import CROP_PX, RealPhotos
 
 
-RATE = 3e-3
+RATE = 2e-3
 HEADS_SHARE = 1 / 8  # of the mesh network's batch
-FINDER_EVERY = 6  # steps: it is trained already, or learns fast
+FINDER_EVERY = 12  # steps: it is trained already, or learns fast
 FINDER_HEADS, FINDER_MISSES = 0.3, 0.2  # shares of its batch
 SMALLEST = 0.3  # of a photo's side, that its blurred copies are shrunk to
 
@@ -60,19 +60,22 @@ def spoilt(rgba: Tensor, replace: Tensor, draws: torch.Generator) -> Tensor:
     def some(share: float) -> Tensor:
         return torch.rand(count, 1, 1, 1, generator=draws) < share
 
-    images, alpha = rgba[:, :3], rgba[:, 3:]
-    behind = augment.random_backgrounds(count, (size, size), draws, rgba.device)
-    images = torch.where(replace[:, None, None, None], images * alpha + behind * (1 - alpha), images)
+    images, alpha = rgba[:, :3].clone(), rgba[replace, 3:]
+    behind = augment.random_backgrounds(len(alpha), (size, size), draws, rgba.device)
+    images[replace] = images[replace] * alpha + behind * (1 - alpha)
     images = images * torch.where(some(0.3), grey_photos.shadows(count, size, draws), torch.ones(1))
     images = augment.expose(images, draws).clamp(0, 1)
     images = torch.where(some(0.15), images.mean(1, keepdim=True), images)
     hidden = grey_photos.blobs(count, size, draws) & some(0.25)
-    images = torch.where(hidden, torch.where(some(0.5), torch.rand(count, 3, 1, 1, generator=draws), behind), images)
+    colours = torch.rand(count, 3, 1, 1, generator=draws)
+    images = torch.where(hidden, torch.where(some(0.5), colours, images.roll(1, 0)), images)  # or another's face
     images = augment.soften(images, draws, 0.4, smallest=SMALLEST)
     noise = 0.08 * torch.rand(count, 1, 1, 1, generator=draws).square()
     images = images + noise * torch.randn(images.shape, generator=draws)
+    packed = torch.rand(count, generator=draws) < 0.3
     steps = 0.01 + 0.07 * torch.rand(count, 1, 1, 1, generator=draws)
-    return torch.where(some(0.3), grey_photos.jpeg(images, steps), images).clamp(0, 1)
+    images[packed] = grey_photos.jpeg(images[packed], steps[packed])
+    return images.clamp(0, 1)
 
 
 def mesh_loss(network: FaceMesh, reading: MeshReading, seen: Seen, boxes: Tensor) -> dict[str, Tensor]:
@@ -156,7 +159,7 @@ def train(
     steps: int | None = None,
     seed: int = 0,
     start: Path | None = None,  # folder of earlier networks, or of the finder alone
-    batch: int = 64,
+    batch: int = 32,
     save_seconds: float = 120,
 ) -> dict[str, float]:
     """Train both networks and measure the mesh network; returns what the report says."""
@@ -295,7 +298,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--start", type=Path, help="folder of earlier networks to go on from")
     parser.add_argument("--minutes", type=float, help="budget of time (default 30, where no steps are given)")
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(words)
     if args.minutes is None and args.steps is None:
