@@ -109,38 +109,33 @@ def finder_loss(
     photos: Photos,
     heads: Heads,
     pictures: grey_photos.Pictures,
+    partners: Tensor,  # `mirror_partners`
     batch: int,
     rng: np.random.Generator,
     draws: torch.Generator,
 ) -> Tensor:
     """Of one batch: faces as the cascade's boxes and as its own first reading shows them, and what is no face."""
-    size, wrong, rendered = finder.config.input_size, round(FINDER_MISSES * batch), round(FINDER_HEADS * batch)
+    size = finder.config.input_size
+    wrong, rendered = max(2, round(FINDER_MISSES * batch)), max(1, round(FINDER_HEADS * batch))  # one of each kind
     right = batch - wrong
-    wide = right // 2
-    boxes = torch.cat([jitter(wide, draws, 0.32, 0.33, 22), jitter(right - wide, draws, 0.12, 0.12, 8)])
-    boxes = torch.cat([boxes[torch.randperm(right, generator=draws)], misses(wrong, draws)])
-    # Heads first; the misses at the end are of real photos and heads, half each.
-    kinds = [
-        (photos, slice(rendered, right + wrong // 2)),
-        (heads, [*range(rendered), *range(right + wrong // 2, batch)]),
-    ]
-    rgba, five = torch.empty(batch, 4, size, size), torch.empty(batch, 5, 2)
-    for faces, places in kinds:
-        seen = faces.seen(faces.draw(len(boxes[places]), rng), boxes[places], NETWORK_SIDE, size)
-        rgba[places], five[places] = seen.rgba, seen.five
-    # Half the real photos keep their background.
-    keep = (
-        (torch.arange(batch) >= rendered) & (torch.arange(batch) < right) & (torch.rand(batch, generator=draws) < 0.5)
-    )
-    rgba[keep, 3] = 1
-    rgba[-(wrong // 2) :: 2] = 0  # backgrounds alone
-    rgba = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1)
-    images = grey_photos.photo_like(rgba, pictures, draws)
-    seen = Seen(images, five, torch.zeros(batch, 2), torch.zeros(batch, 1, 3))
-    seen = mirror(seen, torch.rand(batch, generator=draws) < 0.5, torch.zeros(1, dtype=torch.long))
+    boxes = torch.cat([jitter(right // 2, draws, 0.32, 0.33, 22), jitter(right - right // 2, draws, 0.12, 0.12, 8)])
+    boxes = boxes[torch.randperm(right, generator=draws)]
+    wrong_boxes = misses(wrong, draws)
+    seen = Seen.join([
+        faces.seen(faces.draw(len(part), rng), part, NETWORK_SIDE, size)
+        for faces, part in (
+            (photos, boxes[rendered:]), (heads, boxes[:rendered]),
+            (photos, wrong_boxes[wrong // 2 :]), (heads, wrong_boxes[: wrong // 2]),
+        )
+    ])  # fmt: skip
+    seen = mirror(seen, torch.rand(batch, generator=draws) < 0.5, partners)
+    alpha = seen.rgba[:, 3:].clone()
+    alpha[: (right - rendered) // 2] = 1  # half the real photos keep their background
+    alpha[right::3] = 0  # a background alone
+    images = grey_photos.photo_like(torch.cat([seen.rgba[:, :3] * alpha, alpha], 1), pictures, draws)
 
     with torch.autocast("cpu", torch.bfloat16):
-        read = finder(seen.rgba.contiguous(memory_format=torch.channels_last))
+        read = finder(images.contiguous(memory_format=torch.channels_last))
     distance = F.smooth_l1_loss(read.points[:right], seen.five[:right], beta=0.02)
     wanted = gaussian_heatmaps(seen.five[:right], read.heatmaps.shape[-1])
     surprise = -(wanted * read.heatmaps[:right]).sum((2, 3)).mean()
@@ -217,7 +212,7 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         sum(terms.values()).backward()
         if progress.step % FINDER_EVERY == 0:
-            loss = finder_loss(finder, crops, heads, pictures, batch, rng, draws)
+            loss = finder_loss(finder, crops, heads, pictures, partners, batch, rng, draws)
             loss.backward()
             terms["finder"] = loss
         nn.utils.clip_grad_norm_(networks.parameters(), 5.0)

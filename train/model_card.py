@@ -24,7 +24,7 @@ Whatever light and background a photo has, the head comes back in one soft light
 | `encoder/` | IR-SE encoder: 128 x 128 crop -> W+ |
 | `directions/` | named directions in the encoder's inversion manifold, in standard deviations of the logit |
 | `origin_directions/` | the same learned in the generator's original space, to compare with |
-| `landmarks/` | finds the five points that align a photo |
+| `landmarks/` | finds faces, aligns them by 120 points, reads the photo's camera and where the person is |
 | `examples/` | a portrait made by the project, and what `python -m preim3d edit` made of it |
 | `evaluation.json` | figures, written by `python -m train.evaluate` |
 
