@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from preim3d.directions import ATTRIBUTES
+from preim3d.efficientnet import EfficientNetLite0
 from preim3d.identity import FaceIdentity
 from train import evaluate, losses, metrics
 from train.attributes import HeadReader
@@ -20,7 +21,6 @@ from train.curves import draw_curves
 from train.edit_figures import at_altering
 from train.evaluation import face_square, sheet
 from train.optimise import optimise_latent
-from train.perceptual import EfficientNetLite0
 from train.report import average, tables, worst_group
 from train.subjects import Subjects, fairface_labels, group_members
 

@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from preim3d.camera import camera_from_angles
+from preim3d.efficientnet import EfficientNetLite0
 from preim3d.encoder import PortraitEncoder
 from preim3d.files import whole_file
 from preim3d.generator import TriPlaneGenerator
@@ -40,7 +41,7 @@ from train.face_batches import FaceBatches, HeadBatch, LearnedCameras, PhotoBatc
 from train.heads.dataset import BACKGROUND, HeadsDataset
 from train.muon import Muon
 from train.options import check_budget, run_stage, training_parser
-from train.perceptual import VGG16, EfficientNetLite0
+from train.perceptual import VGG16
 from train.precision import autocast
 from train.progress import Progress, cosine_rate, must_be_numbers
 from train.real_photos import RealPhotos, inside_photo
