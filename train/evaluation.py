@@ -14,6 +14,7 @@ from tqdm import tqdm
 from preim3d.camera import angles_from_camera, camera_from_angles
 from preim3d.directions import Directions
 from preim3d.encoder import PortraitEncoder
+from preim3d.face_mesh import FaceMesh
 from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import CHIP_CENTRE, CHIP_SIDE, FaceIdentity
 from preim3d.pipeline import load_component
@@ -46,6 +47,7 @@ class Evaluation:
         self.origin = component(Directions, Path(args.origin)).cpu() if args.origin else None
         self.compared = {name: component(PortraitEncoder, folder) for name, folder in args.compare}
         self.reader = component(HeadReader, Path(args.reader))
+        self.mesh = component(FaceMesh, Path(args.mesh or weights / "landmarks" / "mesh"))
         self.perceptual = EfficientNetLite0.load(args.perceptual).to(device)
         self.fid_network = torch.jit.load(args.fid_network, device) if args.fid_network else None
 
@@ -101,8 +103,9 @@ class Evaluation:
         return torch.cat([self.identity(part.to(self.device)).cpu() for part in images.split(32)])
 
     def read_angles(self, images: Tensor) -> Tensor:
-        """Yaw and nominal pitch [N,2] in radians, as a network sees them in images [N,3,H,W]."""
-        return read_images(self.reader, images).angles
+        """Yaw and nominal pitch [N,2] in radians, as a network sees them in crops or views [N,3,H,W]."""
+        boxes = resized(images, self.mesh.config.input_size)
+        return torch.cat([self.mesh.read(part.to(self.device))[1].cpu() for part in boxes.split(32)])
 
     @torch.no_grad()
     def fid_features(self, images: Tensor) -> Tensor:

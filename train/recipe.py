@@ -121,7 +121,8 @@ STAGES = (
     ),
     Stage(
         "python -m train.evaluate --weights weights/faces --reader runs/attributes/reader --data photos \\\n"
-        "    --perceptual efficientnet_lite0_blocks0-10.safetensors --sheets sheets --out weights/faces/evaluation.json",
+        "    --perceptual efficientnet_lite0_blocks0-10.safetensors --sheets sheets \\\n"
+        "    --out weights/faces/evaluation.json",
         "weights/faces, reader, packed photos of which some are held out, EfficientNet-Lite0 (see train.perceptual)",
         "evaluation.json, goals and the paper's tables in evaluation.md, contact sheets",
         15,

@@ -76,7 +76,7 @@ def protocol(evaluation: Evaluation) -> str:
         views="one view" if args.views == 1 else f"{args.views} views",
         among=AMONG,
         person=PERSON,
-        pose="train.attributes' network",
+        pose="train.landmarks' network (learned from MediaPipe's poses)",
         fid=f"{Path(args.fid_network).name} (given by the user)"
         if args.fid_network
         else "EfficientNet-Lite0 (pooled, 1/16)",
@@ -94,7 +94,7 @@ def protocol(evaluation: Evaluation) -> str:
         else "",
         origin=f" Spaces: directions of either space at the strength, up to 3, that gives AA {EQUAL_ALTERING}, or the "
         f"most that both reach; {len(in_space)} photos, {int((~subjects.photos.held[in_space]).sum())} of them of the "
-        "training, one view each, |yaw| up to 30 and |pitch| up to 20 degrees."
+        "encoder's training but not of the directions', one view each, |yaw| up to 30 and |pitch| up to 20 degrees."
         if args.origin
         else "",
     )
@@ -111,7 +111,8 @@ def average(by_seed: list[dict]) -> dict:
             return first  # null: could not be measured
         return round(combine(values), 4)
 
-    figures = over(by_seed, lambda values: sum(values) / len(values))
+    # A count that is the same for all seeds stays a whole number.
+    figures = over(by_seed, lambda values: values[0] if len(set(values)) == 1 else sum(values) / len(values))
     if len(by_seed) > 1:
         figures["spread"] = over(by_seed, lambda values: max(values) - min(values))
     return figures
