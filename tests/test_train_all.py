@@ -105,9 +105,10 @@ def made(tmp_path_factory):
         FaceIdentity(4, ((4, False), (8, True)), 8).save_pretrained(at / "dlib")
         patch.setattr("train.inversion_figures.DESCENT_STEPS", 2)
         stage(
-            evaluate, *known, "--data", at / "people", "--perceptual", at / "lite0.safetensors", "--identity", at / "dlib",
-            "--mesh", at / "landmarks" / "networks" / "mesh", "--fid-photos", 6, "--origin-photos", 4, "--edited", 2,
-            "--optimised", 1, "--origin", at / "origin", "--sheets", at / "sheets", "--out", weights / "evaluation.json",
+            evaluate, *known, "--data", at / "people", "--perceptual", at / "lite0.safetensors",
+            "--identity", at / "dlib", "--mesh", at / "landmarks" / "networks" / "mesh", "--origin", at / "origin",
+            "--fid-photos", 6, "--origin-photos", 4, "--edited", 2, "--optimised", 1,
+            "--sheets", at / "sheets", "--out", weights / "evaluation.json",
         )  # fmt: skip
         stage(bundle, "--out", weights)
         stage(
