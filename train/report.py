@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from preim3d.bench import GOALS_MB, GOALS_S
 from preim3d.directions import ATTRIBUTES
 from train.edit_figures import EDIT_STRENGTH, EQUAL_ALTERING
 from train.evaluation import PERSON, Evaluation
@@ -30,11 +31,8 @@ GOALS = (
     Goal("FID, photo's camera", ("fid_ori",), "", 2),
     Goal("FID, large angles", ("fid_la",), "", 2),
     Goal("APD, rad", ("apd_rad",), "under 0.06"),
-    Goal("photo to 3x3 grid, s", ("bench", "seconds", "photo to 3x3 grid"), "2.5", 2),
-    Goal("edit to 3x3 grid, s", ("bench", "seconds", "edit to 3x3 grid"), "2.0", 2),
-    Goal("GLB, s", ("bench", "seconds", "GLB"), "2", 2),
-    Goal("first picture on the page, s", ("bench", "seconds", "first picture on the page"), "1", 2),
-    Goal("peak memory, MB", ("bench", "peak_memory_mb", "the page, with a photo"), "2000", 0),
+    *(Goal(f"{step}, s", ("bench", "seconds", step), f"{goal:g}", 2) for step, goal in GOALS_S.items()),
+    *(Goal(f"peak memory, {of}, MB", ("bench", "peak_memory_mb", of), f"{goal}", 0) for of, goal in GOALS_MB.items()),
 )
 EQUAL_GROUPS = 0.15  # how much worse than the mean a group may be before it must be said
 
