@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -48,7 +49,7 @@ class Evaluation:
         self.compared = {name: component(PortraitEncoder, folder) for name, folder in args.compare}
         self.reader = component(HeadReader, Path(args.reader))
         self.mesh = component(FaceMesh, Path(args.mesh or weights / "landmarks" / "mesh"))
-        self.perceptual = EfficientNetLite0.load(args.perceptual).to(device)
+        self.perceptual = perceptual_network(args.perceptual).to(device)
         self.fid_network = torch.jit.load(args.fid_network, device) if args.fid_network else None
 
         self.subjects = Subjects(args.data, args.labels, args.photos, args.fid_photos, args.group_photos, self.rng)
@@ -128,6 +129,18 @@ class Evaluation:
             images = self.generator.render(self.generator.planes(w[None]), camera, w[None]).image.clamp(-1, 1)
             rows.append(of_images(resized(images, CROP_PX).cpu()))
         return [torch.stack(column) for column in zip(*rows)]
+
+
+def perceptual_network(file: str) -> EfficientNetLite0:
+    """Raises OSError where there is no such file, ValueError where it holds something else."""
+    try:
+        with safe_open(file, "pt") as stored:
+            whole = set(dict(EfficientNetLite0().named_parameters())) <= set(stored.keys())
+    except SafetensorError:
+        whole = False
+    if not whole:
+        raise ValueError(f"{file} does not hold EfficientNet-Lite0's weights as safetensors (see train.perceptual).")
+    return EfficientNetLite0.load(file)
 
 
 def pose(cameras: Tensor) -> Tensor:
