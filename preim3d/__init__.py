@@ -24,7 +24,9 @@ turntable.py   frames from all around, as one picture; depth pictures
 edits.py       a list of edits with undo, and what must not change with them
 recipe.py      latent, camera and edits as a small file
 refine.py      crop and w -> a w that looks more like the photo
-judge.py       what an edit did, as reader.py sees it
+identity.py    crop -> who it is, as an embedding (dlib's face network)
+judge.py       how alike photo and head are, by identity.py; what an edit did, by that and reader.py
+reader.py      picture of a head -> attributes
 page/          the page's rooms, which alone know Gradio: answers, GPU functions, endpoints, widgets, a session's state
 files.py       a file is written whole or not at all
 weights.py     where weights come from, and whether they are whole

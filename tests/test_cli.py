@@ -36,6 +36,7 @@ def test_edit_writes_five_files(command, portrait, tmp_path):
         "edit", portrait, "--set", "smile=2", "--set", "age=-1", "--out", tmp_path / "new" / "out"
     )
     assert status == 0 and "head.glb" in said
+    assert "1 face found" in said and "Reconstruction and photo: " in said
     assert sorted(contents(tmp_path)) == sorted(f"new/out/{name}" for name in RESULTS)  # no temporary file is left
     out = tmp_path / "new" / "out"
     assert Image.open(out / "crop.png").size == (512, 512)
@@ -44,6 +45,9 @@ def test_edit_writes_five_files(command, portrait, tmp_path):
     assert (out / "head.glb").read_bytes()[:4] == b"glTF"
     result = json.loads((out / "result.json").read_text())
     assert result["strengths"] == {"smile": 2.0, "age": -1.0} and result["photo"] == "astronaut.jpg"
+    assert result["faces_found"] == 1
+    assert set(result["camera"]) == {"yaw_deg", "pitch_deg"} and abs(result["camera"]["yaw_deg"]) <= 45
+    assert result["likeness"]["distance"] > 0 and result["likeness"]["words"] in said
 
 
 def test_an_edit_of_nothing_writes_the_same_grid_twice(command, portrait, tmp_path):

@@ -83,10 +83,10 @@ class Answers(Showing):
             shown = view_value(visitor, visitor.frames, data_uri(depth.convert("L")), count=len(turn_angles()))
         return {
             **self.owned(visitor),
-            "crop": str(folder / "crop.png"),
+            "crop": str(folder / "crop.webp"),
             "viewer": shown,
-            "grid": str(folder / "grid.png"),
-            "edited": str(folder / "grid.png"),
+            "grid": str(folder / "grid.webp"),
+            "edited": str(folder / "grid.webp"),
             "model": str(folder / "head.glb"),
             "download": gr.DownloadButton("Download GLB", value=str(folder / "head.glb"), interactive=True),
             **self.plan_boxes(visitor),
