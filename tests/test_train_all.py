@@ -12,35 +12,39 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from preim3d.directions import ATTRIBUTES, Directions
+from preim3d.efficientnet import EfficientNetLite0
 from preim3d.identity import FaceIdentity
 from preim3d.pipeline import Preim3DPipeline
 from train import (
     attributes,
     bundle,
     directions,
-    encoder,
     evaluate,
-    generator,
-    identity,
+    faces,
     landmarks,
     manifold,
     photos,
     prepare,
+    sharpen,
     showcase,
 )
 from train.boundaries import Manifold, fit_boundary
 from train.heads import __main__ as heads
-from train.perceptual import EfficientNetLite0
 
 
 ROOT = Path(__file__).resolve().parent.parent
 MATERIAL = ROOT.parent / "shared" / "heads"
-SIZES = {
-    "w_dim": 16, "mapping_layers": 2, "c_dim": 0, "plane_channels": 8, "channel_base": 256, "channel_max": 16,
+GENERATOR = {
+    "w_dim": 16, "mapping_layers": 2, "c_dim": 0, "plane_resolution": 32, "plane_channels": 8,
+    "channel_base": 256, "channel_max": 16,
     "mean_planes": True, "decoder_hidden": 16, "image_resolution": 32, "ray_resolution": 16,
     "superresolution_input": 16, "superresolution_blocks": [{"in": 8, "out": 8, "up": True}],
     "superresolution_clamp": None, "box_warp": 0.8, "ray_start": 2.28, "ray_end": 3.08, "coarse_samples": 6,
     "fine_samples": 6, "plane_axes": "fixed", "background": 0.82,
+}  # fmt: skip
+ENCODER = {
+    "input_size": 32, "units": (1, 1, 1, 1), "depths": (16, 16, 16, 16), "stem_stride": 2, "pool": 2,
+    "feature_dim": 16,
 }  # fmt: skip
 LANDMARKS = ROOT / "weights" / "faces" / "landmarks"  # two seconds of training find no face in a photo
 
@@ -57,9 +61,8 @@ def made(tmp_path_factory):
         assert run(module.main, *words) == 0, (module.__name__, words)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generator, "SIZES", SIZES)
-        patch.setattr(generator, "FIRST_PLANE_RESOLUTION", 8)
-        patch.setattr(generator, "GROW_AT", {16: 0.4, 32: 0.8})
+        patch.setattr(faces, "GENERATOR", GENERATOR)
+        patch.setattr(faces, "ENCODER", ENCODER)
         material = ("--mpfb", MATERIAL / "mpfb", "--assets", MATERIAL / "makehuman-assets")
         stage(heads, "build", *material, "--out", source)
         for folder, count, seed in ((data, 16, 1), (held_out, 12, 2)):
@@ -73,16 +76,8 @@ def made(tmp_path_factory):
         quick = ("--data", data, "--steps", 5, "--batch", 8, "--threads", 1)
         single = ("--precision", "float32")
         small = ("--size", 32, "--depths", 16, 16, 16, 16, "--units", 1, 1, 1, 1, "--embedding", 16)
-        stage(
-            generator, *quick, *single, "--held-out", held_out, "--run", at / "generator", "--planes", 32,
-            "--rays", 24, "--points", 24, "--patches", 1, "--patch-rays", 8,
-        )  # fmt: skip
         reader = at / "attributes" / "reader"
         stage(attributes, *quick, *single, *small, "--held-out", held_out, "--out", at / "attributes")
-        stage(
-            encoder, *quick, *single, "--generator", at / "generator" / "generator", "--reader", reader,
-            "--out", at / "encoder", "--picture-batch", 2, "--picture-every", 2, "--fit-batches", 2,
-        )  # fmt: skip
         for one_in in (1, 10**9):  # the portrait held out, and not
             stage(
                 photos, at / "photos", "--out", at / "packed" / str(one_in), "--processes", 1, "--held-one-in", one_in,
@@ -91,7 +86,19 @@ def made(tmp_path_factory):
         stage(
             landmarks, "--photos", at / "packed", "--data", data, "--out", at / "landmarks", "--steps", 2, "--batch", 4
         )
-        parts = ("--generator", at / "generator" / "generator", "--encoder", at / "encoder" / "encoder")
+        # As many blocks as dlib's, of which some are compared.
+        FaceIdentity(4, ((4, False),) * 11 + ((8, True),), 8).save_pretrained(at / "dlib")
+        save_file(EfficientNetLite0().state_dict(), at / "lite0.safetensors")
+        judges = ("--identity", at / "dlib", "--lite0", at / "lite0.safetensors", *single, "--threads", 1)
+        stage(
+            faces, "--photos", at / "packed", "--heads", data, *judges, "--out", at / "faces", "--steps", 5,
+            "--batch", 2, "--head-batch", 2, "--rays", 24, "--points", 24, "--patches", 1,
+        )  # fmt: skip
+        stage(
+            sharpen, "--weights", at / "faces", "--photos", at / "packed", *judges, "--out", at / "sharpen",
+            "--count", 1, "--steps", 2, "--batch", 1,
+        )  # fmt: skip
+        parts = ("--generator", at / "sharpen" / "generator", "--encoder", at / "faces" / "encoder")
         stage(bundle, *parts, "--landmarks", LANDMARKS, "--out", weights)
         known = ("--weights", weights, "--reader", reader, "--threads", 1)
         lax = ("--heads", 2, "--costs", 1, "--least-accuracy", 0, "--least-auc", 0, "--least-altering", -99)
@@ -101,8 +108,6 @@ def made(tmp_path_factory):
         stage(manifold, *known, "--data", data, "--samples", 16, "--out", at / "origin.npz")
         stage(directions, *known, "--latents", at / "origin.npz", "--out", at / "origin", *lax)
         pack_faces(at / "people", 16)
-        save_file(EfficientNetLite0().state_dict(), at / "lite0.safetensors")
-        FaceIdentity(4, ((4, False), (8, True)), 8).save_pretrained(at / "dlib")
         patch.setattr("train.inversion_figures.DESCENT_STEPS", 2)
         stage(
             evaluate, *known, "--data", at / "people", "--perceptual", at / "lite0.safetensors",
@@ -181,9 +186,3 @@ def test_unnamed_directions_need_no_classifier(made, tmp_path):
         config = json.loads((tmp_path / method / "config.json").read_text())
         assert config["names"] == [f"{method}_{i}" for i in (1, 2, 3)] and config["accuracies"] == [None] * 3
     assert torch.tensor(config["cosines"]).allclose(torch.eye(3), atol=2e-3)
-
-
-def test_an_identity_network_learns(made, tmp_path):
-    words = ("--data", made / "heads", "--held-out", made / "heldout", "--out", tmp_path, "--steps", 2, "--batch", 4)
-    assert run(identity.main, *words, "--size", 32, "--depths", 16, 16, 16, 16, "--units", 1, 1, 1, 1) == 0
-    assert (tmp_path / "identity" / "config.json").is_file()

@@ -1,4 +1,4 @@
-"""Directions and train/picture_metric.py against problems whose answer is known."""
+"""Directions against problems whose answer is known."""
 
 from argparse import Namespace
 
@@ -11,7 +11,6 @@ from preim3d.directions import ATTRIBUTES
 from train.boundaries import Manifold, balance, closed_form_factors, fit_boundary, principal_components
 from train.calibration import LADDER, allied, calibrate, hold_identity, purify
 from train.candidates import find, fit_planes, read_pairs
-from train.picture_metric import code_loss, expression_weights, picture_metric
 
 
 def test_a_boundary_finds_the_axis_that_was_planted():
@@ -195,21 +194,3 @@ def test_purify_takes_out_what_is_dragged_along():
     purer = purify(vectors, responses, names, "Young")
     assert torch.allclose(purer, torch.tensor([[1.0, 0.0, 0.0]]))
     assert allied("Full_Beard", "Goatee") and not allied("Young", "Eyeglasses")
-
-
-def test_picture_metric_weighs_what_shows():
-    codes = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
-    pictures = (codes[:, 0] * 2 + codes[:, 1])[:, None, None, None].expand(-1, 3, 8, 8)
-    metric = picture_metric(codes, pictures, plain_share=0.0)
-    assert abs(metric.diagonal().mean() - 1) < 1e-5
-    assert abs(metric[0, 0] / metric[1, 1] - 4) < 0.3 and abs(metric[2, 2]) < 0.01
-    # An error that the picture does not show costs nothing: 2 a + b stays the same.
-    unseen = code_loss(torch.tensor([[1.0, -2.0, 5.0]]), torch.zeros(1, 3), metric)
-    seen = code_loss(torch.tensor([[1.0, 2.0, 5.0]]), torch.zeros(1, 3), metric)
-    assert unseen < 0.02 * seen
-    assert torch.isclose(code_loss(torch.ones(2, 3), torch.zeros(2, 3), torch.eye(3)), torch.tensor(1.0))
-
-
-def test_expression_weights_stand_on_eyes_and_mouth():
-    weights = expression_weights(64)[0, 0]
-    assert weights[24, 23] > 4 and weights[42, 32] > 4 and weights[2, 2] < 1.01

@@ -18,13 +18,15 @@ import pytest
 import torch
 from conftest import ball_generator
 from PIL import Image
+from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch import nn
 
 from preim3d.camera import camera_from_angles
+from preim3d.efficientnet import EfficientNetLite0
 from preim3d.encoder import PortraitEncoder
+from preim3d.identity import FaceIdentity
 from train import encoder, workers
-from train.attributes import HeadReader
 from train.features import FeatureNetwork
 
 
@@ -36,11 +38,12 @@ PHOTOS, SIDE = 6, 40
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> Path:
-    """A generator, a reader, and photos in EG3D's layout: `photos`, and `photos.zip`."""
+    """A generator, judging networks, and photos in EG3D's layout: `photos`, and `photos.zip`."""
     folder = tmp_path_factory.mktemp("inputs")
     torch.manual_seed(0)
     ball_generator().save_pretrained(folder / "generator")
-    HeadReader(32, (1, 1, 1, 1), (16, 16, 16, 16), 2, 2, 8, ("Smiling",), 5).save_pretrained(folder / "reader")
+    FaceIdentity(4, ((4, False), (8, True)), 8).save_pretrained(folder / "identity")
+    save_file(EfficientNetLite0().state_dict(), folder / "lite0.safetensors")
     rng, labels = np.random.default_rng(0), []
     (folder / "photos" / "00000").mkdir(parents=True)
     for i in range(PHOTOS):
@@ -57,7 +60,8 @@ def inputs(tmp_path_factory) -> Path:
 def words(inputs: Path, out: Path, *more, data="photos", steps=4) -> list[str]:
     """Short, but past the start of every schedule: step 1 stands for step 100,000."""
     return [str(word) for word in (
-        "--data", inputs / data, "--generator", inputs / "generator", "--reader", inputs / "reader", "--out", out,
+        "--data", inputs / data, "--generator", inputs / "generator", "--out", out, "--identity", inputs / "identity",
+        "--lite0", inputs / "lite0.safetensors",
         "--batch", 2, "--steps", steps, "--schedule-scale", 1e-5, "--workers", 0, "--threads", 1, "--device", "cpu",
         "--precision", "float32", "--save-steps", 2, *more,
     )]  # fmt: skip
@@ -99,8 +103,6 @@ def test_ablations_leave_out_what_they_name(inputs, tmp_path):
     options = "--without", "alternating", "surround"
     assert encoder.main(words(inputs, tmp_path, *options, data="photos.zip", steps=4)) == 0
     assert {name for name, _ in logged(tmp_path)} == {"l2", "lpips", "id", "gradient"}
-    with pytest.raises(SystemExit):
-        encoder.main(words(inputs, tmp_path, "--recipe", "heads", *options))
 
 
 def test_the_released_codes_variants(inputs, tmp_path):
@@ -114,24 +116,6 @@ def test_the_released_codes_variants(inputs, tmp_path):
     assert not torch.equal(saved["linear.weight"], parts["encoder"]["linear.weight"])
 
 
-def heads_inputs(inputs: Path, folder: Path) -> None:
-    """The same in `folder` for a few synthetic heads."""
-    from test_train_stages import FEATURES, fake_heads
-
-    fake_heads(folder / "heads")
-    shutil.copytree(inputs / "reader", folder / "reader")
-    torch.manual_seed(0)
-    generator = ball_generator()
-    config = dict(generator.config) | {"z_dim": FEATURES}
-    type(generator).from_config(config).save_pretrained(folder / "generator")
-
-
-def test_synthetic_heads_under_the_papers_recipe(inputs, tmp_path):
-    heads_inputs(inputs, tmp_path)
-    assert encoder.main(words(tmp_path, tmp_path / "out", "--recipe", "paper", data="heads")) == 0
-    assert ("l2", 1) in logged(tmp_path / "out") and ("w", 3) not in logged(tmp_path / "out")
-
-
 def test_an_encoder_goes_on_from_another_ones_weights(inputs, tmp_path, capsys):
     assert encoder.main(words(inputs, tmp_path / "first", "--rate", 1e-3)) == 0
     first = PortraitEncoder.from_pretrained(tmp_path / "first" / "encoder").state_dict()
@@ -139,13 +123,6 @@ def test_an_encoder_goes_on_from_another_ones_weights(inputs, tmp_path, capsys):
     assert encoder.main(words(inputs, tmp_path / "second", *start, "--rate", 1e-12, steps=1)) == 0
     second = PortraitEncoder.from_pretrained(tmp_path / "second" / "encoder").state_dict()
     assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first if name.endswith("weight"))
-    heads_inputs(inputs, tmp_path)
-    arguments = words(
-        tmp_path, tmp_path / "third", "--recipe", "heads", *start, "--rate", 1e-12, data="heads", steps=1
-    )
-    assert encoder.main(arguments) == 0  # no regression spoils what was learned
-    third = PortraitEncoder.from_pretrained(tmp_path / "third" / "encoder").state_dict()
-    assert torch.allclose(first["linear.weight"], third["linear.weight"], atol=1e-6)
     PortraitEncoder(32, (1, 1, 1, 1), (16, 16, 16, 16), 2, 2, 8, 3, 5).save_pretrained(tmp_path / "other")
     assert encoder.main(words(inputs, tmp_path / "fourth", "--start", tmp_path / "other")) == 1
     assert "gives w of 3 x 5, but" in capsys.readouterr().err
@@ -158,7 +135,8 @@ def test_a_domain_without_faces_needs_no_network_of_ours(inputs, tmp_path):
     torch.save(FeatureNetwork().state_dict(), tmp_path / "resnet50.pth")
     more = ("--lpips", tmp_path / "alexnet.pth", "--similarity", tmp_path / "resnet50.pth", "--size", 64)
     arguments = words(inputs, tmp_path / "out", *more, steps=1)
-    arguments = [word for word in arguments if word not in ("--reader", str(inputs / "reader"))]
+    ours = ("--identity", str(inputs / "identity"), "--lite0", str(inputs / "lite0.safetensors"))
+    arguments = [word for word in arguments if word not in ours]
     assert encoder.main(arguments) == 0
     assert {name for name, _ in logged(tmp_path / "out")} == {"l2", "lpips", "id", "gradient"}
     config = PortraitEncoder.from_config(PortraitEncoder.load_config(tmp_path / "out" / "encoder")).config
@@ -235,37 +213,6 @@ def test_a_run_killed_at_any_moment_goes_on_as_if_it_had_not_been(inputs, tmp_pa
     assert all(len(values) == 1 for values in whole.values()) and ("l2", 35) in whole
     assert killed == whole  # every value of every piece, also of steps that were taken twice
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
-
-
-def test_a_killed_run_on_synthetic_heads_keeps_its_pool(inputs, tmp_path):
-    heads_inputs(inputs, tmp_path)
-    more = (
-        "--batch",
-        8,
-        "--fit-batches",
-        2,
-        "--pictures-from",
-        0,
-        "--pool-from",
-        0,
-        "--picture-every",
-        2,
-        "--save-steps",
-        3,
-    )
-    assert encoder.main(words(tmp_path, tmp_path / "whole", *more, data="heads", steps=20)) == 0
-    arguments, path = words(tmp_path, tmp_path / "killed", *more, data="heads", steps=20), tmp_path / "killed"
-    process = CONTEXT.Process(target=child, args=(arguments,))
-    process.start()
-    while not (path / "checkpoint.pt").exists():
-        assert process.is_alive()
-        time.sleep(0.002)
-    process.kill()
-    process.join()
-    kept = torch.load(path / "checkpoint.pt", weights_only=True)
-    assert kept["step"] < 20 and len(kept["notes"]["pools"][0]["images"]) >= 2
-    assert encoder.main(arguments) == 0
-    assert logged(path) == logged(tmp_path / "whole") and weights(path) == weights(tmp_path / "whole")
 
 
 def test_a_full_disk_is_reported_and_what_was_saved_stays(inputs, tmp_path, capfd):

@@ -17,7 +17,7 @@ from preim3d.directions import ATTRIBUTES
 from preim3d.efficientnet import EfficientNetLite0
 from preim3d.face_mesh import FaceMesh
 from preim3d.identity import FaceIdentity
-from train import evaluate, losses, metrics
+from train import evaluate, metrics
 from train.attributes import HeadReader
 from train.curves import draw_curves
 from train.edit_figures import at_altering
@@ -345,34 +345,6 @@ def test_curves_are_drawn():
     curve = {"curve": {"0": {"aa": 0, "ad": 0}, "1": {"aa": 1.0, "ad": 0.5}, "2": {"aa": 2.0, "ad": 0.25}}}
     picture = draw_curves({"age": {"origin": curve, "inversion": curve}}, {"age": "Age"})
     assert picture.size == (320, 320) and (np.asarray(picture) == (30, 111, 200)).all(2).sum() > 100
-
-
-def test_picture_losses_by_hand():
-    truth = torch.zeros(1, 3, 4, 4)
-    images = truth.clone()
-    images[..., 2:] = 0.5  # one vertical edge of height .5 among three columns of differences
-    even = torch.ones(1, 1, 4, 4)
-    assert torch.isclose(losses.pixel_loss(images, truth, even), torch.tensor(0.125))
-    assert torch.isclose(losses.edge_loss(images, truth, even), torch.tensor(0.5 / 3))
-
-
-def test_latent_loss_is_the_mean_square_under_the_plain_metric():
-    w, truth = torch.full((2, 3, 4), 2.0), torch.zeros(2, 3, 4)
-    assert losses.latent_loss(w, truth, torch.eye(4)) == 4.0
-
-
-def test_feature_losses_vanish_for_equal_pictures_only(reader):
-    images = torch.rand(2, 3, 32, 32) * 2 - 1
-    for loss in (losses.perceptual_loss, losses.identity_loss):
-        assert loss(reader, images, images).abs() < 1e-5
-        assert loss(reader, images, -images) > 1e-3
-
-
-def test_stage_features_end_where_the_body_ends(reader):
-    images = torch.rand(2, 3, 32, 32) * 2 - 1
-    maps = losses.stage_features(reader, images)
-    assert [m.shape[-1] for m in maps] == [8, 4, 2, 1]
-    assert torch.equal(maps[-1], reader.body(reader.input_layer(images)))
 
 
 def test_spaces_are_compared_where_a_curve_first_reaches_the_altering():

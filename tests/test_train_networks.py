@@ -4,7 +4,6 @@ Ranger."""
 import copy
 import math
 
-import numpy as np
 import pytest
 import torch
 from conftest import ball_generator
@@ -96,16 +95,6 @@ def test_features_read_moco_and_torchvision(tmp_path):
         load_features(tmp_path / "other.pth")
 
 
-def test_arcface_logits_by_hand():
-    angle = math.radians(60)
-    logits = identity.arcface_logits(torch.tensor([[math.cos(angle), 0.3]]), torch.tensor([0]), scale=2.0, margin=0.5)
-    assert logits[0, 0].item() == pytest.approx(2 * math.cos(angle + 0.5), abs=1e-5)
-    assert logits[0, 1].item() == pytest.approx(0.6)
-    cosines = torch.tensor([[1.0, -1.0]], requires_grad=True)
-    identity.arcface_logits(cosines, torch.tensor([0])).sum().backward()
-    assert cosines.grad.isfinite().all()
-
-
 def test_an_identity_network_is_a_folder_or_the_published_file(tmp_path):
     torch.manual_seed(0)
     sizes = {"input_size": 32, "units": (1, 1, 1, 1), "depths": (16, 16, 16, 16), "feature_dim": 8}
@@ -188,20 +177,3 @@ def test_ranger_resumes():
     steps(p, optimizer, gradients[4:])
     steps(q, other, gradients[4:])
     assert torch.equal(p, q)
-
-
-def test_identity_learns_the_people(tmp_path):
-    from test_train_stages import HEADS, fake_heads
-
-    fake_heads(tmp_path / "heads")
-    code = identity.main([
-        "--data", str(tmp_path / "heads"), "--held-out", str(tmp_path / "heads"), "--out", str(tmp_path / "out"),
-        "--steps", "4", "--batch", "8", "--size", "32", "--units", "1", "1", "1", "1", "--depths", "16", "16", "16",
-        "16", "--embedding", "8", "--threads", "1", "--precision", "float32",
-    ])  # fmt: skip
-    assert code == 0
-    report = (tmp_path / "out" / "report.json").read_text()
-    assert f'"n": {HEADS}' in report and '"steps": 4' in report
-    network = identity.load_identity(tmp_path / "out" / "identity")
-    with torch.no_grad():
-        assert np.isfinite(network(torch.zeros(1, 3, 32, 32)).numpy()).all()

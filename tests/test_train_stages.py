@@ -2,7 +2,6 @@
 directions."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from preim3d.reader import HeadReader, Reading
 from train import attributes, directions, manifold
 from train.batches import aligned_theta, draw_photos, draw_plain
 from train.heads.dataset import HeadsDataset
-from train.heads_photos import HeadsPhotos
 from train.photo_labels import LABELS, kept_out
 from train.reader_batches import Examples
 from train.real_photos import RealPhotos
@@ -223,10 +221,3 @@ def test_the_aligned_crop_of_the_template_is_the_whole_crop():
     theta = aligned_theta(points, 512)
     expected = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
     assert (theta - expected).abs().max() < 0.01, theta
-
-
-def test_no_more_rays_are_rendered_than_the_renders_show():
-    dataset = SimpleNamespace(features=np.zeros((1, 1)), images=np.zeros((1, 1, 64)))
-    config = SimpleNamespace(ray_resolution=64, image_resolution=128)
-    generator = SimpleNamespace(config=config, device=torch.device("cpu"))
-    assert HeadsPhotos(dataset, generator, 32, 0.2).rays == 32

@@ -4,23 +4,21 @@ import argparse
 import copy
 from collections.abc import Iterator
 from functools import cached_property, partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from preim3d.efficientnet import EfficientNetLite0
 from preim3d.encoder import PortraitEncoder
 from preim3d.generator import TriPlaneGenerator
-from train import latent_discriminator, losses, schedules, workers
-from train.attributes import HeadReader
+from preim3d.irse import IdentityNetwork
+from train import latent_discriminator, schedules, workers
 from train.features import load_features
-from train.heads.dataset import HeadsDataset
-from train.heads_photos import HeadsPhotos, encoder_from_reader, latent_metric, photographed
 from train.identity import encoder_from_identity, load_identity
 from train.latent_discriminator import LatentDiscriminator
 from train.lpips import load_lpips
-from train.picture_metric import expression_weights
+from train.perceptual import perceptual_distance
 from train.posed_photos import PosedPhotos, Shuffled, load_batches
 from train.precision import autocast
 from train.progress import must_be_numbers
@@ -40,28 +38,16 @@ class EncoderRun:
         device = self.device = torch.device("cpu") if args.device == "cpu" else self.place.device
         torch.manual_seed(args.seed)
         generator = TriPlaneGenerator.from_pretrained(args.generator).to(device).eval().requires_grad_(False)
-        reader = None
-        if args.reader:
-            reader = HeadReader.from_pretrained(args.reader).to(device).eval().requires_grad_(False)
-        self.encoder = self._new_encoder(generator, reader).to(device)
+        self.encoder = self._new_encoder(generator).to(device)
         size = self.encoder.config.input_size
 
         # The photos, and w of generated images.
-        self.heads = self.rays = None
-        if (Path(args.data) / "heads.npz").is_file():
-            self.heads = HeadsPhotos(HeadsDataset(args.data), generator, size, args.plain_share)
-            self.latents = self.heads.latents
-            if args.recipe == "heads":
-                self.rays = self.heads.rays
-        else:
-            self.posed = PosedPhotos(args.data, size, args.mirror)
-            self.latents = partial(sample_latents, generator)
-        truncated = self.latents if self.heads else partial(self.latents, truncation=args.truncation)
-        seen = photographed if args.recipe == "heads" else lambda images, draws: images
-        self.generated = GeneratedImages(generator, truncated, size, args.pool, seen, self.rays)
+        self.posed = PosedPhotos(args.data, size, args.mirror)
+        self.latents = partial(sample_latents, generator)
+        self.generated = GeneratedImages(generator, partial(self.latents, truncation=args.truncation), size)
         self.real: Iterator | None = None
 
-        self.objective = self._new_objective(generator, reader)
+        self.objective = self._new_objective(generator)
         kind = {"adamw": partial(torch.optim.AdamW, weight_decay=0.01), "ranger": Ranger}[args.optimizer]
         self.optimizer = kind(self.encoder.parameters(), args.rate)
         self.parts = {"encoder": self.encoder, "optimizer": self.optimizer}
@@ -74,9 +60,8 @@ class EncoderRun:
             self.parts["discriminator"] = self.discriminator
             self.parts["discriminator_optimizer"] = self.discriminator_optimizer
 
-    def _new_encoder(self, generator: TriPlaneGenerator, reader: HeadReader | None) -> PortraitEncoder:
-        """From `--start`; from the identity network's body, as in pSp and the paper; from the reader; or from
-        nothing."""
+    def _new_encoder(self, generator: TriPlaneGenerator) -> PortraitEncoder:
+        """From `--start`; from the published IR-SE-50's body, as in pSp and the paper; or from nothing."""
         args = self.args
         if args.start:
             encoder = PortraitEncoder.from_pretrained(args.start)
@@ -87,48 +72,36 @@ class EncoderRun:
                     f" {wanted[1]}: give an encoder of that generator, or leave --start out."
                 )
             return encoder
-        if args.recipe == "heads":
-            return encoder_from_reader(generator, reader)
-        if args.identity:
-            encoder = encoder_from_identity(generator, load_identity(args.identity), args.size)
-        elif reader is not None:
-            encoder = encoder_from_reader(generator, reader)
+        identity = load_identity(args.identity) if args.identity else None
+        if isinstance(identity, IdentityNetwork):
+            encoder = encoder_from_identity(generator, identity, args.size)
         else:
             config = generator.config
             encoder = PortraitEncoder(input_size=args.size, num_ws=generator.num_ws, w_dim=config.w_dim)
         encoder.latent_average.copy_(generator.latent_average().cpu().expand_as(encoder.latent_average))
         return encoder
 
-    def _new_objective(self, generator: TriPlaneGenerator, reader: HeadReader | None) -> Objective:
+    def _new_objective(self, generator: TriPlaneGenerator) -> Objective:
         args, device = self.args, self.device
         if args.lpips:
             perceptual = load_lpips(args.lpips, args.lpips_linear).to(device)
         else:
-            perceptual = partial(losses.perceptual_loss, reader)
-        if args.similarity:
-            identity = load_features(args.similarity).to(device)
-        elif args.identity:
-            identity = load_identity(args.identity).to(device).eval().requires_grad_(False)
-        else:
-            identity = reader
-        objective = Objective(generator, perceptual, identity, surround=args.surround, rays=self.rays)
-        if args.recipe == "heads":
-            weights = expression_weights(self.heads.dataset.images.shape[2], device=device)  # the pictures' side
-            objective.pixel_weights = weights / weights.mean()
-            objective.metric = latent_metric(self.heads)
-        return objective
+            network = EfficientNetLite0.load(args.lite0).to(device)
 
-    def photos(self, rng: np.random.Generator, draws: torch.Generator, pictures: int) -> Batch:
-        """An out-domain batch; the first `pictures` of it have pictures to compare with."""
-        if self.heads:
-            return self.heads.draw(self.args.batch, rng, draws, pictures)
+            def perceptual(images: Tensor, truth: Tensor) -> Tensor:
+                return perceptual_distance(network, images, truth, torch.ones_like(truth[:, :1]))
+
+        identity = load_features(args.similarity) if args.similarity else load_identity(args.identity)
+        identity = identity.to(device).eval().requires_grad_(False)
+        return Objective(generator, perceptual, identity, surround=args.surround)
+
+    def photos(self) -> Batch:
+        """An out-domain batch."""
         images, cameras = (tensor.to(self.device) for tensor in next(self.real))
         return Batch(images, None, [(images, cameras)])
 
     def start_reading(self, step: int) -> None:
         """Posed photos from where a run of `step` steps stopped."""
-        if self.heads:
-            return
         order = self.args.round_order
         # Of the paper's order every other step takes photos; the released code's takes them always and drops half.
         taken = (step + 1) // 2 if order == "out-in" and "alternating" not in self.args.without else step
@@ -138,33 +111,18 @@ class EncoderRun:
         )  # fmt: skip
         self.real = load_batches(self.posed, shuffled, self.args.workers)
 
-    def rounds(self, step: int, share: float, rng: np.random.Generator, draws: torch.Generator):
+    def rounds(self, step: int, rng: np.random.Generator):
         """The rounds of a step: where (out or in), batch, weights of its terms."""
         args = self.args
-        if args.recipe == "heads":
-            yield from self._heads_rounds(step, share, rng, draws)
-            return
         weights = self.weights(step)
-        order = {"out-in": ("out", "in"), "in-out": ("in", "out")}.get(args.round_order)
-        places = ("out", "in") if order is None else (order[step % 2],)
-        for place in ("out",) if "alternating" in args.without else places:
+        order = {"out-in": ("out", "in"), "in-out": ("in", "out")}[args.round_order]
+        for place in ("out",) if "alternating" in args.without else (order[step % 2],):
             if place == "out" or args.round_order == "in-out":
-                batch = self.photos(rng, draws, args.batch)
+                batch = self.photos()
             if place == "in":
-                batch = self.generated.draw(args.batch, rng, draws)
-            # L_w where w is the generator's own; the w of synthetic heads is left unused here, as that of photos is.
+                batch = self.generated.draw(args.batch, rng)
+            # L_w where w is known, which is the generator's own.
             yield place, batch, weights if place == "in" else weights | {"w": 0.0}
-
-    def _heads_rounds(self, step: int, share: float, rng: np.random.Generator, draws: torch.Generator):
-        args = self.args
-        due = step % args.picture_every == 0
-        if due and share >= args.pool_from:
-            self.generated.grow(max(1, args.picture_batch // 2), rng)
-        pictures = args.picture_batch if due and share >= args.pictures_from else 0
-        weights = {"w": args.w_weight, "l2": 1.0, "edge": 0.3, "lpips": args.lpips_weight, "id": args.id_weight}
-        yield "out", self.photos(rng, draws, pictures), weights
-        if len(self.generated):
-            yield "in", self.generated.draw(max(1, args.batch // 4), rng, draws), {"w": 0.25 * args.w_weight}
 
     def weights(self, step: int) -> dict[str, float]:
         scale = self.args.schedule_scale
@@ -174,7 +132,7 @@ class EncoderRun:
             weights = schedules.paper_weights(step, scale)
         return weights | {"sur": 0.0} if "surround" in self.args.without else weights
 
-    def step(self, step: int, share: float, precision: str) -> dict[str, float]:
+    def step(self, step: int, precision: str) -> dict[str, float]:
         """One optimiser step; gives its terms, those of the in-domain round with `_in` behind their names.
 
         Raises FloatingPointError naming a term that is not a number, before it spoils the weights."""
@@ -185,7 +143,7 @@ class EncoderRun:
         self.optimizer.zero_grad(set_to_none=True)
         shown, encoded = {}, []
         for _ in range(args.accumulate):
-            for place, batch, weights in self.rounds(step, share, rng, draws):
+            for place, batch, weights in self.rounds(step, rng):
                 with autocast(self.device, precision):
                     w = self.encoder(batch.images)
                     # The renderer would fail on such a w in words of its own.
@@ -240,11 +198,6 @@ class EncoderRun:
     @cached_property
     def _sheet_photos(self) -> tuple[Tensor, Tensor]:
         """Images [N,3,S,S] and their cameras [N,25], the same in every piece of a run."""
-        if self.heads:
-            count, draws = 2 * SHEET_PHOTOS, torch.Generator().manual_seed(0)
-            batch = self.heads.draw(count, np.random.default_rng(0), draws, count)
-            # The last ones: those in the generator's light come first.
-            return batch.images[-SHEET_PHOTOS:], batch.targets[0][1][-SHEET_PHOTOS:]
         photos = [self.posed[i] for i in range(min(SHEET_PHOTOS, len(self.posed)))]
         images, cameras = (torch.stack(column).to(self.device) for column in zip(*photos))
         return images.float() / 127.5 - 1, cameras

@@ -46,10 +46,7 @@ class Objective:
     generator: TriPlaneGenerator
     perceptual: Callable[[Tensor, Tensor], Tensor]  # images, truth -> L_LPIPS
     identity: nn.Module  # see `losses.embed`
-    pixel_weights: Tensor | float = 1.0  # [1,1,H,W] of mean 1
-    metric: Tensor | None = None  # [w_dim,w_dim] weighs L_w; None: Eq. 4 as it stands
     surround: Literal["input", "frontal"] = "input"  # what the views of Eq. 6 lie around
-    rays: int | None = None  # along a view's side; None: as many as the generator has
 
     def terms(
         self,
@@ -61,17 +58,13 @@ class Objective:
         """The terms of Eq. 7 by name, unweighted, each averaged over the batch's targets."""
         wanted, terms = {name for name, weight in weights.items() if weight}, {}
         if "w" in wanted and batch.w is not None:
-            if self.metric is None:
-                terms["w"] = losses.latent_norm_loss(w, batch.w)
-            else:
-                terms["w"] = losses.latent_loss(w, batch.w, self.metric)
-        if not batch.targets or not wanted & {"l2", "edge", "lpips", "id", "sur"}:
+            terms["w"] = losses.latent_norm_loss(w, batch.w)
+        if not batch.targets or not wanted & {"l2", "lpips", "id", "sur"}:
             return terms
         w = w[: len(batch.targets[0][0])].float()
         planes = self.generator.planes(w)
         judges = {
-            "l2": lambda images, truth: losses.pixel_loss(images, truth, self.pixel_weights),
-            "edge": lambda images, truth: losses.edge_loss(images, truth, self.pixel_weights),
+            "l2": losses.pixel_loss,
             "lpips": self.perceptual,
             "id": lambda images, truth: losses.identity_loss(self.identity, images, truth),
         }
@@ -89,65 +82,29 @@ class Objective:
 
     def _view(self, planes: Tensor, cameras: Tensor, w: Tensor, size: int) -> Tensor:
         """Images [P,3,size,size] in [-1, 1] of w [P,num_ws,w_dim] from cameras [P,25]."""
-        return resize(self.generator.render(planes, cameras, w, ray_resolution=self.rays).image, size)
+        return resize(self.generator.render(planes, cameras, w).image, size)
 
 
 class GeneratedImages:
-    """In-domain images: known w seen from random cameras. Rendered anew for every batch, as in the paper, or drawn
-    from a `pool` of earlier ones where rendering costs far more than the encoder's step (on a CPU)."""
+    """In-domain images: known w seen from random cameras, rendered anew for every batch."""
 
     def __init__(
         self,
         generator: TriPlaneGenerator,
         latents: Callable[[int, np.random.Generator], Tensor],  # count -> w [count,num_ws,w_dim]
         size: int,  # side of the images
-        pool: int = 0,  # images kept
-        photographed: Callable[[Tensor, torch.Generator], Tensor] = lambda images, draws: images,  # on [B,3,S,S]
-        rays: int | None = None,  # along a view's side; None: as many as the generator has
     ):
-        self.generator, self.latents, self.size, self.capacity = generator, latents, size, pool
-        self.photographed, self.rays = photographed, rays
-        config = generator.config
-        self.images = torch.zeros(0, 3, size, size, dtype=torch.uint8)
-        self.w = torch.zeros(0, generator.num_ws, config.w_dim)
-        self.cameras = torch.zeros(0, 25)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def state(self) -> dict[str, Tensor]:
-        return {"images": self.images, "w": self.w, "cameras": self.cameras}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        self.images, self.w, self.cameras = (state[name].cpu() for name in ("images", "w", "cameras"))
-
-    def grow(self, count: int, rng: np.random.Generator) -> None:
-        """Add `count` images to the pool; the oldest make room."""
-        fresh = self._render(count, rng)
-        self.images, self.w, self.cameras = (
-            torch.cat([old, new.cpu()])[-self.capacity :]
-            for old, new in zip((self.images, self.w, self.cameras), fresh)
-        )
-
-    def draw(self, count: int, rng: np.random.Generator, draws: torch.Generator) -> Batch:
-        if self.capacity:
-            chosen = torch.from_numpy(rng.integers(0, len(self), count))
-            drawn = (self.images[chosen], self.w[chosen], self.cameras[chosen])
-        else:
-            drawn = self._render(count, rng)
-        images, w, cameras = (tensor.to(self.generator.device) for tensor in drawn)
-        images = images.float() / 127.5 - 1
-        return Batch(self.photographed(images, draws), w, [(images, cameras)])
+        self.generator, self.latents, self.size = generator, latents, size
 
     @torch.no_grad()
-    def _render(self, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Images uint8 [count,3,S,S], as a photo has them; w [count,num_ws,w_dim]; cameras [count,25]."""
+    def draw(self, count: int, rng: np.random.Generator) -> Batch:
         w = self.latents(count, rng)
         yaw, pitch = _uniform(count, rng, IN_DOMAIN_YAW_DEG), _uniform(count, rng, IN_DOMAIN_PITCH_DEG)
         cameras = cameras_of(self.generator, yaw, pitch)
-        view = self.generator.render(self.generator.planes(w), cameras, w, ray_resolution=self.rays)
-        images = resize(view.image, self.size)
-        return images.add(1).mul(127.5).round().clamp(0, 255).byte(), w, cameras
+        images = resize(self.generator.render(self.generator.planes(w), cameras, w).image, self.size)
+        # Of 256 levels, as a photo has them.
+        images = images.add(1).mul(127.5).round().clamp(0, 255) / 127.5 - 1
+        return Batch(images, w, [(images, cameras)])
 
 
 def sample_latents(

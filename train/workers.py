@@ -4,7 +4,7 @@ statistics. With a single process every function here gives back what it was giv
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from accelerate.utils import broadcast, gather_object
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 
@@ -58,11 +58,6 @@ def agree(value: float) -> float:
     if state.num_processes == 1:
         return value
     return broadcast(torch.tensor(value, dtype=torch.float64, device=state.device)).item()
-
-
-def collect(thing) -> list:
-    """Every process's thing, in order."""
-    return gather_object([thing]) if PartialState().num_processes > 1 else [thing]
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
