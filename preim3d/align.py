@@ -103,11 +103,12 @@ class FaceAligner:
 
     def faces(self, photo: Image.Image) -> list[Face]:
         """The faces of an upright RGB photo, the largest first. A photo that lies on its side or head is turned until
-        a face is found."""
+        a face is found; then faint ones are looked for, too."""
         pixels = np.asarray(photo)
-        for search_px, quarters in itertools.product(SEARCH_SIDES_PX, (0, 1, 3, 2)):
+        searches = [*itertools.product((False,), SEARCH_SIDES_PX, (0, 1, 3, 2)), (True, SEARCH_SIDES_PX[0], 0)]
+        for faint, search_px, quarters in searches:
             turned = np.ascontiguousarray(np.rot90(pixels, quarters))
-            found = self._finder.find(turned, search_px)
+            found = self._finder.find(turned, search_px, faint)
             if found:
                 fits = [fit_template(_turn_back(face.points_px, quarters, photo.size)) for face in found]
                 faces = [

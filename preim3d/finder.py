@@ -25,6 +25,8 @@ SEARCH_PAD = 0.2
 
 # Faces in real photos had at least 8 overlapping boxes; most textures taken for faces have fewer than 6.
 MIN_NEIGHBOURS = 6
+# Where none was found: pale, dark or half covered faces have fewer, and the landmark network says what is a face.
+FAINT_NEIGHBOURS = 2
 MIN_FACE_LOGIT = 2.0  # real faces read 4.2 and more
 MAX_DISAGREEMENT = 0.25  # between the readings of a face and of its mirror image, in half boxes
 
@@ -57,6 +59,7 @@ class InsightFaceFinder:
         self,
         pixels: np.ndarray,  # [H,W,3] uint8 RGB
         search_px: int,  # insightface searches at 640 px whatever is asked
+        faint: bool = False,  # and finds what it finds
     ) -> list[Found]:
         return [
             # Their pixel centres are whole numbers, ours lie at .5.
@@ -80,10 +83,15 @@ class OwnFinder:
         self,
         pixels: np.ndarray,  # [H,W,3] uint8 RGB
         search_px: int,  # longer side of the copy that the cascade reads
+        faint: bool = False,  # whether faces that are hard to see are looked for, which takes more things for faces
     ) -> list[Found]:
         grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+        neighbours = FAINT_NEIGHBOURS if faint else MIN_NEIGHBOURS
+        searched = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(grey) if faint else grey
         with self._lock:
-            fits = [fit for roll in ROLLS_DEG for fit in haar_fits(self._cascade, grey, search_px, roll)]
+            fits = [
+                fit for roll in ROLLS_DEG for fit in haar_fits(self._cascade, searched, search_px, roll, neighbours)
+            ]
         return self._read(grey, fits)
 
     def _read(self, grey: np.ndarray, fits: list[Fit]) -> list[Found]:
@@ -111,6 +119,7 @@ def haar_fits(
     grey: np.ndarray,  # [H,W] uint8
     side_px: int,  # the picture is shrunk to this first
     roll_deg: float,  # lean of the faces looked for, clockwise as seen
+    neighbours: int,  # overlapping boxes that a face has at least
 ) -> list[Fit]:
     """The cascade's boxes as (rough) fits in pixels of `grey`."""
     height, width = grey.shape
@@ -122,7 +131,7 @@ def haar_fits(
     small = cv2.resize(grey, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
     to_small = np.diag([small.shape[1] / width, small.shape[0] / height, 1]) @ to_photo
     frame = warp(small, to_small, frame_px, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
-    boxes = cascade.detectMultiScale(frame, scaleFactor=1.15, minNeighbors=MIN_NEIGHBOURS, minSize=(24, 24))
+    boxes = cascade.detectMultiScale(frame, scaleFactor=1.15, minNeighbors=neighbours, minSize=(24, 24))
     fits = []
     for left, top, box_px, _ in boxes:
         centre = to_photo @ [left + 0.5 * box_px, top + HAAR_DOWN * box_px, 1]

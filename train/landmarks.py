@@ -41,9 +41,9 @@ from train.progress import Progress, cosine_rate
 from train.real_photos import CROP_PX, RealPhotos
 
 
-RATE = 3e-3
+RATE = 2e-3
 HEADS_SHARE = 1 / 8  # of the mesh network's batch
-FINDER_EVERY = 6  # steps: it is trained already, or learns fast
+FINDER_EVERY = 12  # steps: it is trained already, or learns fast
 FINDER_HEADS, FINDER_MISSES = 0.3, 0.2  # shares of its batch
 SMALLEST = 0.3  # of a photo's side, that its blurred copies are shrunk to
 
@@ -60,19 +60,22 @@ def spoilt(rgba: Tensor, replace: Tensor, draws: torch.Generator) -> Tensor:
     def some(share: float) -> Tensor:
         return torch.rand(count, 1, 1, 1, generator=draws) < share
 
-    images, alpha = rgba[:, :3], rgba[:, 3:]
-    behind = augment.random_backgrounds(count, (size, size), draws, rgba.device)
-    images = torch.where(replace[:, None, None, None], images * alpha + behind * (1 - alpha), images)
+    images, alpha = rgba[:, :3].clone(), rgba[replace, 3:]
+    behind = augment.random_backgrounds(len(alpha), (size, size), draws, rgba.device)
+    images[replace] = images[replace] * alpha + behind * (1 - alpha)
     images = images * torch.where(some(0.3), grey_photos.shadows(count, size, draws), torch.ones(1))
     images = augment.expose(images, draws).clamp(0, 1)
     images = torch.where(some(0.15), images.mean(1, keepdim=True), images)
     hidden = grey_photos.blobs(count, size, draws) & some(0.25)
-    images = torch.where(hidden, torch.where(some(0.5), torch.rand(count, 3, 1, 1, generator=draws), behind), images)
+    colours = torch.rand(count, 3, 1, 1, generator=draws)
+    images = torch.where(hidden, torch.where(some(0.5), colours, images.roll(1, 0)), images)  # or another's face
     images = augment.soften(images, draws, 0.4, smallest=SMALLEST)
     noise = 0.08 * torch.rand(count, 1, 1, 1, generator=draws).square()
     images = images + noise * torch.randn(images.shape, generator=draws)
+    packed = torch.rand(count, generator=draws) < 0.3
     steps = 0.01 + 0.07 * torch.rand(count, 1, 1, 1, generator=draws)
-    return torch.where(some(0.3), grey_photos.jpeg(images, steps), images).clamp(0, 1)
+    images[packed] = grey_photos.jpeg(images[packed], steps[packed])
+    return images.clamp(0, 1)
 
 
 def mesh_loss(network: FaceMesh, reading: MeshReading, seen: Seen, boxes: Tensor) -> dict[str, Tensor]:
@@ -83,7 +86,8 @@ def mesh_loss(network: FaceMesh, reading: MeshReading, seen: Seen, boxes: Tensor
     apart = F.smooth_l1_loss(reading.points, mesh, beta=0.01, reduction="none") * known
     wanted = gaussian_heatmaps(mesh[..., :2], reading.heatmaps.shape[-1], sigma=0.04)
     surprise = -(wanted * reading.heatmaps).sum((2, 3)) * known[..., 0]
-    crop = misfit(move(network.five_points(reading.points), boxes), CROP_SIDE)[real]
+    five = network.five_points(reading.points)[real]
+    crop = misfit(move(five, boxes[real]), CROP_SIDE)
     # Turn and size count as what they move at the face's rim, half a unit away.
     crop = crop * crop.new_tensor([1, 1, 0.5, 0.5])
     turned = F.smooth_l1_loss(reading.angles, seen.angles, beta=0.05, reduction="none").mean(1)
@@ -91,6 +95,8 @@ def mesh_loss(network: FaceMesh, reading: MeshReading, seen: Seen, boxes: Tensor
     return {
         "points": apart.sum() / known.sum(),
         "surprise": 0.01 * surprise.sum() / known[..., 0].sum(),
+        # These hold the points of mirrored faces that the mesh has no names for.
+        "five": 0.5 * F.smooth_l1_loss(five, seen.five[real], beta=0.01),
         "crop": F.smooth_l1_loss(crop, torch.zeros_like(crop), beta=0.01),
         "angles": 0.3 * torch.where(real, turned, 0.3 * turned).mean(),
         "person": 0.05 * F.binary_cross_entropy_with_logits(reading.person, alpha),
@@ -106,38 +112,33 @@ def finder_loss(
     photos: Photos,
     heads: Heads,
     pictures: grey_photos.Pictures,
+    partners: Tensor,  # `mirror_partners`
     batch: int,
     rng: np.random.Generator,
     draws: torch.Generator,
 ) -> Tensor:
     """Of one batch: faces as the cascade's boxes and as its own first reading shows them, and what is no face."""
-    size, wrong, rendered = finder.config.input_size, round(FINDER_MISSES * batch), round(FINDER_HEADS * batch)
+    size = finder.config.input_size
+    wrong, rendered = max(2, round(FINDER_MISSES * batch)), max(1, round(FINDER_HEADS * batch))  # one of each kind
     right = batch - wrong
-    wide = right // 2
-    boxes = torch.cat([jitter(wide, draws, 0.32, 0.33, 22), jitter(right - wide, draws, 0.12, 0.12, 8)])
-    boxes = torch.cat([boxes[torch.randperm(right, generator=draws)], misses(wrong, draws)])
-    # Heads first; the misses at the end are of real photos and heads, half each.
-    kinds = [
-        (photos, slice(rendered, right + wrong // 2)),
-        (heads, [*range(rendered), *range(right + wrong // 2, batch)]),
-    ]
-    rgba, five = torch.empty(batch, 4, size, size), torch.empty(batch, 5, 2)
-    for faces, places in kinds:
-        seen = faces.seen(faces.draw(len(boxes[places]), rng), boxes[places], NETWORK_SIDE, size)
-        rgba[places], five[places] = seen.rgba, seen.five
-    # Half the real photos keep their background.
-    keep = (
-        (torch.arange(batch) >= rendered) & (torch.arange(batch) < right) & (torch.rand(batch, generator=draws) < 0.5)
-    )
-    rgba[keep, 3] = 1
-    rgba[-(wrong // 2) :: 2] = 0  # backgrounds alone
-    rgba = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1)
-    images = grey_photos.photo_like(rgba, pictures, draws)
-    seen = Seen(images, five, torch.zeros(batch, 2), torch.zeros(batch, 1, 3))
-    seen = mirror(seen, torch.rand(batch, generator=draws) < 0.5, torch.zeros(1, dtype=torch.long))
+    boxes = torch.cat([jitter(right // 2, draws, 0.32, 0.33, 22), jitter(right - right // 2, draws, 0.12, 0.12, 8)])
+    boxes = boxes[torch.randperm(right, generator=draws)]
+    wrong_boxes = misses(wrong, draws)
+    seen = Seen.join([
+        faces.seen(faces.draw(len(part), rng), part, NETWORK_SIDE, size)
+        for faces, part in (
+            (photos, boxes[rendered:]), (heads, boxes[:rendered]),
+            (photos, wrong_boxes[wrong // 2 :]), (heads, wrong_boxes[: wrong // 2]),
+        )
+    ])  # fmt: skip
+    seen = mirror(seen, torch.rand(batch, generator=draws) < 0.5, partners)
+    alpha = seen.rgba[:, 3:].clone()
+    alpha[: (right - rendered) // 2] = 1  # half the real photos keep their background
+    alpha[right::3] = 0  # a background alone
+    images = grey_photos.photo_like(torch.cat([seen.rgba[:, :3] * alpha, alpha], 1), pictures, draws)
 
     with torch.autocast("cpu", torch.bfloat16):
-        read = finder(seen.rgba.contiguous(memory_format=torch.channels_last))
+        read = finder(images.contiguous(memory_format=torch.channels_last))
     distance = F.smooth_l1_loss(read.points[:right], seen.five[:right], beta=0.02)
     wanted = gaussian_heatmaps(seen.five[:right], read.heatmaps.shape[-1])
     surprise = -(wanted * read.heatmaps[:right]).sum((2, 3)).mean()
@@ -156,7 +157,7 @@ def train(
     steps: int | None = None,
     seed: int = 0,
     start: Path | None = None,  # folder of earlier networks, or of the finder alone
-    batch: int = 64,
+    batch: int = 32,
     save_seconds: float = 120,
 ) -> dict[str, float]:
     """Train both networks and measure the mesh network; returns what the report says."""
@@ -214,7 +215,7 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         sum(terms.values()).backward()
         if progress.step % FINDER_EVERY == 0:
-            loss = finder_loss(finder, crops, heads, pictures, batch, rng, draws)
+            loss = finder_loss(finder, crops, heads, pictures, partners, batch, rng, draws)
             loss.backward()
             terms["finder"] = loss
         nn.utils.clip_grad_norm_(networks.parameters(), 5.0)
@@ -295,7 +296,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--start", type=Path, help="folder of earlier networks to go on from")
     parser.add_argument("--minutes", type=float, help="budget of time (default 30, where no steps are given)")
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(words)
     if args.minutes is None and args.steps is None:

@@ -54,6 +54,12 @@ STAGES = (
         steps=21161,
     ),
     Stage(
+        "python -m train.photos PHOTOS --out dataset/real",
+        "a folder of 15,000 photos",
+        "dataset/real: packed crops, masks, landmarks and poses, and a list of failures",
+        60,
+    ),
+    Stage(
         "python -m train.landmarks --photos dataset/real --data dataset/heads --out runs/landmarks",
         "packed photos, dataset/heads",
         "runs/landmarks/networks: find faces, read 120 points, angles and the person",
