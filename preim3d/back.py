@@ -17,10 +17,15 @@ CELLS = 32  # of the grid along a side; its values stand in the middles of the c
 LIMIT = 2.5  # in spreads of a component: beyond, heads are rarer than the reader is sure
 
 # The back begins at z = EDGE and has taken over BLEND further back; above RISE_FROM, where the picture soon ends, it
-# comes forward with the height.
+# comes forward with the square of the height.
 EDGE, BLEND = -0.04, 0.08
-RISE_FROM, RISE = 0.14, 1.2
+RISE_FROM, RISE = 0.14, 10.0
 
+# How far, across and up, a colour of the front's at the seam is carried to the back; how near the surface it is read.
+CARRY = 0.06
+SEAM_DEPTH = 0.035
+
+BUST = 0.36, -0.355  # radius and bottom of the upright cylinder that synthetic heads end at, and so do meshes
 STEEPNESS = 2500.0  # raw density per unit of distance
 LEAST_DENSITY, MOST_DENSITY = -20.0, 150.0  # raw; the least also stands where no head has ever been
 
@@ -40,8 +45,9 @@ class Back(nn.Module):
         self.counts = [shape_components, color_components]
         grid = 3 * (CELLS,)
         self.reader = nn.Linear(num_ws * w_dim, sum(self.counts))
-        self.register_buffer("distance", torch.zeros(1 + shape_components, *grid))  # mean, components; inside: positive
-        self.register_buffer("color", torch.zeros(1 + color_components, 3, *grid))  # RGB in [0, 1], likewise
+        # The mean and, in their spreads, the components: of distances, inside positive, and of RGB in [0, 1].
+        self.register_buffer("distance", torch.zeros(1 + shape_components, *grid))
+        self.register_buffer("color", torch.zeros(1 + color_components, 3, *grid))
         self.register_buffer("lift", torch.zeros(4, channels - 3))  # RGB, 1 -> the other colours of the field
         self.register_buffer("hull", torch.ones(grid))  # 1 where a head can be
 
@@ -55,6 +61,35 @@ class Back(nn.Module):
         distance = self.distance[0] + torch.einsum("bk,kxyz->bxyz", shape, self.distance[1:])
         rgb = self.color[0] + torch.einsum("bk,kcxyz->bcxyz", color, self.color[1:])
         return torch.cat([distance[:, None], rgb], 1).permute(0, 2, 3, 4, 1).contiguous()
+
+    def seam(self) -> Tensor:
+        """The cells' middles [P, 3] where front and back meet."""
+        axis = ((torch.arange(CELLS, device=self.hull.device) + 0.5) / CELLS - 0.5) * BOX
+        points = torch.cartesian_prod(axis, axis, axis)
+        share = back_share(points)
+        return points[(share > 0) & (share < 1) & (self.hull.flatten() > 0)]
+
+    def match_colors(
+        self,
+        grid: Tensor,  # [B, CELLS, CELLS, CELLS, 4]
+        seam: Tensor,  # [P, 3]
+        density: Tensor,  # [B, P, 1] raw, of the front at the seam
+        rgb: Tensor,  # [B, P, 3] in [0, 1], likewise
+        level: float,  # raw density at the surface
+    ) -> Tensor:
+        """The grid in the front's colours: hair and skin of the photo, which the components know only roughly."""
+        cell = ((seam / BOX + 0.5) * CELLS).long().unbind(-1)
+        ours = grid[:, cell[0], cell[1], cell[2]]  # [B, P, 4]
+        # Colours mean something where both fields have their surface.
+        weight = (1 - ours[..., :1].abs() / SEAM_DEPTH).clamp(min=0) * (density / level).clamp(0, 1)
+        axis = ((torch.arange(CELLS, device=grid.device) + 0.5) / CELLS - 0.5) * BOX
+        x, y = (torch.exp(-((axis[:, None] - seam[:, i]) / CARRY).square() / 2) for i in (0, 1))  # [CELLS, P]
+        carried = torch.einsum("xp,yp,bpc->bxyc", x, y, torch.cat([weight * (rgb - ours[..., 1:]), weight], -1))
+        # Far from the seam, the mean difference.
+        mean = carried.sum((1, 2), keepdim=True)
+        mean = mean[..., :3] / (mean[..., 3:] + 1e-3)
+        offset = (carried[..., :3] + 0.05 * mean) / (carried[..., 3:] + 0.05)
+        return torch.cat([grid[..., :1], grid[..., 1:] + offset[:, :, :, None]], -1)
 
     def read(
         self,
@@ -92,6 +127,6 @@ class Back(nn.Module):
 def back_share(points: Tensor) -> Tensor:
     """How much of the field at points [..., 3] is the back's: [...] from 0 to 1, smooth."""
     y, z = points[..., 1], points[..., 2]
-    begin = EDGE + RISE * (y - RISE_FROM).clamp(min=0)
+    begin = EDGE + RISE * (y - RISE_FROM).clamp(min=0).square()
     share = ((begin - z) / BLEND).clamp(0, 1)
     return share.square() * (3 - 2 * share)

@@ -138,7 +138,6 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         fine_samples: int = 48,
         plane_axes: Literal["eg3d", "fixed"] = "eg3d",  # Which way the third plane lies: see renderer.PLANE_AXES.
         surface_density: float = 10.0,  # Raw density that meshes take for the surface; 10 is EG3D's.
-        bust: tuple[float, float] | None = None,  # Radius and bottom of the cylinder that meshes are cut to. Ours only.
         background: float = 0.0,  # Grey behind the head, in [0, 1]: 0 = EG3D's faces, 1 = white.
         pivot: tuple[float, float, float] = PIVOT,  # The point cameras look at,
         camera_radius: float = RADIUS,  # their distance from the origin,
@@ -206,7 +205,13 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         if self.config.mean_planes:
             image = image + self.average_planes[None].contiguous(memory_format=torch.channels_last)
         planes = image.contiguous(memory_format=torch.channels_last).unflatten(1, (3, -1))
-        return StitchedPlanes(planes, self.back(ws)) if self.config.has_back else planes
+        if not self.config.has_back:
+            return planes
+        seam = self.back.seam()
+        features = sample_planes(planes, seam.expand(len(ws), -1, -1), self.config.box_warp, self.config.plane_axes)
+        density, color = self.decoder(features)
+        back = self.back.match_colors(self.back(ws), seam, density, color[..., :3], self.config.surface_density)
+        return StitchedPlanes(planes, back)
 
     def decode(
         self,
@@ -245,13 +250,13 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
             hidden = activation(F.embedding_bag(torch.stack(rows, -1), table, mode="sum"))
             return last(hidden, slice(0, 1))
 
+        def stitched(index: Tensor) -> Tensor:
+            head = index.new_zeros(len(index))
+            return self._stitch(planes, axis[index], head, lambda at: (of_front(index[at]),))[0]
+
         def density(index: Tensor) -> Tensor:
             parts = index.split(max(1, self._chunk() // 2))
-            if self.config.has_back:
-                parts = (self._stitch(planes, axis[part], part.new_zeros(len(part)), lambda at: (of_front(part[at]),))[0] for part in parts)
-            else:
-                parts = (of_front(part) for part in parts)
-            return torch.cat(list(parts)).squeeze(-1)
+            return torch.cat([stitched(part) if self.config.has_back else of_front(part) for part in parts])[:, 0]
 
         return density
 

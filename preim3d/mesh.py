@@ -115,7 +115,7 @@ def density_grid(density, box_size: float, level: float, resolution: int) -> np.
 
 
 def cut_to_bust(density, radius: float, bottom: float, level: float, slope: float):
-    """The same field, but outside of the cylinder below `level`: the surface ends there, in a smooth and closed cut."""
+    """The same field, but below `level` outside of the cylinder: there the surface ends in a smooth and closed cut."""
 
     def cut(axis: torch.Tensor):
         at = density(axis)

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from preim3d.align import FaceAligner
+from preim3d.back import BUST
 from preim3d.camera import PITCHES_DEG, YAWS_DEG, grid_cameras
 from preim3d.directions import Directions, fingerprint
 from preim3d.encoder import PortraitEncoder
@@ -295,7 +296,7 @@ class Preim3DPipeline(DiffusionPipeline):
             density,
             lambda points: self.generator.decode(head.planes, points[None].to(head.w))[1][0, :, :3],
             box_size=self.generator.mesh_box,
-            bust=config.bust,
+            bust=BUST if config.has_back else None,
             level=config.surface_density,
             resolution=resolution,
             faces=faces,

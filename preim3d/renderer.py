@@ -77,7 +77,7 @@ def sample_planes(
                 weights.append(third * column_weight[column])
     table = planes.permute(0, 3, 4, 1, 2).reshape(-1, planes.shape[2])  # [B * H * H * 3, C]
     rows, weights = (torch.stack(corners, dim=-1).view(-1, 12) for corners in (rows, weights))
-    return weighted_rows(table, rows, weights).view(*points.shape[:-1], -1)
+    return weighted_rows(table, rows, weights).view(*points.shape[:-1], table.shape[1])
 
 
 def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:

@@ -218,8 +218,8 @@ def fit(
 ) -> dict[str, float]:
     """Sets all of the back but its lift; gives shares of variance explained.
 
-    Components are of what the features tell, so that every head has them, carved or not; the reader learns them by ridge regression
-    from w. Real photos are another domain: their mean w is made to give the mean head.
+    Components are of what the features tell, so that every head has them, carved or not; the reader learns them by
+    ridge regression from w. Real photos are another domain: their mean w is made to give the mean head.
     """
     report, targets = {}, []
     parts = {
@@ -286,7 +286,8 @@ def fit_lift(generator: TriPlaneGenerator, w: Tensor) -> None:
     """How the field's colours beyond RGB follow from RGB, on the front's surfaces of some heads: super-resolution
     expects such features, though the back has none of its own."""
     places = torch.from_numpy(grid_places(CELLS)).float()
-    places = places[(back_share(places) == 0) & (places.abs() < generator.config.box_warp / 2).all(1)].to(generator.device)
+    in_front = (back_share(places) == 0) & (places.abs() < generator.config.box_warp / 2).all(1)
+    places = places[in_front].to(generator.device)
     lines, others = [], []
     for latent in w[:12]:
         planes = generator.planes(latent[None].to(generator.device))
