@@ -40,6 +40,7 @@ from train.real_photos import RealPhotos
 # Views that carve a head: yaw and nominal pitch in degrees. None from below, where the bust is open.
 VIEWS = ((0, -85), *((yaw, 0) for yaw in range(0, 360, 45)), *((yaw, -50) for yaw in range(45, 360, 90)))
 VIEW_PX = 96
+SURFACE_DENSITY = 25.0  # raw: hair from photos is thinner than that of synthetic heads
 VIEW_FOCAL = FOCAL / 1.85  # shows the whole box from the cameras' distance
 FINE = 2  # carved cells along a side of a grid's cell
 FURTHEST = 0.12  # distances are clipped here: far away they say nothing about the surface
@@ -47,7 +48,7 @@ OPEN_BELOW = -0.15  # from here down walls of the bust are missing, and between 
 RIM = 0.5  # no head beyond this in any coordinate: the box must close
 MARGIN_CELLS = 2  # of the hull around all heads
 BATCH = 8
-RIDGE = 0.3  # of the reader, in mean variances of w's entries
+RIDGE = 1.0  # of the reader, in mean variances of w's entries
 
 
 class Carved(NamedTuple):
@@ -99,7 +100,8 @@ def run(args: argparse.Namespace) -> None:
 def with_back(generator: TriPlaneGenerator) -> TriPlaneGenerator:
     """The same generator, with a back that is still empty."""
     config = {name: value for name, value in generator.config.items() if not name.startswith("_")}
-    whole = TriPlaneGenerator(**(config | {"has_back": True})).eval().requires_grad_(False)
+    changes = {"has_back": True, "surface_density": SURFACE_DENSITY}
+    whole = TriPlaneGenerator(**(config | changes)).eval().requires_grad_(False)
     whole.load_state_dict(generator.state_dict(), strict=False)
     return whole
 
@@ -292,7 +294,7 @@ def fit_lift(generator: TriPlaneGenerator, w: Tensor) -> None:
     for latent in w[:12]:
         planes = generator.planes(latent[None].to(generator.device))
         density, color = (part[0] for part in generator.decode(planes, places[None]))
-        color = color[density[:, 0] > generator.config.surface_density]
+        color = color[density[:, 0].topk(len(places) // 8).indices]  # about as many as are in the head
         lines.append(torch.cat([color[:, :3], torch.ones_like(color[:, :1])], 1).double())
         others.append(color[:, 3:].double())
     lines, others = torch.cat(lines), torch.cat(others)
