@@ -111,7 +111,8 @@ def use_page(weights: Path, picture: Image.Image) -> dict:
             memory = {"the page, before a photo": peak_mb_of(page.pid)}
             ask = visitor(address, picture, folder)
             seconds["first picture on the page"] = median_seconds(lambda: ask("/edit_portrait"), lambda: None)
-            ask("/pose_grid"), ask("/mesh")
+            for endpoint in ("/pose_grid", "/mesh"):
+                ask(endpoint)
             memory["the page, with a photo"] = peak_mb_of(page.pid)
         finally:
             page.terminate()

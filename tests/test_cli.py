@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from preim3d.__main__ import RESULTS, main
-from preim3d.bench import table
+from preim3d.bench import GOALS_MB, GOALS_S, table
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -142,6 +142,7 @@ def test_bench_measures_every_step(command, portrait):
     status, said, complained = command("bench", portrait, "--json")
     assert status == 0, complained
     figures = json.loads(said)
-    assert {"photo to 3x3 grid", "edit to 3x3 grid", "GLB", "page: start to first answer"} <= set(figures["seconds"])
+    assert set(GOALS_S) <= set(figures["seconds"]) and set(GOALS_MB) <= set(figures["peak_memory_mb"])
     assert all(seconds > 0 for seconds in figures["seconds"].values()) and "cores" in figures["machine"]
     assert table(figures).count("\n| ") == len(figures["seconds"]) + len(figures["peak_memory_mb"])
+    assert " | 2000 MB |" in table(figures) and "| photo to 3x3 grid | " in table(figures)

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from command_line import run
+from conftest import ball_generator
 from PIL import Image
 from safetensors.torch import save_file
 
 from preim3d.directions import ATTRIBUTES
+from preim3d.face_mesh import FaceMesh
 from preim3d.identity import FaceIdentity
 from train import evaluate, losses, metrics
 from train.attributes import HeadReader
@@ -174,19 +176,23 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def lite0(tmp_path_factory):
+def networks(tmp_path_factory, reader):
+    """The options that name the networks, but for the weights."""
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("networks") / "lite0.safetensors"
-    save_file({name: tensor for name, tensor in EfficientNetLite0().state_dict().items() if "num_b" not in name}, path)
-    return path
+    folder = tmp_path_factory.mktemp("networks")
+    lite0 = {name: tensor for name, tensor in EfficientNetLite0().state_dict().items() if "num_b" not in name}
+    save_file(lite0, folder / "lite0.safetensors")
+    FaceIdentity(4, ((4, False), (8, True)), 8).save_pretrained(folder / "identity")
+    FaceMesh(32, (4, 4, 8, 8), 6, 2, 8).save_pretrained(folder / "mesh")
+    reader.save_pretrained(folder / "reader")
+    return {
+        "--reader": folder / "reader", "--identity": folder / "identity", "--mesh": folder / "mesh",
+        "--perceptual": folder / "lite0.safetensors",
+    }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def identity(tmp_path_factory):
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("networks") / "identity"
-    FaceIdentity(4, ((4, False), (8, True)), 8).save_pretrained(folder)
-    return folder
+def in_words(options: dict) -> list:
+    return [word for pair in options.items() for word in pair]
 
 
 def test_subjects_are_held_out_first(photos):
@@ -221,15 +227,14 @@ class TinyFeatures(torch.nn.Module):
         return images.float().mean(3)[..., :6].mean(2) / 255
 
 
-def test_photos_are_evaluated_from_end_to_end(tiny_weights, reader, photos, lite0, identity, tmp_path, capsys):
-    reader.save_pretrained(tmp_path / "reader")
+def test_photos_are_evaluated_from_end_to_end(tiny_weights, networks, photos, tmp_path, capsys):
     torch.jit.script(TinyFeatures()).save(tmp_path / "features.pt")
     (tmp_path / "before.json").write_text(json.dumps({"identity_own": 0.6, "protocol": "Old."}))
     (tmp_path / "bench.json").write_text(json.dumps({"seconds": {"GLB": 1.5}, "machine": "a machine"}))
     words = [
-        "--weights", tiny_weights, "--reader", tmp_path / "reader", "--data", photos, "--perceptual", lite0,
-        "--identity", identity, "--fid-photos", HELD + 2, "--group-photos", 9, "--edited", 3, "--seeds", 0, 1,
-        "--fid-network", tmp_path / "features.pt", "--origin", tiny_weights / "directions", "--origin-photos", 4,
+        "--weights", tiny_weights, "--data", photos, *in_words(networks), "--fid-photos", HELD + 2,
+        "--group-photos", 9, "--edited", 3, "--seeds", 0, 1, "--fid-network", tmp_path / "features.pt",
+        "--origin", tiny_weights / "directions", "--origin-photos", 4,
         "--compare", f"w/o ATS={tiny_weights / 'encoder'}", "--before", tmp_path / "before.json",
         "--bench", tmp_path / "bench.json", "--out", tmp_path / "out.json", "--sheets", tmp_path / "sheets",
         "--threads", 1,
@@ -267,14 +272,12 @@ def test_photos_are_evaluated_from_end_to_end(tiny_weights, reader, photos, lite
     }  # fmt: skip
 
 
-def test_descent_is_compared_on_a_few_photos(tiny_weights, reader, photos, lite0, identity, tmp_path, monkeypatch):
+def test_descent_is_compared_on_a_few_photos(tiny_weights, networks, photos, tmp_path, monkeypatch):
     monkeypatch.setattr("train.inversion_figures.DESCENT_STEPS", 3)
     monkeypatch.setattr("train.report.DESCENT_STEPS", 3)
-    reader.save_pretrained(tmp_path / "reader")
     words = [
-        "--weights", tiny_weights, "--reader", tmp_path / "reader", "--data", photos, "--perceptual", lite0,
-        "--identity", identity, "--photos", 3, "--fid-photos", 4, "--group-photos", 2, "--edited", 1, "--optimised", 2,
-        "--out", tmp_path / "out.json", "--threads", 1,
+        "--weights", tiny_weights, "--data", photos, *in_words(networks), "--photos", 3, "--fid-photos", 4,
+        "--group-photos", 2, "--edited", 1, "--optimised", 2, "--out", tmp_path / "out.json", "--threads", 1,
     ]  # fmt: skip
     assert run(evaluate.main, *words) == 0
     figures = json.loads((tmp_path / "out.json").read_text())
@@ -283,13 +286,12 @@ def test_descent_is_compared_on_a_few_photos(tiny_weights, reader, photos, lite0
     assert "| Latent optimisation, 3 steps (n = 2) |" in (tmp_path / "out.md").read_text()
 
 
-def test_mistakes_are_one_sentence(tiny_weights, reader, photos, lite0, identity, tmp_path, capsys):
-    reader.save_pretrained(tmp_path / "reader")
-    common = ["--weights", tiny_weights, "--out", tmp_path / "out.json", "--identity", identity]
+def test_mistakes_are_one_sentence(tiny_weights, networks, photos, tmp_path, capsys):
+    common = ["--weights", tiny_weights, "--out", tmp_path / "out.json"]
 
-    def complaint(reader=tmp_path / "reader", data=photos, perceptual=lite0, *more):
-        words = ["--reader", reader, "--data", data, "--perceptual", perceptual, *more]
-        assert run(evaluate.main, *common, *words) == 1
+    def complaint(**given):
+        options = networks | {"--data": photos} | {f"--{name}": value for name, value in given.items()}
+        assert run(evaluate.main, *common, *in_words(options)) == 1
         said = capsys.readouterr().err.splitlines()[-1]
         assert said.startswith("train.evaluate: ")
         return said
@@ -297,23 +299,27 @@ def test_mistakes_are_one_sentence(tiny_weights, reader, photos, lite0, identity
     assert "holds no packed photos" in complaint(data=tmp_path)
     assert "none" in complaint(reader=tmp_path / "none")
     (tmp_path / "text.safetensors").write_text("no weights")
-    assert "is not EfficientNet-Lite0's file" in complaint(perceptual=tmp_path / "text.safetensors")
+    assert "does not hold EfficientNet-Lite0's" in complaint(perceptual=tmp_path / "text.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    assert "lacks weights of EfficientNet-Lite0" in complaint(perceptual=tmp_path / "other.safetensors")
+    assert "does not hold EfficientNet-Lite0's" in complaint(perceptual=tmp_path / "other.safetensors")
+    assert "none.safetensors" in complaint(perceptual=tmp_path / "none.safetensors")
     (tmp_path / "text.json").write_text("no figures")
-    figures = complaint(tmp_path / "reader", photos, lite0, "--before", tmp_path / "text.json")
-    assert "is no JSON of figures" in figures
+    assert "is no JSON of figures" in complaint(before=tmp_path / "text.json")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    assert "is not FairFace's table" in complaint(labels=tmp_path / "other.csv")
     stored = dict(np.load(photos / "photos.npz"))
     (tmp_path / "seen").mkdir()
     np.savez(tmp_path / "seen" / "photos.npz", **stored | {"held": np.zeros(HELD + OTHERS, bool)})
     assert "fewer than two photos that are held out" in complaint(data=tmp_path / "seen")
     with pytest.raises(SystemExit):
-        run(evaluate.main, *common, "--reader", "r", "--data", photos, "--perceptual", lite0, "--compare", "folder")
+        run(evaluate.main, *common, *in_words(networks), "--data", photos, "--compare", "folder")
     assert "NAME=ENCODER" in capsys.readouterr().err
 
 
-def test_descent_finds_the_latent_of_a_picture(pipeline, lite0):
-    generator, camera = pipeline.generator, pipeline.generator.frontal_camera()
+def test_descent_finds_the_latent_of_a_picture(networks):
+    torch.manual_seed(0)
+    generator = ball_generator()
+    camera = generator.frontal_camera()
     w = generator.mapping(torch.randn(1, 16, generator=torch.Generator().manual_seed(1)))
     with torch.no_grad():
         image = generator.render(generator.planes(w), camera, w).image
@@ -323,7 +329,7 @@ def test_descent_finds_the_latent_of_a_picture(pipeline, lite0):
         with torch.no_grad():
             return (generator.render(generator.planes(ws), camera, ws).image - image).square().mean().item()
 
-    network, everywhere = EfficientNetLite0.load(lite0), torch.ones(1, 1, 32, 32)
+    network, everywhere = EfficientNetLite0.load(networks["--perceptual"]), torch.ones(1, 1, 32, 32)
     found = optimise_latent(generator, network, image, everywhere, camera, steps=25)
     assert found.shape == w.shape and error(found) < 0.3 * error(mean)
 

@@ -112,6 +112,9 @@ def main(words: list[str] | None = None) -> int:
     )
     parser.add_argument("--identity", help="folder of `train.identity_weights`; default: that of the weights")
     parser.add_argument(
+        "--mesh", help="folder of the network that reads poses; default: landmarks/mesh of the weights"
+    )
+    parser.add_argument(
         "--fid-network", help="TorchScript file as StyleGAN's inception-2015-12-05.pt; default: EfficientNet-Lite0"
     )
     parser.add_argument("--labels", help="FairFace's CSV of labels; default: that beside the photos, if there is one")

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from preim3d.camera import angles_from_camera, camera_from_angles
 from preim3d.directions import Directions
 from preim3d.encoder import PortraitEncoder
+from preim3d.face_mesh import FaceMesh
 from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import CHIP_CENTRE, CHIP_SIDE, FaceIdentity
 from preim3d.pipeline import load_component
@@ -46,7 +48,8 @@ class Evaluation:
         self.origin = component(Directions, Path(args.origin)).cpu() if args.origin else None
         self.compared = {name: component(PortraitEncoder, folder) for name, folder in args.compare}
         self.reader = component(HeadReader, Path(args.reader))
-        self.perceptual = EfficientNetLite0.load(args.perceptual).to(device)
+        self.mesh = component(FaceMesh, Path(args.mesh or weights / "landmarks" / "mesh"))
+        self.perceptual = perceptual_network(args.perceptual).to(device)
         self.fid_network = torch.jit.load(args.fid_network, device) if args.fid_network else None
 
         self.subjects = Subjects(args.data, args.labels, args.photos, args.fid_photos, args.group_photos, self.rng)
@@ -101,8 +104,9 @@ class Evaluation:
         return torch.cat([self.identity(part.to(self.device)).cpu() for part in images.split(32)])
 
     def read_angles(self, images: Tensor) -> Tensor:
-        """Yaw and nominal pitch [N,2] in radians, as a network sees them in images [N,3,H,W]."""
-        return read_images(self.reader, images).angles
+        """Yaw and nominal pitch [N,2] in radians, as a network sees them in crops or views [N,3,H,W]."""
+        boxes = resized(images, self.mesh.config.input_size)
+        return torch.cat([self.mesh.read(part.to(self.device))[1].cpu() for part in boxes.split(32)])
 
     @torch.no_grad()
     def fid_features(self, images: Tensor) -> Tensor:
@@ -125,6 +129,18 @@ class Evaluation:
             images = self.generator.render(self.generator.planes(w[None]), camera, w[None]).image.clamp(-1, 1)
             rows.append(of_images(resized(images, CROP_PX).cpu()))
         return [torch.stack(column) for column in zip(*rows)]
+
+
+def perceptual_network(file: str) -> EfficientNetLite0:
+    """Raises OSError where there is no such file, ValueError where it holds something else."""
+    try:
+        with safe_open(file, "pt") as stored:
+            whole = set(dict(EfficientNetLite0().named_parameters())) <= set(stored.keys())
+    except SafetensorError:
+        whole = False
+    if not whole:
+        raise ValueError(f"{file} does not hold EfficientNet-Lite0's weights as safetensors (see train.perceptual).")
+    return EfficientNetLite0.load(file)
 
 
 def pose(cameras: Tensor) -> Tensor:

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from train.photo_labels import AGE_YEARS, FAIRFACE, YOUNG_YEARS, kept_out
 from train.real_photos import RealPhotos
 
 
 LABELS = (
     "fairface_label_train.csv"  # of Karkkainen and Joo, WACV 2021; taken from the photos' folder where it is there
 )
-FAIRFACE = "ff/"  # names of FairFace's photos start with it; their number in the file follows
 SEXES = {"Female": "female", "Male": "male"}
-YOUNG = ("0-2", "3-9", "03-Sep", "10-19", "Oct-19", "20-29", "30-39")  # a spreadsheet made dates of two ages
 SHEET_PHOTOS = 8  # of either kind: whole photos, and photos that end at the hairline
 
 
@@ -36,7 +35,9 @@ class Subjects:
         self.held = np.flatnonzero(self.photos.held)[:held]
         if len(self.held) < 2:
             raise ValueError(f"{folder} has fewer than two photos that are held out of training: nothing to measure.")
+        # Those first that directions and reader did not learn from either.
         others = rng.permutation(np.flatnonzero(~self.photos.held))
+        others = others[np.argsort(~kept_out(self.photos)[others], kind="stable")]
         order = np.concatenate([self.held, others])
         self.many = order[: max(many, len(self.held))]
         full = self.photos.full[self.held]
@@ -82,5 +83,5 @@ def known_attributes(labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     known = labels["gender"] != ""
     return {
         "Male": np.where(known, labels["gender"] == "Male", -1),
-        "Young": np.where(known, np.isin(labels["age"], YOUNG), -1),
+        "Young": np.where(known, [AGE_YEARS.get(age, 0) < YOUNG_YEARS for age in labels["age"]], -1),
     }
