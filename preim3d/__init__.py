@@ -14,6 +14,7 @@ irse.py        the IR-SE-50 body of the encoder and of the identity network
 directions.py  strengths -> an offset of w
 strengths.py   `smile=2` -> a checked number
 generator.py   w -> planes [B, 3, C, H, W] -> images [B, 3, H, W]
+back.py        w -> crown and back of the head, which no photo shows
 stylegan2.py   its mapping and its modulated convolutions
 renderer.py    planes and rays -> features, depth, density
 camera.py      yaw, pitch <-> camera [25]; rays; the pose grid; the orbit
