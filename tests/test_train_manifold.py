@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 from command_line import run
+from packing import pack_faces
 from PIL import Image
 
 from preim3d.directions import fingerprint
 from train import manifold
 from train.attributes import HeadReader
+from train.photo_labels import LABELS, photo_labels
+from train.real_photos import RealPhotos
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +108,21 @@ def test_an_unreadable_crop_is_named_and_left_out(latents, crops, tmp_path, caps
     found = latents("--data", folder)
     assert list(found["names"]) == [f"{i}.png" for i in (0, 1, 2, 3, 5, 6)]
     assert "4.png cannot be read" in capsys.readouterr().err
+
+
+def test_packed_photos_bring_what_is_known_of_them(latents, pipeline, tmp_path):
+    _, table = pack_faces(tmp_path / "packed", count=12)
+    photos = RealPhotos(tmp_path / "packed")
+    found = latents("--data", tmp_path / "packed", "--labels", table)
+    assert len(found["w"]) == 9 and set(found["names"]) == set(photos.names[~photos.held])
+    rows = [photos.names.tolist().index(name) for name in found["names"]]
+    assert np.array_equal(found["angles"], photos.pose[rows])
+    known = dict(zip(LABELS, photo_labels(photos, table)[rows].T))
+    assert np.array_equal(found["labels"], np.stack([known["Smiling"], known["Young"]], 1))
+    crops = torch.nn.functional.interpolate(photos.crops(np.array(rows)), (32, 32), mode="area")
+    with torch.no_grad():
+        assert np.abs(pipeline.encoder(crops).numpy() - found["w"]).max() < 1e-4
+    assert len(latents("--data", tmp_path / "packed", "--heads", 4, out="few.npz")["w"]) == 4
 
 
 def test_samples_lie_in_the_original_space(latents, pipeline):

@@ -1,5 +1,5 @@
-"""The stages after the generator, end to end on a made-up dataset of a few tiny 'heads': attributes, encoder,
-manifold, directions."""
+"""The stages after the generator, end to end on a made-up dataset of a few tiny 'heads': attributes, manifold,
+directions."""
 
 import json
 from types import SimpleNamespace
@@ -7,14 +7,22 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from packing import pack_faces
+from safetensors.torch import load_file
 
 from preim3d.camera import camera_from_angles
 from preim3d.directions import Directions
+from preim3d.encoder import PortraitEncoder
 from preim3d.generator import TriPlaneGenerator
-from train import attributes, directions, encoder, manifold
+from preim3d.identity import FaceIdentity
+from preim3d.reader import HeadReader, Reading
+from train import attributes, directions, manifold
 from train.batches import aligned_theta, draw_photos, draw_plain
 from train.heads.dataset import HeadsDataset
 from train.heads_photos import HeadsPhotos
+from train.photo_labels import LABELS, kept_out
+from train.reader_batches import Examples
+from train.real_photos import RealPhotos
 
 
 HEADS, FEATURES, SIZE, WIDE = 40, 6, 32, 40
@@ -94,54 +102,107 @@ def stages(tmp_path_factory):
     def run(stage, *words):
         stage.main([str(word) for word in (*words, "--threads", 1)])
 
-    common = ("--data", folder / "heads", "--batch", 8, "--precision", "float32")
-    small = ("--size", SIZE, "--depths", 16, 16, 16, 16, "--units", 1, 1, 1, 1, "--embedding", 16)
-    run(attributes, *common, *small, "--held-out", folder / "heads", "--out", folder / "attributes", "--steps", 4)
-    reader = folder / "attributes" / "reader"
-    run(
-        encoder, *common, "--generator", folder / "weights" / "generator", "--reader", reader,
-        "--out", folder / "encoder", "--steps", 4, "--fit-batches", 2, "--picture-batch", 2, "--picture-every", 2,
-        "--pictures-from", 0, "--pool-from", 0,
+    encoder = PortraitEncoder(
+        input_size=SIZE, units=(1, 1, 1, 1), depths=(16, 16, 16, 16), pool=2, feature_dim=8,
+        num_ws=generator.num_ws, w_dim=8,
     )  # fmt: skip
-    (folder / "encoder" / "encoder").rename(folder / "weights" / "encoder")
-    latents = folder / "latents.npz"
-    run(manifold, "--weights", folder / "weights", "--reader", reader, "--data", folder / "heads", "--out", latents)
-    run(
-        directions, "--weights", folder / "weights", "--reader", reader, "--latents", latents, "--heads", 4,
-        "--out", folder / "weights" / "directions", "--scores", "labels",
-        "--least-accuracy", 0, "--least-auc", 0, "--least-altering", -99,
+    encoder.eval().save_pretrained(folder / "weights" / "encoder")
+    FaceIdentity(8, ((8, False), (16, True)), 4).eval().save_pretrained(folder / "weights" / "identity")
+    pack_faces(folder / "photos")
+    run(attributes, *READER, *inputs(folder), "--out", folder / "attributes", "--steps", 4)
+    known = ("--weights", folder / "weights", "--reader", folder / "attributes" / "reader")
+    photos = ("--data", folder / "photos", "--labels", folder / "photos" / "labels.csv")
+    run(manifold, *known, *photos, "--out", folder / "latents.npz")
+    run(manifold, *known, "--data", folder / "heads", "--samples", 20, "--out", folder / "origin.npz")
+    offset = np.random.default_rng(0).standard_normal((1, generator.num_ws, 8))
+    np.savez(
+        folder / "pairs.npz", names=["hat"], offsets=offset, agreement=[0.5],
+        network=np.load(folder / "latents.npz")["network"],
     )  # fmt: skip
+    lax = ("--heads", 4, "--least-accuracy", 0, "--least-auc", 0, "--least-altering", -99, "--leave-out", "gender=No.")
+    run(
+        directions, *known, *lax, "--latents", folder / "latents.npz", "--pairs", folder / "pairs.npz",
+        "--photos", folder / "photos", "--judged", 4, "--out", folder / "weights" / "directions",
+    )  # fmt: skip
+    run(directions, *known, *lax, "--latents", folder / "origin.npz", "--out", folder / "origin")
     return folder
 
 
-def test_attributes_report_their_accuracy_on_held_out_heads(stages):
+READER = (
+    "--batch", 8, "--precision", "float32", "--size", SIZE, "--depths", 16, 16, 16, 16, "--units", 1, 1, 1, 1,
+    "--embedding", 16, "--reconstructions", 12,
+)  # fmt: skip
+
+
+def inputs(folder):
+    return (
+        "--data", folder / "heads", "--held-out", folder / "heads", "--photos", folder / "photos",
+        "--labels", folder / "photos" / "labels.csv", "--weights", folder / "weights",
+    )  # fmt: skip
+
+
+def test_attributes_report_their_accuracy_on_what_was_kept_out(stages):
     report = json.loads((stages / "attributes" / "report.json").read_text())
-    assert report["n"] == HEADS and report["trained"]["steps"] == 4
+    assert report["plain"]["n"] == HEADS and report["trained"]["steps"] == 4
     assert set(report["photos"]["attributes"]) == set(NAMES)
+    photos = RealPhotos(stages / "photos")
+    out = kept_out(photos)
+    assert report["real"]["n"] == out.sum() and report["trained"]["photos"] == (~out).sum()
+    assert set(report["real"]["attributes"]) == set(LABELS)
+
+
+def test_the_reader_is_halved_but_for_running_statistics(stages):
+    folder = stages / "attributes" / "reader"
+    stored = load_file(folder / "diffusion_pytorch_model.safetensors")
+    kinds = {name: tensor.dtype for name, tensor in stored.items() if tensor.is_floating_point()}
+    assert all(kind == (torch.float32 if "running_" in name else torch.float16) for name, kind in kinds.items())
+    reader = HeadReader.from_pretrained(folder)
+    assert list(reader.config.attribute_names) == NAMES + [name for name in LABELS if name not in NAMES]
+    assert len(reader.config.logit_std) == len(reader.config.attribute_names)
+
+
+def test_unknown_labels_take_no_part_in_the_loss():
+    logits = torch.tensor([[0.0, 9.0, -9.0], [0.0, 0.0, 0.0]], requires_grad=True)
+    reading = Reading(torch.zeros(2, 4), logits, torch.zeros(2, 1), torch.zeros(2, 2))
+    nan = torch.nan
+    truth = Examples(
+        torch.zeros(2, 3, 8, 8), torch.tensor([[1.0, nan, nan], [0.0, 1.0, 0.0]]), torch.tensor([[nan], [2.0]]),
+        torch.zeros(2, 2),
+    )  # fmt: skip
+    terms = attributes.reading_loss(reading, truth)
+    assert abs(terms["attributes"].item() - np.log(2)) < 1e-6 and terms["features"] == 4 and terms["angles"] == 0
+    terms["attributes"].backward()
+    assert logits.grad[0, 1:].tolist() == [0, 0]
+    assert torch.isclose(logits.grad[0].abs().sum(), logits.grad[1].abs().sum())  # one label, or many: weighed alike
 
 
 def test_latents_are_in_the_shape_of_the_generator(stages):
-    latents = np.load(stages / "latents.npz")
     generator = TriPlaneGenerator.from_pretrained(stages / "weights" / "generator")
-    assert latents["w"].shape == (HEADS, generator.num_ws, generator.config.w_dim)
-    assert latents["logits"].shape == latents["labels"].shape == (HEADS, len(NAMES))
-    assert np.isfinite(latents["w"]).all()
+    for name, count in (("latents", 30), ("origin", 20)):
+        latents = np.load(stages / f"{name}.npz")
+        assert latents["w"].shape == (count, generator.num_ws, generator.config.w_dim)
+        assert latents["logits"].shape == latents["labels"].shape == (count, len(latents["attribute_names"]))
+        assert np.isfinite(latents["w"]).all()
+    # Rendered heads say nothing of what only photos are labelled with.
+    assert np.isnan(latents["labels"][:, list(latents["attribute_names"]).index("Wide_Face")]).all()
 
 
 def test_directions_are_a_pipeline_component(stages):
     component = Directions.from_pretrained(stages / "weights" / "directions")
-    assert set(component.names) == {"smile", "age", "eyeglasses", "hat"}
+    assert {"smile", "age", "hat", "wide_face"} <= set(component.names)
+    assert "gender" not in component.names and component.config.left_out["gender"] == "No."
     assert component.config.space == "inversion" and len(component.config.fingerprint) == 16
     assert torch.isfinite(component.vectors).all() and component.vectors.abs().max() > 0
+    report = json.loads((stages / "weights" / "directions.json").read_text())["directions"]
+    assert report["hat"]["learned_from"] == "pairs" and report["smile"]["learned_from"] == "labels"
+    for one in report.values():
+        assert {"aa_plus", "ad_minus", "distance_plus", "distance_minus"} <= set(one)
+    assert Directions.from_pretrained(stages / "origin").config.space == "origin"
 
 
 def test_a_stage_resumes(stages, capsys):
-    attributes.main([
-        "--data", str(stages / "heads"), "--batch", "8", "--precision", "float32", "--size", str(SIZE),
-        "--threads", "1",
-        "--depths", "16", "16", "16", "16", "--units", "1", "1", "1", "1", "--embedding", "16",
-        "--held-out", str(stages / "heads"), "--out", str(stages / "attributes"), "--steps", "6",
-    ])  # fmt: skip
+    words = (*READER, *inputs(stages), "--out", stages / "attributes", "--steps", 6, "--threads", 1)
+    assert attributes.main([str(word) for word in words]) == 0
     assert "at step 4" in capsys.readouterr().out
     report = json.loads((stages / "attributes" / "report.json").read_text())
     assert report["trained"]["steps"] == 6

@@ -1,25 +1,30 @@
-"""Pictures of heads -> attributes, head features and camera: the classifier that edits are judged by.
+r"""Pictures of heads -> attributes, head features and camera: the classifier that edits are judged by.
 
     python -m train.attributes --data dataset/heads --photos dataset/photos --labels fairface_label_train.csv \
-        --weights weights/faces --held-out dataset/heldout --out runs/attributes --minutes 30
+        --weights weights/faces --held-out dataset/heldout --lite0 lite0.safetensors --out runs/attributes \
+        --minutes 30
 
-One small IR-SE body learns from real photos (age and sex from FairFace's table, expressions and shapes from their
-landmarks), from rendered heads (all labels), and from the generator's pictures of inverted photos, so that it reads
-photos as well as generated images; what is not known of a picture takes no part in the loss. The paper takes a
-ResNet-50 trained on CelebA as classifier (A.2). Makes OUT/checkpoint.pt (to resume), OUT/reconstructions.npz,
-OUT/reader/ (the network) and OUT/report.json (accuracy per attribute on photos and heads that it did not learn from).
+One small network (EfficientNet-Lite0, or an IR-SE from nothing) learns from real photos (age and sex from FairFace's
+table, expressions and shapes from their landmarks), from rendered heads (all labels), and from the generator's
+pictures of inverted photos, so that it reads photos as well as generated images; what is not known of a picture takes
+no part in the loss. The paper takes a ResNet-50 trained on CelebA as classifier (A.2). Makes OUT/checkpoint.pt (to
+resume), OUT/reconstructions.npz, OUT/reader/ (the network) and OUT/report.json (accuracy per attribute on photos and
+heads that it did not learn from).
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from preim3d.efficientnet import EfficientNetLite0
 from preim3d.reader import ANGLE_SCALE, HeadReader, Reading
 from train import checkpoint
 from train.heads.dataset import HeadsDataset
@@ -32,6 +37,7 @@ from train.real_photos import RealPhotos
 
 
 SHARES = (0.5, 0.1, 0.25)  # of a batch: photos, reconstructions, photo-like renders; the rest are plain renders
+HEADS_RATE, HEADS_BATCH, HEADS_EPOCHS = 2e-3, 256, 15
 
 
 def reading_loss(reading: Reading, truth: Examples) -> dict[str, Tensor]:
@@ -78,11 +84,15 @@ def train(args: argparse.Namespace) -> None:
         input_size=args.size,
         units=tuple(args.units),
         depths=tuple(args.depths),
-        pool=args.size // 32,  # the side of what the body gives
+        pool=4 if args.lite0 else args.size // 32,  # the side of what the body gives
         embedding_size=args.embedding,
         attribute_names=tuple(names),
         feature_count=features,
-    ).to(device)
+        backbone="lite0" if args.lite0 else "irse",
+    )
+    if args.lite0:
+        reader.body.load_state_dict(EfficientNetLite0.load(args.lite0).state_dict())
+    reader.to(device)
     optimizer = torch.optim.AdamW(reader.parameters(), args.rate, weight_decay=0.01)
     parts = {"reader": reader, "optimizer": optimizer}
     state = {"step": 0, "seconds": 0.0}
@@ -90,6 +100,8 @@ def train(args: argparse.Namespace) -> None:
         state = checkpoint.load(out / "checkpoint.pt", parts, rng=rng, device=device)
         draws.set_state(state["notes"]["draws"])
         print(f"Resumed {out / 'checkpoint.pt'} at step {state['step']}.")
+    elif args.lite0:
+        fit_heads(reader, lambda: draw_batch(args.batch, people, pictures, heads, rng, draws), args.seen, draws)
     precision = settle(args.precision, reader, torch.zeros(args.batch, 3, args.size, args.size, device=device))
 
     def save() -> None:
@@ -104,22 +116,18 @@ def train(args: argparse.Namespace) -> None:
 
     progress = Progress(args.minutes, args.steps, step=state["step"], seconds=state["seconds"])
     saved_at = progress.seconds
-    reader.train()
-    counts = [round(args.batch * share) for share in SHARES]
     while not progress.done:
         for group in optimizer.param_groups:
             group["lr"] = cosine_rate(progress.share, args.rate)
-        batch = join([
-            people.draw(counts[0], rng, draws),
-            pictures.draw(counts[1], rng, draws),
-            heads.draw(counts[2], rng, draws, photo_like=True),
-            heads.draw(args.batch - sum(counts), rng, draws, photo_like=False),
-        ])  # fmt: skip
+        reader.train()
+        if args.lite0:
+            reader.body.eval()  # its statistics are of many more pictures than there is time for
+        batch = draw_batch(args.batch, people, pictures, heads, rng, draws)
         batch = Examples(*(column.to(device) for column in batch))
         with autocast(device, precision):
             reading = reader(batch.images)
         terms = reading_loss(reading, batch)
-        loss = 2 * terms["attributes"] + 0.5 * terms["features"] + 0.3 * terms["angles"]
+        loss = total_loss(terms)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(reader.parameters(), 5.0)
@@ -149,6 +157,54 @@ def train(args: argparse.Namespace) -> None:
             print(f"Balanced accuracy, {kind}: {report[kind]['mean_balanced_accuracy']} of {report[kind]['n']}.")
 
 
+def draw_batch(
+    count: int,
+    people: PhotoSource,
+    pictures: Reconstructions,
+    heads: RenderedHeads,
+    rng: np.random.Generator,
+    draws: torch.Generator,
+) -> Examples:
+    counts = [round(count * share) for share in SHARES]
+    return join([
+        people.draw(counts[0], rng, draws),
+        pictures.draw(counts[1], rng, draws),
+        heads.draw(counts[2], rng, draws, photo_like=True),
+        heads.draw(count - sum(counts), rng, draws, photo_like=False),
+    ])  # fmt: skip
+
+
+def fit_heads(reader: HeadReader, draw: Callable[[], Examples], count: int, draws: torch.Generator) -> None:
+    """What `count` pictures look like to a body that has learned to see is kept; the rest of the network learns from
+    that alone, many times over, for a small part of what training the body costs."""
+    seen, known = [], []
+    reader.eval()
+    with torch.no_grad(), tqdm(total=count, desc="pictures", mininterval=10) as bar:
+        while bar.n < count:
+            batch = draw()
+            seen.append(reader.see(batch.images.to(reader.device)).half().cpu())
+            known.append(batch._replace(images=torch.zeros(len(batch.images), 0)))  # no longer needed
+            bar.update(len(batch.images))
+    seen, known = torch.cat(seen), join(known)
+    parameters = [p for name, p in reader.named_parameters() if not name.startswith("body.")]
+    optimizer = torch.optim.AdamW(parameters, HEADS_RATE, weight_decay=0.05)
+    reader.output_layer.train()
+    steps = HEADS_EPOCHS * (len(seen) // HEADS_BATCH + 1)
+    for step in tqdm(range(steps), desc="heads", mininterval=10):
+        for group in optimizer.param_groups:
+            group["lr"] = cosine_rate(step / steps, HEADS_RATE)
+        rows = torch.randint(len(seen), (HEADS_BATCH,), generator=draws)
+        reading = reader.judge(seen[rows].float().to(reader.device))
+        loss = total_loss(reading_loss(reading, Examples(*(column[rows].to(reader.device) for column in known))))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+
+def total_loss(terms: dict[str, Tensor]) -> Tensor:
+    return 2 * terms["attributes"] + 0.2 * terms["features"] + 0.3 * terms["angles"]
+
+
 def join(parts: list[Examples]) -> Examples:
     return Examples(*(torch.cat(column) for column in zip(*parts)))
 
@@ -162,6 +218,7 @@ def save_halved(reader: HeadReader, folder: Path) -> None:
         module, _, buffer = name.rpartition(".")
         setattr(halved.get_submodule(module), buffer, tensor)
     halved.save_pretrained(folder)
+    reader.save_config(folder)  # a network made of a configuration forgets what was registered later
 
 
 @torch.no_grad()
@@ -238,14 +295,18 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True, help="folder for the checkpoint, the network and its report")
     parser.add_argument("--held-out", help="another folder of rendered heads, for the report")
     parser.add_argument("--reconstructions", type=int, default=1000, help="inverted photos to learn from too")
+    parser.add_argument("--lite0", help="EfficientNet-Lite0's weights (safetensors), to start from; default: nothing")
+    parser.add_argument(
+        "--seen", type=int, default=24000, help="pictures from which, with --lite0, the heads learn first"
+    )
     parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--size", type=int, default=96, help="side of the pictures read")
+    parser.add_argument("--size", type=int, default=112, help="side of the pictures read")
     parser.add_argument("--units", type=int, nargs=4, default=(2, 2, 2, 2), help="residual units of the four stages")
     parser.add_argument(
         "--depths", type=int, nargs=4, default=(32, 48, 96, 160), help="their channels, multiples of 16"
     )
     parser.add_argument("--embedding", type=int, default=192)
-    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--rate", type=float, default=5e-4, help="peak learning rate")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     return run_stage("train.attributes", train, check_budget(parser, parser.parse_args(words)))
 

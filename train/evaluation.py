@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 from preim3d.camera import angles_from_camera, camera_from_angles
 from preim3d.directions import Directions
+from preim3d.efficientnet import EfficientNetLite0
 from preim3d.encoder import PortraitEncoder
 from preim3d.face_mesh import FaceMesh
 from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import CHIP_CENTRE, CHIP_SIDE, FaceIdentity
 from preim3d.pipeline import load_component
 from train.attributes import HeadReader, read_images
-from train.perceptual import EfficientNetLite0
 from train.real_photos import CROP_PX, inside_photo
 from train.subjects import Subjects
 

@@ -23,7 +23,6 @@ WHOLE_SHARE = 0.4  # of the photos drawn: those that show hair and shoulders too
 WINDOW_WHOLE, WINDOW_HEAD = 0.3, 0.35  # share of whole photos, and of heads, that the encoder sees through a window
 PERSON, NOBODY = 0.85, 0.12  # masks above are the person for certain, below the background
 BACKGROUND_WEIGHT = 0.25  # of certain background, which is compared with plain grey
-INPUT_VIEWS = 0.5  # share of heads seen from any of the front views; the others from where photos are taken
 
 
 @dataclass

@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from preim3d.camera import camera_from_angles
+from preim3d.efficientnet import EfficientNetLite0
 from preim3d.encoder import PortraitEncoder
 from preim3d.files import whole_file
 from preim3d.generator import TriPlaneGenerator
@@ -40,7 +41,7 @@ from train.face_batches import FaceBatches, HeadBatch, LearnedCameras, PhotoBatc
 from train.heads.dataset import BACKGROUND, HeadsDataset
 from train.muon import Muon
 from train.options import check_budget, run_stage, training_parser
-from train.perceptual import VGG16, EfficientNetLite0
+from train.perceptual import VGG16
 from train.precision import autocast
 from train.progress import Progress, cosine_rate, must_be_numbers
 from train.real_photos import RealPhotos, inside_photo
@@ -256,7 +257,7 @@ class FacesRun:
     @torch.no_grad()
     def follow(self, number: int) -> None:
         """The moving averages take their step; running statistics follow too."""
-        decay = min(AVERAGE_DECAY, (1 + number) / (10 + number)) if not self.args.start else AVERAGE_DECAY
+        decay = min(AVERAGE_DECAY, (1 + number) / (10 + number))
         for name, network in (("generator", self.generator), ("encoder", self.encoder)):
             kept = self.kept[name]
             torch._foreach_lerp_(list(kept.parameters()), list(network.parameters()), 1 - decay)
@@ -276,7 +277,7 @@ class FacesRun:
         """Held-out photos: distances of dlib's identity at the own camera and in front, PSNR over the person; and the
         rows of a sheet: photo, own camera, front, either side, depth."""
         generator, encoder = self.kept["generator"], self.kept["encoder"]
-        config, size = generator.config, config_size(encoder)
+        config, size = generator.config, encoder.config.input_size
         held = np.nonzero(self.photos.held)[0][:REPORTED]
         rgba = torch.from_numpy(self.photos.pixels(held)).permute(0, 3, 1, 2).float() / 255
         rgba = F.interpolate(rgba, (size, size), mode="area")
@@ -313,11 +314,6 @@ class FacesRun:
         }
         rows = [crops[:SHEET_PHOTOS], *(torch.stack(c[:SHEET_PHOTOS]) for c in columns), torch.stack(depths)]
         return figures, rows
-
-
-def config_size(encoder: PortraitEncoder) -> int:
-    """Side of the crops that the encoder reads, pixels."""
-    return encoder.config.input_size
 
 
 def new_networks(features: int) -> tuple[TriPlaneGenerator, PortraitEncoder]:

@@ -25,44 +25,44 @@ DESCENT_STEPS = 300
 
 
 def reconstruction_figures(evaluation: Evaluation) -> dict:
-    """Likeness and pose from the photo's camera, the front and the sides; FID and KID; groups of people."""
-    subjects, count, per_band = evaluation.subjects, len(evaluation.ws), evaluation.args.views
-    own, front = evaluation.own_cameras(subjects.held), evaluation.generator.frontal_camera().cpu().expand(count, -1)
-    bands = [evaluation.cameras_between(count * per_band, band, (0, 20)).view(count, -1, 25) for band in BANDS_DEG]
-    far = torch.stack([evaluation.cameras_between(len(subjects.many), *ranges) for ranges in FAR_DEG.values()], 1)
-    sides = torch.cat(bands, 1)  # [N,3V,25]
-    cameras = torch.cat([own[:, None], front[:, None], sides, far[:count]], 1)
+    """Likeness and pose of the held-out photos from their own cameras, the front and the sides."""
+    held = evaluation.subjects.held
+    cameras = around(evaluation)
 
     def look(images: Tensor) -> tuple[Tensor, ...]:
-        seen = images[: -len(FAR_DEG)]
-        features = evaluation.fid_features(torch.cat([images[:1], images[-len(FAR_DEG) :]]))
-        return images[:1], evaluation.embed(seen), evaluation.read_angles(seen), features
+        return images[:1], evaluation.embed(images), evaluation.read_angles(images)
 
-    images, embedding, angles, features = evaluation.views(evaluation.ws, cameras, look)
+    images, embedding, angles = evaluation.views(evaluation.ws, cameras, look)
     figures = identity_figures(evaluation, embedding) | picture_figures(evaluation, images[:, 0])
-    asked = pose(cameras[:, : angles.shape[1]])
-    figures |= {
+    asked = pose(cameras)
+    # The estimator errs on the photos too: nothing below this can be told from none.
+    of_photos = evaluation.read_photos(held, lambda photos, masks: evaluation.read_angles(photos))
+    return figures | {
         "apd_rad": metrics.pose_distance(angles[:, 0], asked[:, 0]),
         "apd_sides_rad": metrics.pose_distance(angles[:, 2:], asked[:, 2:]),
-        # The estimator errs on the photos too: nothing below this can be told from none.
-        "apd_of_photos_rad": metrics.pose_distance(
-            evaluation.read_photos(subjects.held, lambda photos, masks: evaluation.read_angles(photos)), asked[:, 0]
-        ),
+        "apd_of_photos_rad": metrics.pose_distance(of_photos, asked[:, 0]),
     }
-    own = metrics.distances(evaluation.photo_embedding, embedding[:, 0])
-    own_distance = dict(zip(subjects.held.tolist(), own.tolist()))
 
-    others = subjects.many[count:]
-    if len(others):
-        cameras = torch.cat([evaluation.own_cameras(others)[:, None], far[count:]], 1)
-        more, seen = evaluation.views(
-            evaluation.invert(evaluation.encoder, others),
-            cameras,
-            lambda images: (evaluation.fid_features(images), evaluation.embed(images[:1])),
-        )
-        features = torch.cat([features, more])
-        own_distance |= distances_to_photos(evaluation, others, seen[:, 0])
-    return figures | fid_figures(evaluation, features) | group_figures(evaluation, own_distance)
+
+def around(evaluation: Evaluation) -> Tensor:
+    """Cameras [N,2+3V,25] of the held-out photos: their own, the front, V in each band of yaw."""
+    count, per_band = len(evaluation.ws), evaluation.args.views
+    own, front = evaluation.own_cameras(evaluation.subjects.held), evaluation.generator.frontal_camera().cpu()
+    bands = [evaluation.cameras_between(count * per_band, band, (0, 20)).view(count, -1, 25) for band in BANDS_DEG]
+    return torch.cat([own[:, None], front.expand(count, 1, -1), *bands], 1)
+
+
+def population_figures(evaluation: Evaluation) -> dict:
+    """FID and KID of many photos; the likeness of groups of people."""
+    rows = evaluation.subjects.many
+    far = [evaluation.cameras_between(len(rows), *ranges) for ranges in FAR_DEG.values()]
+    features, seen = evaluation.views(
+        evaluation.invert(evaluation.encoder, rows),
+        torch.stack([evaluation.own_cameras(rows), *far], 1),
+        lambda images: (evaluation.fid_features(images), evaluation.embed(images[:1])),
+    )
+    distances = distances_to_photos(evaluation, rows, seen[:, 0])
+    return fid_figures(evaluation, features) | group_figures(evaluation, distances)
 
 
 def group_figures(evaluation: Evaluation, own_distance: dict[int, float]) -> dict:
@@ -132,7 +132,7 @@ def fid_figures(evaluation: Evaluation, features: Tensor) -> dict:
     wanted = evaluation.read_photos(
         evaluation.subjects.many, lambda photos, masks: evaluation.fid_features(masks * photos + (1 - masks) * grey)
     )
-    figures = {}
+    figures = {"fid_n": len(wanted)}
     for name, seen in zip(("ori", *FAR_DEG), features.unbind(1)):
         figures[f"fid_{name}"] = metrics.frechet_distance(seen, wanted)
         figures[f"kid_{name}"] = metrics.kernel_distance(seen, wanted)
@@ -141,13 +141,7 @@ def fid_figures(evaluation: Evaluation, features: Tensor) -> dict:
 
 def comparison_figures(evaluation: Evaluation) -> dict:
     """Likeness of other encoders' reconstructions, from the same cameras for all of them (Table 4)."""
-    count, per_band = len(evaluation.ws), evaluation.args.views
-    bands = [evaluation.cameras_between(count * per_band, band, (0, 20)).view(count, -1, 25) for band in BANDS_DEG]
-    straight = (
-        evaluation.own_cameras(evaluation.subjects.held),
-        evaluation.generator.frontal_camera().cpu().expand(count, -1),
-    )
-    cameras = torch.cat([torch.stack(straight, 1), *bands], 1)
+    cameras = around(evaluation)
     figures = {}
     for name, encoder in {"full": evaluation.encoder, **evaluation.compared}.items():
         ws = evaluation.invert(encoder, evaluation.subjects.held)

@@ -43,20 +43,20 @@ before plain grey. Identity: {identity}, Euclidean distance of its embeddings of
 picture; dlib calls two photos the same person's below .6. own: from the photo's camera (MediaPipe's pose); frontal; \
 strangers: to the other photos; a-b: {views} per head, yaw uniform in [-b, -a] and [a, b], nominal pitch in [-20, 20] \
 degrees (EG3D's pitch p: sin(elevation) = 2 p / pi), 0-30: mean of the three bands. nearest_of_{among}: how often a \
-reconstruction from the photo's camera is nearer to its own photo than to {among} - 1 others', mean over all groups \
-that can be drawn. person_psnr_db: of [0, 1] RGB over the pixels inside the photo where the mask is over {person}, \
-all photos together. lpips_like: distance of unit features of EfficientNet-Lite0 (all channels alike: not the \
-published LPIPS) over the same pixels. APD: root mean squared error of yaw and pitch (no roll) in radians that {pose} \
-reads: apd_rad from the reconstruction at the photo's camera, against MediaPipe's pose of the photo; apd_sides_rad \
-from the sides, against the pose asked for; apd_of_photos_rad from the photos themselves. FID and KID: features of \
-{fid}, of the square that dlib's network sees, reconstructions against photos before the same grey by their masks, n \
-= {many} of each, {trained} of them photos of the training (ori: the photo's camera; sm, mid, la: |yaw| 15-20, 25-30, \
-35-40 and |pitch| 10-15, 15-20, 20-25 degrees, one view per head); they depend on n and on the network and cannot be \
-compared with others'. Groups: FairFace's labels, up to {group_photos} photos each, held ones first, then photos of \
-the training. AA and AD: {edited} held photos, frontal view, strength {strength:+.0f}, logits of {classifier} over \
-their standard deviation on the held photos; AD is the mean over the other {others} attributes; identity_edited: \
-distance between the frontal views before and after. Time: median of {timed} runs, encode and generate one \
-view.{optimised}{origin}"""
+reconstruction from the photo's camera is nearer to its own photo than to {rivals} others', mean over all groups that \
+can be drawn. person_psnr_db: of [0, 1] RGB over the pixels inside the photo where the mask is over {person}, all \
+photos together. lpips_like: distance of unit features of EfficientNet-Lite0 (all channels alike: not the published \
+LPIPS) over the same pixels. APD: root mean squared error of yaw and pitch (no roll) in radians that {pose} reads: \
+apd_rad from the reconstruction at the photo's camera, against MediaPipe's pose of the photo; apd_sides_rad from the \
+sides, against the pose asked for; apd_of_photos_rad from the photos themselves. FID and KID: features of {fid}, of \
+the square that dlib's network sees, reconstructions against photos before the same grey by their masks, n = {many} \
+of each, {trained} of them photos of the training (ori: the photo's camera; sm, mid, la: |yaw| 15-20, 25-30, 35-40 \
+and |pitch| 10-15, 15-20, 20-25 degrees, one view per head; first seed); they depend on n and on the network and \
+cannot be compared with others'. Groups: FairFace's labels, up to {group_photos} photos each, held ones first, then \
+photos of the training; first seed. AA and AD: {edited} held photos, frontal view, strength {strength:+.0f}, logits \
+of {classifier} over their standard deviation on the held photos; AD is the mean over the other {others} attributes; \
+identity_edited: distance between the frontal views before and after. Time: median of {timed} runs, encode and \
+generate one view.{optimised}{origin}"""
 
 SPACES = ("origin", "inversion")
 
@@ -73,6 +73,7 @@ def protocol(evaluation: Evaluation) -> str:
         identity=f"{Path(args.identity).name} (given by the user)" if args.identity else "dlib's network",
         views="one view" if args.views == 1 else f"{args.views} views",
         among=AMONG,
+        rivals=AMONG - 1,
         person=PERSON,
         pose="train.landmarks' network (learned from MediaPipe's poses)",
         fid=f"{Path(args.fid_network).name} (given by the user)"
@@ -104,7 +105,7 @@ def average(by_seed: list[dict]) -> dict:
     def over(values: list, combine) -> object:
         first = values[0]
         if isinstance(first, dict):
-            return {key: over([value[key] for value in values], combine) for key in first}
+            return {key: over([value[key] for value in values if key in value], combine) for key in first}
         if any(not isinstance(value, int | float) for value in values):
             return first  # null: could not be measured
         return round(combine(values), 4)
@@ -112,7 +113,9 @@ def average(by_seed: list[dict]) -> dict:
     # A count that is the same for all seeds stays a whole number.
     figures = over(by_seed, lambda values: values[0] if len(set(values)) == 1 else sum(values) / len(values))
     if len(by_seed) > 1:
-        figures["spread"] = over(by_seed, lambda values: max(values) - min(values))
+        # What is long to measure is measured once, and has none.
+        often = [{key: found[key] for key in by_seed[0] if key in by_seed[-1]} for found in by_seed]
+        figures["spread"] = over(often, lambda values: max(values) - min(values))
     return figures
 
 
@@ -125,9 +128,12 @@ def worst_group(groups: dict) -> dict | None:
     return {"name": name, "mean": round(mean, 4), "above_mean": round(groups[name]["identity_own"] / mean - 1, 4)}
 
 
-def compared_before(figures: dict) -> dict:
-    """What the table of goals shows of earlier weights: their figures alone, without their own past."""
-    return {goal.path[0]: figures[goal.path[0]] for goal in GOALS if goal.path[0] in figures}
+def compared_before(earlier: dict, figures: dict) -> dict:
+    """What the table of goals shows of earlier weights: FID only where it is of as many photos."""
+    names = {goal.path[0] for goal in GOALS}
+    if earlier.get("fid_n") != figures["fid_n"]:
+        names -= {"fid_ori", "fid_la"}
+    return {name: value for name, value in earlier.items() if name in names}
 
 
 def number_at(figures: dict, path: tuple[str, ...]) -> float | None:

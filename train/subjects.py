@@ -47,6 +47,8 @@ class Subjects:
         self.groups = {
             name: order[member[order]][:group_photos] for name, member in group_members(self.labels).items()
         }
+        if not group_photos:
+            self.groups = {}
 
 
 def fairface_labels(names: np.ndarray, table: Path) -> dict[str, np.ndarray]:
