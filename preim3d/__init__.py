@@ -28,6 +28,7 @@ refine.py      crop and w -> a w that looks more like the photo
 identity.py    crop -> who it is, as an embedding (dlib's face network)
 judge.py       how alike photo and head are, by identity.py; what an edit did, by that and reader.py
 reader.py      picture of a head -> attributes
+efficientnet.py  its body
 page/          the page's rooms, which alone know Gradio: answers, GPU functions, endpoints, widgets, a session's state
 files.py       a file is written whole or not at all
 weights.py     where weights come from, and whether they are whole
