@@ -14,6 +14,7 @@ irse.py        the IR-SE-50 body of the encoder and of the identity network
 directions.py  strengths -> an offset of w
 strengths.py   `smile=2` -> a checked number
 generator.py   w -> planes [B, 3, C, H, W] -> images [B, 3, H, W]
+back.py        w -> crown and back of the head, which no photo shows
 stylegan2.py   its mapping and its modulated convolutions
 renderer.py    planes and rays -> features, depth, density
 camera.py      yaw, pitch <-> camera [25]; rays; the pose grid; the orbit
@@ -27,6 +28,7 @@ refine.py      crop and w -> a w that looks more like the photo
 identity.py    crop -> who it is, as an embedding (dlib's face network)
 judge.py       how alike photo and head are, by identity.py; what an edit did, by that and reader.py
 reader.py      picture of a head -> attributes
+efficientnet.py  its body
 page/          the page's rooms, which alone know Gradio: answers, GPU functions, endpoints, widgets, a session's state
 files.py       a file is written whole or not at all
 weights.py     where weights come from, and whether they are whole

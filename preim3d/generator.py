@@ -8,7 +8,7 @@ The keyword defaults are the published ffhq512-128 configuration; ours in weight
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from .back import BOX, LEAST_DENSITY, Back, back_share
 from .camera import FOCAL, PIVOT, RADIUS, camera_from_angles, camera_rays
 from .renderer import PLANE_AXES, render_rays, sample_planes
 from .stylegan2 import FullyConnected, MappingNetwork, SynthesisBlock, SynthesisNetwork
@@ -41,6 +42,16 @@ class RenderOutput:
     features: Tensor
     depth: Tensor
     opacity: Tensor
+
+
+class StitchedPlanes(NamedTuple):
+    """Planes of B heads whose back is a grid of its own."""
+
+    front: Tensor  # [B, 3, C, R, R]
+    back: Tensor  # [B, cells, cells, cells, 4]
+
+
+Planes = Tensor | StitchedPlanes  # a plain tensor [B, 3, C, R, R] where the generator has no back
 
 
 class Backbone(nn.Module):
@@ -110,6 +121,7 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         channel_base: int = 32768,  # Backbone channels at resolution r: min(channel_base / r, channel_max).
         channel_max: int = 512,
         mean_planes: bool = False,  # A learned average head, added to the planes. Ours only.
+        has_back: bool = False,  # A field of its own for what photos do not show: see back.py. Ours only.
         decoder_hidden: int = 64,
         image_resolution: int = 512,
         ray_resolution: int = 128,  # Rays per side of a view.
@@ -143,6 +155,8 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         )
         if mean_planes:
             self.average_planes = nn.Parameter(torch.zeros(3 * plane_channels, plane_resolution, plane_resolution))
+        if has_back:
+            self.back = Back(self.num_ws, w_dim, plane_channels)
         output = superresolution_input * 2 ** sum(block["up"] for block in superresolution_blocks)
         assert output == image_resolution, (output, image_resolution)
 
@@ -176,31 +190,44 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
             ws[:, :truncation_cutoff] = self.w_avg.lerp(ws[:, :truncation_cutoff], truncation_psi)
         return ws
 
+    @property
+    def mesh_box(self) -> float:
+        """Side of the cube around the origin that holds the head."""
+        # Beyond the outermost texels' centres the features fade to zero, which would grow a flange.
+        return BOX if self.config.has_back else self.config.box_warp * (1 - 1 / self.config.plane_resolution)
+
     def planes(
         self,
         ws: Tensor,  # [B, num_ws, w_dim]
-    ) -> Tensor:
+    ) -> Planes:
         """ws -> planes [B, 3, C, R, R], in memory [B, R, R, 3, C]: the channels of a point side by side."""
         image = self.backbone.synthesis(ws)
         if self.config.mean_planes:
             image = image + self.average_planes[None].contiguous(memory_format=torch.channels_last)
-        return image.contiguous(memory_format=torch.channels_last).unflatten(1, (3, -1))
+        planes = image.contiguous(memory_format=torch.channels_last).unflatten(1, (3, -1))
+        if not self.config.has_back:
+            return planes
+        seam = self.back.seam()
+        features = sample_planes(planes, seam.expand(len(ws), -1, -1), self.config.box_warp, self.config.plane_axes)
+        density, color = self.decoder(features)
+        back = self.back.match_colors(self.back(ws), seam, density, color[..., :3], self.config.surface_density)
+        return StitchedPlanes(planes, back)
 
     def decode(
         self,
-        planes: Tensor,  # [B, 3, C, R, R]
+        planes: Planes,  # of B heads
         points: Tensor,  # [B, N, 3]
     ) -> tuple[Tensor, Tensor]:
         """Raw density [B, N, 1], before the softplus, and colour features [B, N, C], the first three RGB in [0, 1]."""
         return self._read(planes, points, self.decoder)
 
-    def density(self, planes: Tensor, points: Tensor) -> Tensor:
-        """Raw density [B, N] at points [B, N, 3] of planes [B, 3, C, R, R]."""
+    def density(self, planes: Planes, points: Tensor) -> Tensor:
+        """Raw density [B, N] at points [B, N, 3] of the planes of B heads."""
         return self._read(planes, points, lambda features: (self.decoder.density(features),))[0].squeeze(-1)
 
     def density_on_grid(
         self,
-        planes: Tensor,  # [1, 3, C, R, R]
+        planes: Planes,  # of one head
         axis: Tensor,  # [n] coordinates that the grid's points have in x, y and z, on the planes' device
     ) -> Callable[[Tensor], Tensor]:
         """A function: places on the axis [N, 3], integers, -> raw density [N], as `density` gives it at those points.
@@ -211,35 +238,77 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         size, axes = len(axis), PLANE_AXES[self.config.plane_axes]
         row, column = torch.meshgrid(axis, axis, indexing="ij")
         places = torch.stack([column, row], -1) * (2 / self.config.box_warp)
-        features = F.grid_sample(planes[0].float(), places.expand(len(axes), -1, -1, -1), align_corners=False)
+        front = planes.front if self.config.has_back else planes
+        features = F.grid_sample(front[0].float(), places.expand(len(axes), -1, -1, -1), align_corners=False)
         first, activation, last = self.decoder.net
         table = first(features.permute(0, 2, 3, 1)).flatten(0, 2) / len(axes)  # [3 * n * n, hidden]
 
-        def density(index: Tensor) -> Tensor:
+        def of_front(index: Tensor) -> Tensor:
             rows = [
                 (plane * size + index[:, row]) * size + index[:, column] for plane, (column, row) in enumerate(axes)
             ]
-            parts = torch.stack(rows, -1).split(max(1, self._chunk() // 2))
-            hidden = (activation(F.embedding_bag(part, table, mode="sum")) for part in parts)
-            return torch.cat([last(part, slice(0, 1)) for part in hidden]).squeeze(-1)
+            hidden = activation(F.embedding_bag(torch.stack(rows, -1), table, mode="sum"))
+            return last(hidden, slice(0, 1))
+
+        def stitched(index: Tensor) -> Tensor:
+            head = index.new_zeros(len(index))
+            return self._stitch(planes, axis[index], head, lambda at: (of_front(index[at]),))[0]
+
+        def density(index: Tensor) -> Tensor:
+            parts = index.split(max(1, self._chunk() // 2))
+            return torch.cat([stitched(part) if self.config.has_back else of_front(part) for part in parts])[:, 0]
 
         return density
 
-    def _read(self, planes: Tensor, points: Tensor, decoder: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
+    def _read(self, planes: Planes, points: Tensor, decoder: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
         """What the decoder says at the points, asked bit by bit where no gradient needs the whole."""
         chunk = points.shape[1] if torch.is_grad_enabled() else self._chunk()
-        parts = [
-            decoder(sample_planes(planes, part, self.config.box_warp, self.config.plane_axes))
-            for part in points.split(chunk, dim=1)
-        ]
+        parts = [self._read_part(planes, part, decoder) for part in points.split(chunk, dim=1)]
         return [torch.cat(part, dim=1) if len(part) > 1 else part[0] for part in zip(*parts)]
+
+    def _read_part(self, planes: Planes, points: Tensor, decoder) -> tuple[Tensor, ...]:
+        box, axes = self.config.box_warp, self.config.plane_axes
+        if not self.config.has_back:
+            return decoder(sample_planes(planes, points, box, axes))
+        batch, count = points.shape[:2]
+        points, head = points.flatten(0, 1), torch.arange(batch, device=points.device).repeat_interleave(count)
+
+        def of_front(at: Tensor) -> tuple[Tensor, ...]:
+            return decoder(sample_planes(planes.front, points[at], box, axes, head[at]))
+
+        return tuple(part.unflatten(0, (batch, count)) for part in self._stitch(planes, points, head, of_front))
+
+    def _stitch(
+        self,
+        planes: StitchedPlanes,
+        points: Tensor,  # [N, 3]
+        head: Tensor,  # [N] which of the planes' heads each belongs to
+        of_front: Callable[[Tensor], tuple[Tensor, ...]],  # places among the points -> density and, if wanted, colour
+    ) -> tuple[Tensor, ...]:
+        """The field at the points: the front's, the back's, or both in shares; nothing beyond the hull."""
+        inside, share = self.back.in_hull(points), back_share(points)
+        front, back = (torch.nonzero(inside & there).squeeze(1) for there in (share < 1, share > 0))
+        share, level = share[:, None], self.config.surface_density
+        fields = zip(
+            of_front(front),
+            self.back.read(planes.back, points[back], head[back], level),
+            (LEAST_DENSITY, self.config.background),
+        )
+        return tuple(
+            torch.where(inside[:, None], 0.0, free)
+            .to(ours.dtype)
+            .repeat(1, ours.shape[1])
+            .index_copy(0, front, ours * (1 - share[front]))
+            .index_add(0, back, (theirs * share[back]).to(ours.dtype))
+            for ours, theirs, free in fields
+        )
 
     def _chunk(self) -> int:
         return CHUNK_CPU if self.device.type == "cpu" else CHUNK_GPU
 
     def render(
         self,
-        planes: Tensor,  # [B, 3, C, R, R], or [1, 3, C, R, R]: one head, seen by B cameras
+        planes: Planes,  # of B heads, or of one, seen by B cameras
         camera: Tensor,  # [B, 25]
         ws: Tensor,  # [B, num_ws, w_dim], or [1, num_ws, w_dim]; super-resolution reads the last row.
         ray_resolution: int | None = None,  # None = as configured, here and below.
@@ -253,9 +322,10 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         config = self.config
         size = config.ray_resolution if ray_resolution is None else ray_resolution
         views = len(camera)
-        assert planes.shape[0] in (1, views), (planes.shape, camera.shape)
+        heads = len(planes.front if config.has_back else planes)
+        assert heads in (1, views), (heads, camera.shape)
         origins, directions = camera_rays(camera, size)  # [B, R, 3]
-        if len(planes) == 1:
+        if heads == 1:
             # One head: all views' rays are one long list, and the planes need no copies.
             origins, directions = origins.reshape(1, -1, 3), directions.reshape(1, -1, 3)
         rays = render_rays(

@@ -22,6 +22,7 @@ from skimage.measure import marching_cubes
 
 
 BLOCK_CELLS = 4  # Side of a block of the grid: the coarse grid has one point every so many cells.
+CUT_STEEPNESS = 3000.0  # Raw density per side of the box, across a cut: far steeper than the field itself.
 POINTS_PER_CALL = 2**16  # Points that one call of the field gets: 64 Ki points of 32 features are 8 MB.
 
 
@@ -44,6 +45,7 @@ def extract_mesh(
     level: float,  # Raw density at the surface. EG3D's reference takes 10.
     resolution: int = 128,  # Cells along a side, a multiple of BLOCK_CELLS.
     faces: int = 50_000,  # Triangles at most.
+    bust: tuple[float, float] | None = None,  # Radius and bottom of the upright cylinder that the surface is cut to.
 ) -> Mesh:
     """The outer surface of the field: its largest closed piece, in about `faces` triangles, with a colour per vertex.
 
@@ -54,6 +56,8 @@ def extract_mesh(
         raise ValueError(f"`resolution` is {resolution}, but must be a multiple of {BLOCK_CELLS} from 16 to 512.")
     if faces < 100:
         raise ValueError(f"`faces` is {faces}, but a head needs at least 100 triangles.")
+    if bust is not None:
+        density = cut_to_bust(density, *bust, level=level, slope=box_size * CUT_STEEPNESS)
     values = density_grid(density, box_size, level, resolution)
     vertices, triangles = isosurface(values, box_size, level)
     vertices, triangles = largest_component(vertices, triangles)
@@ -108,6 +112,23 @@ def density_grid(density, box_size: float, level: float, resolution: int) -> np.
         points = np.argwhere(points_of_blocks(entered) & ~read)
         values[tuple(points.T)] = in_blocks(density, points)
         read[tuple(points.T)] = True
+
+
+def cut_to_bust(density, radius: float, bottom: float, level: float, slope: float):
+    """The same field, but below `level` outside of the cylinder: there the surface ends in a smooth and closed cut."""
+
+    def cut(axis: torch.Tensor):
+        at = density(axis)
+        rim = radius - torch.hypot(axis[:, None], axis[None])  # [x, z] how far inside
+
+        def limited(index: torch.Tensor) -> torch.Tensor:
+            x, y, z = index.unbind(-1)
+            inside = torch.minimum(rim[x, z], axis[y] - bottom)
+            return torch.minimum(torch.as_tensor(at(index)).cpu().float(), level + slope * inside)
+
+        return limited
+
+    return cut
 
 
 def grid_points(n: int) -> np.ndarray:

@@ -15,12 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from preim3d.align import FaceAligner, crop_face
+from preim3d.back import BUST
 from preim3d.camera import PITCHES_DEG, YAWS_DEG, grid_cameras
 from preim3d.directions import Directions, fingerprint
 from preim3d.encoder import PortraitEncoder
 from preim3d.face_mesh import FaceMesh
 from preim3d.film import angle_label, pictures, pose_sheet
-from preim3d.generator import TriPlaneGenerator
+from preim3d.generator import Planes, TriPlaneGenerator
 from preim3d.landmarks import LandmarkNetwork
 from preim3d.mesh import Mesh, extract_mesh
 from preim3d.photo import load_photo
@@ -51,7 +52,7 @@ class Head(NamedTuple):
     """A head in 3D: its planes are computed once per latent, and read by every view and by the mesh."""
 
     w: Tensor  # [1, num_ws, w_dim]
-    planes: Tensor  # [1, 3, C, R, R]
+    planes: Planes
 
 
 class Portrait(NamedTuple):
@@ -310,19 +311,19 @@ class Preim3DPipeline(DiffusionPipeline):
         depth, opacity = (torch.cat([getattr(output, name) for output in outputs]) for name in ("depth", "opacity"))
         return pictures(images), depth_pictures(depth, opacity, images.shape[-1])
 
-    def mesh(self, head: Head, resolution: int = 128, faces: int = 50_000) -> Mesh:
+    def mesh(self, head: Head, resolution: int = 144, faces: int = 50_000) -> Mesh:
         """Its surface, on a grid of resolution^3 cells; `faces` triangles at most."""
         config = self.generator.config
 
         def density(axis: Tensor):
-            at = self.generator.density_on_grid(head.planes, axis.to(head.planes))
-            return lambda index: at(index.to(head.planes.device))
+            at = self.generator.density_on_grid(head.planes, axis.to(head.w))
+            return lambda index: at(index.to(head.w.device))
 
         return extract_mesh(
             density,
-            lambda points: self.generator.decode(head.planes, points[None].to(head.planes))[1][0, :, :3],
-            # Beyond the outermost texels' centres the features fade to zero, which would grow a flange.
-            box_size=config.box_warp * (1 - 1 / config.plane_resolution),
+            lambda points: self.generator.decode(head.planes, points[None].to(head.w))[1][0, :, :3],
+            box_size=self.generator.mesh_box,
+            bust=BUST if config.has_back else None,
             level=config.surface_density,
             resolution=resolution,
             faces=faces,

@@ -41,17 +41,20 @@ def sample_planes(
     points: Tensor,  # [B, N, 3], the box being [-box_warp / 2, box_warp / 2] in each coordinate
     box_warp: float = 1.0,  # Side of the cube that the planes cover; zero outside.
     plane_axes: Literal["eg3d", "fixed"] = "eg3d",
+    head: Tensor | None = None,  # [N] which of the B each point belongs to, where points are [N, 3]
 ) -> Tensor:
-    """Tri-plane features [B, N, C] of points: bilinear in each plane, then the mean over the three.
+    """Tri-plane features [B, N, C] or [N, C] of points: bilinear in each plane, then the mean over the three.
 
     The same numbers as `grid_sample(align_corners=False, padding_mode="zeros")` on each plane, but as one weighted sum
     of twelve rows of a table, which is several times faster on a CPU.
     """
-    batch, count = points.shape[:2]
-    assert planes.ndim == 5 and planes.shape[:2] == (batch, 3), (planes.shape, points.shape)
+    assert planes.ndim == 5 and planes.shape[1] == 3, planes.shape
+    if head is None:
+        assert points.ndim == 3 and len(points) == len(planes), (planes.shape, points.shape)
+        head = torch.arange(len(points), device=points.device)[:, None]
     size = planes.shape[-1]
 
-    # The two nearest rows or columns in each coordinate [3, B, N], and their weights: none outside of the plane.
+    # The two nearest rows or columns in each coordinate [3, ...], and their weights: none outside of the plane.
     position = points.movedim(-1, 0).contiguous() * (size / box_warp) + (size - 1) / 2  # Whole numbers are centres.
     low = position.floor()
     high = low + 1
@@ -64,23 +67,24 @@ def sample_planes(
 
     # The four corners in each of the three planes.
     rows, weights = [], []
-    head = torch.arange(batch, dtype=torch.int32, device=points.device)[:, None] * size**2
+    head_start = head.int() * size**2
     for plane, (column, row) in enumerate(PLANE_AXES[plane_axes]):
         for row_index, row_weight in ends:
-            start = row_index[row] * size + head
+            start = row_index[row] * size + head_start
             third = row_weight[row] / 3
             for column_index, column_weight in ends:
                 rows.append((start + column_index[column]) * 3 + plane)
                 weights.append(third * column_weight[column])
-    rows = torch.stack(rows, dim=-1).view(-1, 12)
-    weights = torch.stack(weights, dim=-1).view(-1, 12)
-
     table = planes.permute(0, 3, 4, 1, 2).reshape(-1, planes.shape[2])  # [B * H * H * 3, C]
+    rows, weights = (torch.stack(corners, dim=-1).view(-1, 12) for corners in (rows, weights))
+    return weighted_rows(table, rows, weights).view(*points.shape[:-1], table.shape[1])
+
+
+def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Sums [N, C] of K weighted rows each of a table [T, C]: which rows [N, K], and their weights."""
     if table.device.type == "cpu" and not weights.requires_grad:
-        features = WeightedRows.apply(table, rows, weights)
-    else:
-        features = F.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
-    return features.view(batch, count, -1)
+        return WeightedRows.apply(table, rows, weights)
+    return F.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
 
 
 class WeightedRows(torch.autograd.Function):

@@ -44,6 +44,7 @@ def edit_and_download(page, portrait, tmp_path):
     drop_in(page, portrait)
     for name in ("found", "crop", "grid", "edited"):
         wait_for_change(page, name, None)
+    page.locator("#status").get_by_text("1 face was found").wait_for()
     assert pixels(page, "grid") == pixels(page, "edited")
     mesh = wait_for_change(page, "model", None)
     page.wait_for_selector("#model canvas")

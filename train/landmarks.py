@@ -86,7 +86,8 @@ def mesh_loss(network: FaceMesh, reading: MeshReading, seen: Seen, boxes: Tensor
     apart = F.smooth_l1_loss(reading.points, mesh, beta=0.01, reduction="none") * known
     wanted = gaussian_heatmaps(mesh[..., :2], reading.heatmaps.shape[-1], sigma=0.04)
     surprise = -(wanted * reading.heatmaps).sum((2, 3)) * known[..., 0]
-    crop = misfit(move(network.five_points(reading.points), boxes), CROP_SIDE)[real]
+    five = network.five_points(reading.points)[real]
+    crop = misfit(move(five, boxes[real]), CROP_SIDE)
     # Turn and size count as what they move at the face's rim, half a unit away.
     crop = crop * crop.new_tensor([1, 1, 0.5, 0.5])
     turned = F.smooth_l1_loss(reading.angles, seen.angles, beta=0.05, reduction="none").mean(1)
@@ -94,6 +95,8 @@ def mesh_loss(network: FaceMesh, reading: MeshReading, seen: Seen, boxes: Tensor
     return {
         "points": apart.sum() / known.sum(),
         "surprise": 0.01 * surprise.sum() / known[..., 0].sum(),
+        # These hold the points of mirrored faces that the mesh has no names for.
+        "five": 0.5 * F.smooth_l1_loss(five, seen.five[real], beta=0.01),
         "crop": F.smooth_l1_loss(crop, torch.zeros_like(crop), beta=0.01),
         "angles": 0.3 * torch.where(real, turned, 0.3 * turned).mean(),
         "person": 0.05 * F.binary_cross_entropy_with_logits(reading.person, alpha),

