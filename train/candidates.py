@@ -24,7 +24,7 @@ AGAINST = {"Gray_Hair": "Black_Hair", "Bags_Under_Eyes": "Black_Hair"}
 BALANCED = ("Male", "Young", "Smiling")
 LEAST_KNOWN = 100  # labels below which the classifier's scores are the better guide
 # Strength 1 in lengths of a pair's offset, at most: beyond, eyeglasses turn dark and beards into masks.
-PAIR_LADDER = (0.15, 0.25, 0.35, 0.5, 0.7)
+PAIR_LADDER = (0.25, 0.5, 0.7)
 
 
 @dataclass
