@@ -185,7 +185,11 @@ def fit_heads(reader: HeadReader, draw: Callable[[], Examples], count: int, draw
             seen.append(reader.see(batch.images.to(reader.device)).half().cpu())
             known.append(batch._replace(images=torch.zeros(len(batch.images), 0)))  # no longer needed
             bar.update(len(batch.images))
-    seen, known = torch.cat(seen), join(known)
+    learn_heads(reader, torch.cat(seen), join(known), draws)
+
+
+def learn_heads(reader: HeadReader, seen: Tensor, known: Examples, draws: torch.Generator) -> None:
+    """The layers after the body, from what it saw of pictures [n,K] and what is known of them."""
     parameters = [p for name, p in reader.named_parameters() if not name.startswith("body.")]
     optimizer = torch.optim.AdamW(parameters, HEADS_RATE, weight_decay=0.05)
     reader.output_layer.train()
