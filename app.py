@@ -19,6 +19,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # the server would c
 import gradio as gr
 import numpy as np
 import torch
+from diffusers.utils import logging
 
 from preim3d.directions import ATTRIBUTES, MAIN_ATTRIBUTES
 from preim3d.page.answers import Answers
@@ -56,6 +57,7 @@ options = parser.parse_args(None if __name__ == "__main__" else [])
 FORGET_S = int(os.environ.get("PREIM3D_FORGET_S", "3600"))  # how long files and latents are kept
 READER = Path(__file__).parent / "weights" / "reader"
 
+logging.disable_progress_bar()  # one for each network, over in a moment
 try:
     weights = find_weights(options.weights)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -70,9 +72,7 @@ try:
         directions["origin"] = copy.deepcopy(pipeline.origin_directions)
     pipeline.to(device)
     config = directions["inversion"].config
-    verdict = None
-    if (READER / "config.json").is_file():
-        verdict = Verdict.of_weights(READER, weights.folder, directions["inversion"])
+    verdict = Verdict.of_weights(READER, weights.folder, directions["inversion"])
     examples = find_examples(weights.folder, config.fingerprint)
 except WeightsError as error:
     sys.exit(f"preim3d: {error}")
@@ -91,8 +91,9 @@ gr.set_static_paths([weights.folder / "examples"])
 
 INTRO = """# One portrait photo → an editable 3D head
 Drop in a photo, turn the head, move the sliders, take it along as mesh, film or picture."""
-BUNDLED_MODEL = """The bundled model is small and has learned from synthetic people only: expect the likeness of an
-avatar. Its weights are CC0 1.0. """
+BUNDLED_MODEL = """The bundled model is small: expect yourself, a little soft. It learned from photos of real people
+and from synthetic heads. Its weights are [CC BY 4.0](https://creativecommons.org/licenses/by/4.0/); credits stand in
+`weights/faces/README.md`. Use it on photos of people who agree, and never to deceive or to identify anyone. """
 ABOUT = """Photos and results are kept for at most an hour, then the session ends; nothing is logged. Code: Apache-2.0.
 After [PREIM3D](https://arxiv.org/abs/2304.10263) and [EG3D](https://arxiv.org/abs/2112.07945).
 Programs: see *Use via API* below."""
@@ -155,9 +156,9 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
             status = gr.Markdown(PROMPT, elem_id="status")
             picker = gr.Radio(label="Which face?", visible=False, elem_id="picker")
             if examples:
-                gr.Markdown("**Or start with one of these** · synthetic people")
+                gr.Markdown("**Or start with one of these** · real people")
                 gallery = gr.Gallery(
-                    [str(folder / "crop.png") for folder in examples],
+                    [str(folder / "crop.webp") for folder in examples],
                     columns=len(examples),
                     object_fit="cover",
                     show_label=False,
@@ -172,7 +173,7 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
                     picture_box("found", None, height=130)
                 with gr.Column(min_width=110):
                     gr.Markdown("**Model sees**")
-                    picture_box("crop", first and first / "crop.png", height=130)
+                    picture_box("crop", first and first / "crop.webp", height=130)
             with gr.Row():
                 refine = gr.Button("Refine likeness", elem_id="refine", size="sm", min_width=90)
                 stop = gr.Button("Stop", interactive=False, elem_id="stop", size="sm", min_width=60)
@@ -215,10 +216,10 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
             with gr.Row(elem_id="sheets"):
                 with gr.Column(min_width=280):
                     gr.Markdown("**Reconstruction** · seen from nine sides")
-                    picture_box("grid", first and first / "grid.png", ["download", "fullscreen"])
+                    picture_box("grid", first and first / "grid.webp", ["download", "fullscreen"])
                 with gr.Column(min_width=280):
                     gr.Markdown("**Edited**")
-                    picture_box("edited", first and first / "grid.png", ["download", "fullscreen"])
+                    picture_box("edited", first and first / "grid.webp", ["download", "fullscreen"])
             with gr.Column(elem_id="take"):
                 with gr.Accordion("Picture from any side, depth, film", open=False, elem_id="any-side") as any_side:
                     with gr.Row():

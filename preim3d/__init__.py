@@ -3,9 +3,12 @@
 photo ── align ──> crop ── encoder ──> w ── directions ──> w_edit ── generator ──> planes ──┬─ views ──> 3x3 sheet
                                                                                            └─ density ─> mesh ──> GLB
 
-align.py       photo -> upright crop (PIL, 512 px)
+align.py       photo -> upright crop (PIL, 512 px) and the camera that took the photo
 photo.py       any picture file -> an upright photo, or why not
-landmarks.py   the five points that align.py needs
+finder.py      photo -> faces, five points each, roughly
+landmarks.py   its network: a box -> five points and whether it is a face
+face_mesh.py   a box -> 120 points, yaw, pitch, the person: what align.py reads more finely
+fit.py         five points -> where the crop lies
 encoder.py     crop -> w [B, num_ws, w_dim]
 irse.py        the IR-SE-50 body of the encoder and of the identity network
 directions.py  strengths -> an offset of w
@@ -21,8 +24,9 @@ turntable.py   frames from all around, as one picture; depth pictures
 edits.py       a list of edits with undo, and what must not change with them
 recipe.py      latent, camera and edits as a small file
 refine.py      crop and w -> a w that looks more like the photo
-pose.py        the five points -> the photo's camera
-judge.py       what an edit did, as reader.py sees it
+identity.py    crop -> who it is, as an embedding (dlib's face network)
+judge.py       how alike photo and head are, by identity.py; what an edit did, by that and reader.py
+reader.py      picture of a head -> attributes
 page/          the page's rooms, which alone know Gradio: answers, GPU functions, endpoints, widgets, a session's state
 files.py       a file is written whole or not at all
 weights.py     where weights come from, and whether they are whole

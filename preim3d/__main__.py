@@ -124,11 +124,12 @@ def run_edit(options: argparse.Namespace) -> int:
 
     with staging_folder(options.out) as staging:
         print(weights.source, file=sys.stderr)
-        pipeline = load_pipeline(weights.folder, options.device)
+        pipeline, identity = load_networks(weights.folder, options.device)
         if not options.photo.is_dir():
             start = time.perf_counter()
-            edit_photo(pipeline, photos[0], strengths, options, staging, folders[0])
+            found = edit_photo(pipeline, identity, photos[0], strengths, options, staging, folders[0])
             seconds = time.perf_counter() - start
+            print(*found, sep="\n")
             print(f"Wrote {', '.join(RESULTS[:-1])} and {RESULTS[-1]} to {folders[0]} in {seconds:.1f} s.")
             return 0
 
@@ -137,7 +138,8 @@ def run_edit(options: argparse.Namespace) -> int:
         failures = []
         for photo, folder in zip(tqdm(photos, unit="photo"), folders):
             try:
-                edit_photo(pipeline, photo, strengths, options, staging, folder)
+                found = edit_photo(pipeline, identity, photo, strengths, options, staging, folder)
+                tqdm.write(f"{photo.name}: {' '.join(found)}", file=sys.stdout)
             except (ValueError, OSError) as error:
                 failures.append(f"  {photo.name}: {error}")
     print(f"{len(photos) - len(failures)} of {len(photos)} photos done; a folder for each is in {options.out}.")
@@ -198,9 +200,11 @@ def staging_folder(out: Path) -> tempfile.TemporaryDirectory:
 def load_pipeline(folder: Path, device: str | None):
     """The pipeline on the device asked for, else on the best one."""
     import torch
+    from diffusers.utils import logging
 
     from preim3d.pipeline import Preim3DPipeline
 
+    logging.disable_progress_bar()  # one for each network, over in a moment
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -210,18 +214,47 @@ def load_pipeline(folder: Path, device: str | None):
     return Preim3DPipeline.from_pretrained(folder).to(device)
 
 
+def load_networks(folder: Path, device: str | None):
+    """The pipeline, and what judges likeness, which is None where no such network is bundled."""
+    pipeline = load_pipeline(folder, device)  # which says what is wrong before anything else is loaded
+
+    from preim3d.judge import IdentityJudge
+
+    return pipeline, IdentityJudge.of_weights(folder)
+
+
 def edit_photo(
-    pipeline, photo: Path, strengths: dict[str, float], options: argparse.Namespace, staging: str, folder: Path
-) -> None:
-    """Makes the five results of one photo beside their place, then moves them there: all of them or none."""
+    pipeline,
+    identity,
+    photo: Path,
+    strengths: dict[str, float],
+    options: argparse.Namespace,
+    staging: str,
+    folder: Path,
+) -> list[str]:
+    """Makes the five results of one photo beside their place, then moves them there: all of them or none. Returns what
+    a person wants to know of the photo, a sentence each."""
     from preim3d.camera import PITCHES_DEG, YAWS_DEG
     from preim3d.mesh import mesh_bytes
     from preim3d.pipeline import grid_sheet
+    from preim3d.turntable import cameras
 
     head = pipeline(photo, strengths, face=options.face, mesh=True, quality=options.quality)
+    yaw_deg, pitch_deg = head.camera_deg
+    number = "1 face" if head.faces_found == 1 else f"{head.faces_found} faces"
+    found = [f"{number} found; this one is seen from yaw {yaw_deg:.0f}, pitch {pitch_deg:.0f} degrees."]
+    likeness = None
+    if identity is not None:
+        seat = cameras([head.camera_deg], pipeline.generator.config.pivot)
+        (view,) = pipeline.views(pipeline.head(head.w), seat, options.quality)
+        likeness = identity.likeness(head.crop, view)
+        found.append(f"Reconstruction and photo: {likeness.words} (distance {likeness.distance:.2f}).")
     result = {
         "photo": photo.name,
+        "faces_found": head.faces_found,
         "face": options.face,
+        "camera": {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg},
+        "likeness": likeness and likeness._asdict(),
         "strengths": strengths,
         "grid": {"pitch_deg": PITCHES_DEG, "yaw_deg": YAWS_DEG},
         "mesh": {"vertices": len(head.mesh.vertices), "faces": len(head.mesh.faces)},
@@ -236,6 +269,7 @@ def edit_photo(
         Path(made, "head.glb").write_bytes(mesh_bytes(head.mesh, "glb", {"strengths": strengths}))
         Path(made, "result.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
         publish(Path(made), folder)
+    return found
 
 
 def publish(made: Path, folder: Path) -> None:

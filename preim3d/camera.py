@@ -21,6 +21,7 @@ RADIUS = 2.7  # Distance of the camera from the world origin (not from the pivot
 PIVOT = (0.0, 0.0, 0.2)  # The point the camera looks at, for faces.
 YAWS_DEG = (-30, 0, 30)  # Columns of the pose grid, left to right.
 PITCHES_DEG = (-20, 0, 20)  # Rows of the pose grid, top to bottom: seen from above, level, seen from below.
+FURTHEST_YAW_DEG, FURTHEST_PITCH_DEG = 45.0, 20.0  # Beyond these hardly any photo of a face was learned from.
 
 
 def camera_from_angles(

@@ -431,7 +431,7 @@ def model_card(sources: list[dict]) -> str:
         "# Converted weights for preim3d", "",
         "Made by `python -m preim3d convert` from files that you brought; their licences hold here too:", "",
         *licences,
-        "- `landmarks`: ours, trained on synthetic heads (CC0)", "",
+        "- `landmarks`: ours, trained on photos and synthetic heads (CC BY 4.0; credits in weights/README.md)", "",
         "| file | what it is | bytes | sha256 |", "|---|---|---|---|", *rows, "",
         "A unit of a slider is a unit of alpha of the published directions; `age` is the negative of Young.", "",
     ])  # fmt: skip

@@ -36,13 +36,13 @@ class LandmarkNetwork(ModelMixin, ConfigMixin):
         super().__init__()
         half, quarter, eighth, sixteenth = widths
         self.stem = nn.Sequential(nn.Conv2d(1, half, 5, 2, 2, bias=False), nn.BatchNorm2d(half), nn.ReLU())
-        self.down4 = nn.Sequential(_Residual(half, quarter, stride=2), _Residual(quarter, quarter))
-        self.down8 = nn.Sequential(_Residual(quarter, eighth, stride=2), _Residual(eighth, eighth))
-        self.down16 = nn.Sequential(_Residual(eighth, sixteenth, stride=2), _Residual(sixteenth, sixteenth))
+        self.down4 = nn.Sequential(Residual(half, quarter, stride=2), Residual(quarter, quarter))
+        self.down8 = nn.Sequential(Residual(quarter, eighth, stride=2), Residual(eighth, eighth))
+        self.down16 = nn.Sequential(Residual(eighth, sixteenth, stride=2), Residual(sixteenth, sixteenth))
         self.up8 = nn.Conv2d(sixteenth, eighth, 1)
         self.up4 = nn.Conv2d(eighth, quarter, 1)
-        self.refine8 = _Residual(eighth, eighth)
-        self.refine4 = _Residual(quarter, quarter)
+        self.refine8 = Residual(eighth, eighth)
+        self.refine4 = Residual(quarter, quarter)
         self.heatmap = nn.Conv2d(quarter, points, 3, padding=1)
         self.face = nn.Linear(sixteenth, 1)
 
@@ -62,9 +62,7 @@ class LandmarkNetwork(ModelMixin, ConfigMixin):
 
         heatmaps = self.heatmap(quarter).float()  # [B,5,h,w]
         heatmaps = heatmaps.flatten(2).log_softmax(2).view_as(heatmaps)
-        chances = heatmaps.exp()
-        cells = _cell_centres(heatmaps.shape[-1], heatmaps.device)
-        points = torch.stack([(chances.sum(2) * cells).sum(2), (chances.sum(3) * cells).sum(2)], 2)
+        points = points_of_heatmaps(heatmaps)
         return Landmarks(points, self.face(sixteenth.mean((2, 3))).float()[:, 0], heatmaps)
 
     @torch.no_grad()
@@ -78,14 +76,23 @@ class LandmarkNetwork(ModelMixin, ConfigMixin):
         return (points[:count] + turned) / 2, torch.minimum(face_logit[:count], face_logit[count:]), disagreement
 
 
+def points_of_heatmaps(
+    heatmaps: Tensor,  # [B,K,h,w] log-probability
+) -> Tensor:
+    """The mean place of each map (soft-argmax), [B,K,2] in [-1, 1]."""
+    chances = heatmaps.exp()
+    cells = _cell_centres(heatmaps.shape[-1], heatmaps.device)
+    return torch.stack([(chances.sum(2) * cells).sum(2), (chances.sum(3) * cells).sum(2)], 2)
+
+
 def gaussian_heatmaps(
-    points: Tensor,  # [B,5,2] box = [-1, 1]
+    points: Tensor,  # [B,K,2] box = [-1, 1]
     size: int,
     sigma: float = 0.08,  # of the half box: .6 cell of a 16-cell map
 ) -> Tensor:
-    """The heat maps that the network should give, [B,5,size,size], each summing to 1."""
+    """The heat maps that the network should give, [B,K,size,size], each summing to 1."""
     cells = _cell_centres(size, points.device)
-    across = -((cells - points[..., :1]) ** 2) / (2 * sigma**2)  # [B,5,size]
+    across = -((cells - points[..., :1]) ** 2) / (2 * sigma**2)  # [B,K,size]
     down = -((cells - points[..., 1:]) ** 2) / (2 * sigma**2)
     return (down[..., :, None] + across[..., None, :]).flatten(2).softmax(2).unflatten(2, (size, size))
 
@@ -95,7 +102,7 @@ def _cell_centres(size: int, device: torch.device) -> Tensor:
     return (torch.arange(size, device=device) + 0.5) * (2 / size) - 1
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1):

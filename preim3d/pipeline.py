@@ -14,16 +14,18 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
-from preim3d.align import FaceAligner
+from preim3d.align import FaceAligner, crop_face
 from preim3d.camera import PITCHES_DEG, YAWS_DEG, grid_cameras
 from preim3d.directions import Directions, fingerprint
 from preim3d.encoder import PortraitEncoder
+from preim3d.face_mesh import FaceMesh
 from preim3d.film import angle_label, pictures, pose_sheet
 from preim3d.generator import TriPlaneGenerator
 from preim3d.landmarks import LandmarkNetwork
 from preim3d.mesh import Mesh, extract_mesh
+from preim3d.photo import load_photo
 from preim3d.strengths import check_strengths
-from preim3d.turntable import depth_pictures
+from preim3d.turntable import Angles, depth_pictures
 from preim3d.weights import REMEDY, WeightsError, check_weights, find_weights
 
 
@@ -52,6 +54,14 @@ class Head(NamedTuple):
     planes: Tensor  # [1, 3, C, R, R]
 
 
+class Portrait(NamedTuple):
+    """A face of a photo, ready for the encoder."""
+
+    crop: Image.Image  # upright, PIL RGB 512 x 512
+    camera_deg: Angles  # yaw and nominal pitch of the camera that took the photo
+    faces_found: int  # in the photo, this one included
+
+
 @dataclass
 class Preim3DOutput(BaseOutput):
     """What one photo gave.
@@ -64,6 +74,8 @@ class Preim3DOutput(BaseOutput):
             degrees.
         edited_views: the edited head, likewise.
         mesh: the edited head's surface with colours in [0, 1], +y up and the face to +z; None when not asked for.
+        camera_deg: yaw and nominal pitch of the camera that took the photo; None for a ready-made crop.
+        faces_found: how many faces the photo has; None for a ready-made crop.
     """
 
     crop: Image.Image
@@ -72,6 +84,8 @@ class Preim3DOutput(BaseOutput):
     views: list[Image.Image]
     edited_views: list[Image.Image]
     mesh: Mesh | None = None
+    camera_deg: Angles | None = None
+    faces_found: int | None = None
 
 
 class Preim3DPipeline(DiffusionPipeline):
@@ -138,7 +152,9 @@ class Preim3DPipeline(DiffusionPipeline):
                     " learn them again with python -m train.directions."
                 )
         if (folder / "landmarks").is_dir():
-            load_component(LandmarkNetwork, folder / "landmarks", dtype)  # the aligner would not miss a tensor
+            # The aligner would not miss a tensor.
+            load_component(LandmarkNetwork, folder / "landmarks", dtype)
+            load_component(FaceMesh, folder / "landmarks" / "mesh", dtype)
             pipeline.landmarks_folder = folder / "landmarks"
             pipeline.aligner = FaceAligner(folder / "landmarks")
         return pipeline
@@ -179,7 +195,9 @@ class Preim3DPipeline(DiffusionPipeline):
         """
         strengths = self.check_inputs(photo, crop, strengths or {}, quality)
 
-        crop = self.align(photo, face) if crop is None else crop
+        camera_deg = faces_found = None
+        if crop is None:
+            crop, camera_deg, faces_found = self.portrait(photo, face)
         w = self.encode(crop)
         head = self.head(w)
         views = self.views(head, quality=quality)
@@ -190,7 +208,9 @@ class Preim3DPipeline(DiffusionPipeline):
         edited_views = views if edited is head else self.views(edited, quality=quality)
         surface = self.mesh(edited) if mesh else None
 
-        output = Preim3DOutput(crop, as_array(w), as_array(w_edit), views, edited_views, surface)
+        output = Preim3DOutput(
+            crop, as_array(w), as_array(w_edit), views, edited_views, surface, camera_deg, faces_found
+        )
         return output if return_dict else output.to_tuple()
 
     def check_inputs(self, photo, crop, strengths: Mapping[str, float], quality: str = "normal") -> dict[str, float]:
@@ -212,6 +232,13 @@ class Preim3DPipeline(DiffusionPipeline):
             PhotoError: the photo cannot be read, or has no such face.
         """
         return self.aligner.align_photo(photo, face)
+
+    def portrait(self, photo: str | os.PathLike | bytes | Image.Image, face: int = 0) -> Portrait:
+        """The same, with the camera that took the photo and the number of its faces."""
+        picture = load_photo(photo)
+        faces = self.aligner.faces(picture)
+        chosen = self.aligner.choose(picture, face, faces)
+        return Portrait(crop_face(picture, chosen), chosen.angles_deg, len(faces))
 
     @torch.no_grad()
     def encode(self, crop: Image.Image) -> Tensor:

@@ -107,11 +107,22 @@ def check_weights(folder: Path) -> None:
         if found != network:
             raise WeightsError(f"{folder / part} holds a {found}, not a {network}; {REMEDY}.")
         check_tensors(folder / part)
-    # The landmark network stands beside the components: diffusers cannot hold a detector.
-    landmarks = folder / "landmarks"
-    if landmarks.is_dir():  # else the weights are for ready-made crops only
-        read_json(landmarks / "config.json")
-        check_tensors(landmarks)
+    # These stand beside the components: diffusers cannot hold a detector, and what judges is no step of the pipeline.
+    # Weights without landmarks are for ready-made crops only.
+    for part, places in {"landmarks": ("landmarks", "landmarks/mesh"), "identity": ("identity",)}.items():
+        if (folder / part).is_dir():
+            for place in places:
+                read_json(folder / place / "config.json", "_class_name")
+                check_tensors(folder / place)
+
+
+def identity_folder(folder: Path) -> Path | None:
+    """Where dlib's face network lies that judges heads of these weights: in them, else in the bundled ones; None where
+    neither has it. Converted weights may have another network of that name, which knows other distances."""
+    for place in (folder / "identity", BUNDLED / "identity"):
+        if place.is_dir() and read_json(place / "config.json", "_class_name")["_class_name"] == "FaceIdentity":
+            return place
+    return None
 
 
 def read_json(path: Path, *keys: str) -> dict:

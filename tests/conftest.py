@@ -21,6 +21,7 @@ from running import running_page  # noqa: E402
 from preim3d.directions import Directions, fingerprint  # noqa: E402
 from preim3d.encoder import PortraitEncoder  # noqa: E402
 from preim3d.generator import TriPlaneGenerator  # noqa: E402
+from preim3d.identity import FaceIdentity  # noqa: E402
 from preim3d.pipeline import Preim3DPipeline  # noqa: E402
 
 
@@ -96,13 +97,20 @@ def tiny_pipeline() -> Preim3DPipeline:
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory) -> Path:
-    """The tiny pipeline as a folder, with the bundled landmark network where there is one."""
+    """The tiny pipeline as a folder with a tiny identity network, and the bundled landmark network where there is
+    one."""
     folder = tmp_path_factory.mktemp("weights") / "tiny"
     pipeline = tiny_pipeline()
     if LANDMARKS.is_dir():
         pipeline.landmarks_folder = LANDMARKS
     pipeline.save_pretrained(folder)
+    tiny_identity().save_pretrained(folder / "identity")
     return folder
+
+
+def tiny_identity() -> FaceIdentity:
+    torch.manual_seed(1)
+    return FaceIdentity(stem_width=4, stages=((4, False), (8, True)), embedding_size=6).eval()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from preim3d.__main__ import RESULTS, main
-from preim3d.bench import table
+from preim3d.bench import GOALS_MB, GOALS_S, table
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +36,7 @@ def test_edit_writes_five_files(command, portrait, tmp_path):
         "edit", portrait, "--set", "smile=2", "--set", "age=-1", "--out", tmp_path / "new" / "out"
     )
     assert status == 0 and "head.glb" in said
+    assert "1 face found" in said and "Reconstruction and photo: " in said
     assert sorted(contents(tmp_path)) == sorted(f"new/out/{name}" for name in RESULTS)  # no temporary file is left
     out = tmp_path / "new" / "out"
     assert Image.open(out / "crop.png").size == (512, 512)
@@ -44,6 +45,9 @@ def test_edit_writes_five_files(command, portrait, tmp_path):
     assert (out / "head.glb").read_bytes()[:4] == b"glTF"
     result = json.loads((out / "result.json").read_text())
     assert result["strengths"] == {"smile": 2.0, "age": -1.0} and result["photo"] == "astronaut.jpg"
+    assert result["faces_found"] == 1
+    assert set(result["camera"]) == {"yaw_deg", "pitch_deg"} and abs(result["camera"]["yaw_deg"]) <= 45
+    assert result["likeness"]["distance"] > 0 and result["likeness"]["words"] in said
 
 
 def test_an_edit_of_nothing_writes_the_same_grid_twice(command, portrait, tmp_path):
@@ -138,6 +142,7 @@ def test_bench_measures_every_step(command, portrait):
     status, said, complained = command("bench", portrait, "--json")
     assert status == 0, complained
     figures = json.loads(said)
-    assert {"photo to 3x3 grid", "edit to 3x3 grid", "GLB", "page: start to first answer"} <= set(figures["seconds"])
+    assert set(GOALS_S) <= set(figures["seconds"]) and set(GOALS_MB) <= set(figures["peak_memory_mb"])
     assert all(seconds > 0 for seconds in figures["seconds"].values()) and "cores" in figures["machine"]
     assert table(figures).count("\n| ") == len(figures["seconds"]) + len(figures["peak_memory_mb"])
+    assert " | 2000 MB |" in table(figures) and "| photo to 3x3 grid | " in table(figures)

@@ -11,11 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from preim3d.align import TEMPLATE
-from preim3d.camera import camera_from_angles
 from preim3d.edits import Edit, History, Plan, conditional
 from preim3d.pipeline import as_array, grid_sheet
-from preim3d.pose import face_angles
 from preim3d.recipe import Recipe, RecipeError, load_recipe
 from preim3d.refine import STEPS, refine
 from preim3d.turntable import GRID, TURN_YAWS_DEG, cameras, pack, turn_angles
@@ -110,16 +107,6 @@ def test_a_bad_recipe_is_told_in_words(pipeline, w, change, sentence):
     text = "no recipe" if change is None else json.dumps(json.loads(text) | change)
     with pytest.raises(RecipeError, match=sentence):
         load_recipe(text, pipeline.directions)
-
-
-@pytest.mark.parametrize("yaw, pitch", [(0, 0), (20, 0), (-30, 0), (15, 10)])
-def test_the_photos_camera_is_read_off_the_face(yaw, pitch):
-    camera = camera_from_angles(math.radians(yaw), math.radians(pitch))
-    right, down = camera[[0, 4, 8]].numpy(), camera[[1, 5, 9]].numpy()
-    points = np.stack([TEMPLATE @ right, TEMPLATE @ down], 1) * 100 + 300
-    found_yaw, found_pitch = face_angles(points)
-    assert abs(found_yaw - yaw) < 10 and np.sign(round(found_yaw)) == np.sign(yaw)
-    assert abs(found_pitch) <= abs(pitch) + 5  # drawn towards level, never beyond
 
 
 def test_the_turntable_holds_the_grid_and_every_angle_once():

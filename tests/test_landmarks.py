@@ -1,17 +1,13 @@
-"""landmarks.py and its training: box -> five points."""
+"""landmarks.py and face_mesh.py: box -> five points; box -> 120 points, angles, the person."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 
-from preim3d.align import TEMPLATE
+from preim3d.face_mesh import FaceMesh
 from preim3d.landmarks import MIRRORED, LandmarkNetwork, gaussian_heatmaps
 
 
 torch.manual_seed(0)
-FRONTAL = torch.tensor(TEMPLATE[:, :2] * [1, -1], dtype=torch.float32)  # in a box of two template units
 
 
 @pytest.fixture
@@ -61,72 +57,40 @@ def test_half_precision_on_disk_is_float32_in_memory(network, tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Training.
-
-landmarks = pytest.importorskip("train.landmarks")
 
 
 @pytest.fixture
-def heads(tmp_path) -> Path:
-    """A heads dataset of two 'photos' a head: white discs at the five points of a transparent picture."""
-    size, rng = 160, np.random.default_rng(0)
-    points = np.empty((3, 2, 5, 2), np.float32)
-    photos = np.zeros((3, 2, size, size, 4), np.uint8)
-    axis = np.arange(size) + 0.5
-    for head in range(3):
-        for view in range(2):
-            points[head, view] = FRONTAL.numpy() * rng.uniform(45, 55) + 80 + rng.normal(0, 3, (5, 2))
-            for x, y in points[head, view]:
-                photos[head, view, np.hypot(axis - x, axis[:, None] - y) < 4] = 255
-    camera = np.zeros((3, 2, 25), np.float32)
-    camera[..., 11] = 2.7
-    arrays = {"photos": photos, "photo_points": points, "photo_cameras": camera, "done": np.array([1, 0, 1], np.uint8)}
-    for name in ("images", "cameras", "depth", *arrays):
-        np.save(tmp_path / f"{name}.npy", arrays.get(name, np.zeros(3)))
-    np.savez(tmp_path / "heads.npz", z=np.zeros((3, 1)), features=0, attributes=0, attribute_names=[])
-    return tmp_path
+def mesh():
+    network = FaceMesh(input_size=32, widths=(4, 8, 8, 8), points=12, hidden=8).eval()
+    network.five.copy_(torch.rand(5, 12))
+    network.five /= network.five.sum(1, keepdim=True)
+    return network
 
 
-def test_points_move_with_the_pixels(heads):
-    faces = landmarks.Faces(heads)
-    assert len(faces) == 4  # the head that is not done is left out
-    boxes = landmarks.jitter(4, torch.Generator().manual_seed(1), zoom=0.3, shift=0.3, turn_deg=30)
-    rgba, points = faces.batch(np.arange(4), boxes, 128)
-    axis = (torch.arange(128) + 0.5) / 64 - 1
-    for opacity, five in zip(rgba[:, 3], points):
-        for x, y in five:
-            near = opacity * ((axis - x).abs() < 0.09) * ((axis - y).abs() < 0.09)[:, None]
-            assert near.sum() > 20
-            found = torch.stack([(near * axis).sum(), (near * axis[:, None]).sum()]) / near.sum()
-            assert (found - torch.stack([x, y])).norm() < 0.02
+def test_the_meshs_shapes_and_ranges(mesh):
+    read = mesh(torch.rand(3, 3, 32, 32))
+    assert read.points.shape == (3, 12, 3) and read.points[..., :2].abs().max() < 1
+    assert read.angles.shape == (3, 2) and read.person.shape == (3, 1, 16, 16)
+    assert torch.allclose(read.heatmaps.exp().sum((2, 3)), torch.ones(3, 12))
 
 
-def test_the_right_box_holds_the_template(heads):
-    faces = landmarks.Faces(heads)
-    _, points = faces.batch(np.arange(4), torch.eye(3).repeat(4, 1, 1), 64)
-    assert (points - FRONTAL).abs().max() < 0.25
+def test_the_five_points_are_weighted_means(mesh):
+    points = torch.rand(2, 12, 3)
+    moved = points * 0.5 + 0.25
+    assert torch.allclose(mesh.five_points(moved), mesh.five_points(points) * 0.5 + 0.25, atol=1e-6)
 
 
-def test_photo_like_pictures(heads):
-    rgba, _ = landmarks.Faces(heads).batch(np.array([0, 1, 2, 3] * 4), torch.eye(3).repeat(16, 1, 1), 64)
-    pictures = landmarks.Pictures()
-    first = landmarks.photo_like(rgba, pictures, torch.Generator().manual_seed(5))
-    again = landmarks.photo_like(rgba, pictures, torch.Generator().manual_seed(5))
-    assert first.shape == (16, 1, 64, 64) and first.min() >= 0 and first.max() <= 1
-    assert torch.equal(first, again)
-    assert first.std(0).mean() > 0.05  # the same four pictures look different each time
+def test_a_mirrored_face_has_the_opposite_yaw(mesh):
+    faces = torch.rand(2, 3, 32, 32)
+    five, angles, reading = mesh.read(faces)
+    turned_five, turned_angles, turned = mesh.read(faces.flip(3))
+    sign = torch.tensor([-1.0, 1.0])
+    assert torch.allclose(turned_angles * sign, angles, atol=1e-5)
+    assert torch.allclose(turned_five[:, list(MIRRORED)] * sign, five, atol=1e-5)
+    assert torch.allclose(turned.person.flip(3), reading.person, atol=1e-4)
 
 
-def test_misses_are_far_from_the_face():
-    boxes = landmarks.misses(200, torch.Generator().manual_seed(0))
-    size = boxes[:, :2, 0].norm(dim=1)
-    aside = boxes[:, :2, 2].norm(dim=1)
-    upside_down = boxes[:, 0, 0] < 0
-    assert ((aside > 1) | (size < 0.5) | (size > 2) | upside_down).all()
-
-
-def test_a_short_training_writes_a_network_that_loads(heads, tmp_path, capsys):
-    landmarks.train(heads, heads, tmp_path / "network", minutes=0.03, seed=0, batch=8)
-    network = LandmarkNetwork.from_pretrained(str(tmp_path / "network"), local_files_only=True)
-    assert network.config.input_size == 64
-    assert "photo-like: mean" in capsys.readouterr().out
+def test_the_meshs_brightness_does_not_matter_and_even_grey_is_finite(mesh):
+    faces = torch.rand(2, 3, 32, 32)
+    assert torch.allclose(mesh(faces).points, mesh(0.2 * faces + 0.7).points, atol=1e-3)
+    assert all(part.isfinite().all() for part in mesh(torch.full((1, 3, 32, 32), 0.5)))

@@ -38,7 +38,7 @@ class Visit(NamedTuple):
 
 def photos(count: int) -> list[bytes]:
     """The bundled portraits, mirrored and not, each in a light of its own colour."""
-    portraits = [Image.open(path).convert("RGB") for path in sorted(BUNDLED.glob("examples/*/crop.png"))]
+    portraits = [Image.open(path).convert("RGB") for path in sorted(BUNDLED.glob("examples/*/crop.webp"))]
     if not portraits:
         pytest.skip("weights/faces has no examples, whose portraits are sent")
     portraits += [ImageOps.mirror(portrait) for portrait in portraits]

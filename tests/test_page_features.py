@@ -19,8 +19,10 @@ from preim3d.__main__ import main
 from preim3d.directions import Directions
 from preim3d.edits import Plan
 from preim3d.page.answers import Answers, viewer_angles
+from preim3d.page.verdict import Verdict
 from preim3d.page.visitor import Visitor
 from preim3d.pipeline import Preim3DPipeline
+from preim3d.reader import HeadReader
 from preim3d.recipe import main as recipe_main
 
 
@@ -78,8 +80,10 @@ def picture(page, name: str) -> np.ndarray:
 def test_copied_lines_and_the_recipe_make_the_picture_again(page, browser, address, portrait, tmp_path, monkeypatch):
     drop_in(page, portrait)
     wait_for_change(page, "model", None)
+    page.locator("#verdict").get_by_text("Reconstruction and photo: ").wait_for()
     set_slider(page, "smile", 1.5)
     page.locator("#edits").get_by_text("Smile +1.5").wait_for()
+    page.locator("#verdict").get_by_text("between before and after").wait_for()
     shown = picture(page, "edited")
     shutil.copy(portrait, tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -203,6 +207,32 @@ def test_one_of_several_faces_is_picked_and_an_attribute_protected(page, portrai
     wait_for_change(page, "edited", before)
     assert code(page, "python", "'age'")  # as much of it as undoes what smile does to age
     assert page.evaluate("[...document.querySelectorAll('.block img')].every(picture => picture.alt)")
+
+
+def test_the_verdict_gives_words_first_and_the_number_after(pipeline, tiny_weights, tmp_path):
+    verdict = Verdict.of_weights(tmp_path / "no-reader", tiny_weights, pipeline.directions)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8))
+    visitor = Visitor(w=np.zeros((1, 1)), crop=picture, front=picture)
+    told = verdict.describe(visitor, picture)
+    assert told.startswith("**Reconstruction and photo: unmistakably the same person** (distance 0.00).")
+    assert "two photos of one person differ by 0.26, photos of strangers by 0.83" in told
+    # Without a photo, or a network to compare with it, nothing is claimed.
+    visitor.crop = None
+    assert verdict.describe(visitor, picture) == ""
+
+
+def test_the_verdict_tells_an_edit_in_words_and_figures(pipeline, tiny_weights, tmp_path):
+    names = ("Smiling", "Young", "Male")
+    HeadReader(32, (1, 1, 1, 1), (16, 16, 16, 16), 2, 2, 16, names, 4, (1.0, 1.0, 1.0)).save_pretrained(tmp_path)
+    verdict = Verdict.of_weights(tmp_path, tiny_weights, pipeline.directions)
+    before, after = (Image.new("RGB", (256, 256), color) for color in ("grey", "white"))
+    visitor = Visitor(w=np.zeros((1, 1)), front=before)
+    visitor.history.do(visitor.history.plan.with_strengths({"smile": 2.0}))
+    told = verdict.describe(visitor, after, before)
+    assert "**The edit " in told and "between before and after" in told and "**Altered (AA):** smile" in told
+    # The other directions' figures stand beside these as soon as both are known.
+    visitor.history.do(visitor.history.plan._replace(space="origin"))
+    assert "directions of the inversion manifold: distance" in verdict.describe(visitor, after, before)
 
 
 def test_a_session_that_has_ended_says_so(pipeline):

@@ -20,7 +20,7 @@ def crop() -> Image.Image:
 def test_the_output_has_the_shapes_it_promises(pipeline, crop):
     output = pipeline(crop=crop, strengths={"smile": 2, "age": -1}, mesh=True)
     rows, width = pipeline.generator.num_ws, 24
-    assert output.crop is crop
+    assert output.crop is crop and output.camera_deg is None and output.faces_found is None
     assert output.w.shape == output.w_edit.shape == (rows, width) and output.w.dtype == np.float32
     assert len(output.views) == len(output.edited_views) == 9
     assert {view.size for view in output.views} == {(32, 32)} and output.views[0].mode == "RGB"
@@ -135,6 +135,7 @@ def test_half_precision_on_disk_becomes_float32_in_memory(pipeline, tmp_path):
 def test_a_photo_becomes_a_head(pipeline, portrait):
     output = pipeline(portrait, {"smile": 1})
     assert output.crop.size == (512, 512) and len(output.edited_views) == 9
+    assert output.faces_found == 1 and all(abs(angle) < 25 for angle in output.camera_deg)
     with pytest.raises(PhotoError, match="no face 7"):
         pipeline(portrait, face=7)
 

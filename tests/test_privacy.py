@@ -30,7 +30,7 @@ def server(tiny_weights, tmp_path_factory):
     """With one file that anybody may see: an example's picture."""
     folder = tmp_path_factory.mktemp("privacy")
     weights = shutil.copytree(tiny_weights, folder / "weights")
-    example = weights / "examples" / "one" / "crop.png"
+    example = weights / "examples" / "one" / "crop.webp"
     example.parent.mkdir(parents=True)
     Image.new("RGB", (64, 64)).save(example)
     with running_page(folder, "--weights", weights) as server:
@@ -39,7 +39,7 @@ def server(tiny_weights, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def example(server) -> Path:
-    return server.files.parent / "weights" / "examples" / "one" / "crop.png"
+    return server.files.parent / "weights" / "examples" / "one" / "crop.webp"
 
 
 def visit(browser, server: Server, portrait: Path) -> Visit:

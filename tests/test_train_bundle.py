@@ -7,15 +7,23 @@ import numpy as np
 import pytest
 import torch
 from command_line import run
+from conftest import ROOT, tiny_identity
+from safetensors.torch import load_file, save_file
 
 from preim3d.directions import Directions
 from preim3d.encoder import PortraitEncoder
+from preim3d.judge import IdentityJudge, Judge
 from preim3d.pipeline import Preim3DPipeline
+from preim3d.reader import HeadReader
+from preim3d.weights import check_weights
 from train import bundle
+from train.model_card import with_headlines
 
 
 def test_a_bundle_loads_and_its_checksums_are_true(tiny_weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(bundle, "FILE_LIMIT", "20KB")  # the tiny networks must come in several files, as large ones do
+    monkeypatch.setattr(
+        bundle, "FILE_LIMIT_MB", 0.02
+    )  # the tiny networks must come in several files, as large ones do
     out = tmp_path / "bundle"
     parts = [f"--{name}={tiny_weights / name}" for name in ("generator", "encoder", "directions")]
     assert run(bundle.main, *parts, "--out", out) == 0
@@ -33,7 +41,7 @@ def test_a_bundle_loads_and_its_checksums_are_true(tiny_weights, tmp_path, monke
     assert run(bundle.main, "--out", out) == 0
     card = (out / "README.md").read_text()
     assert "No slider for `chubby`: Not seen." in card
-    assert "| `generator_psnr_db` | 12.5 |" in card and "| Smile | 0.900 | 1.25 | 0.50 | - |" in card
+    assert "| `generator_psnr_db` | 12.5 |" in card and "| Smile | 0.900 | 1.25 | 0.50 | - | - |" in card
     listed = dict(line.split("  ")[::-1] for line in card.split("```")[1].strip().splitlines())
     for name, checksum in listed.items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == checksum
@@ -94,3 +102,114 @@ def test_directions_of_the_original_space_come_beside_the_others(tiny_weights, t
 
 def public(config) -> dict:
     return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+def test_variances_beyond_half_precision_survive(tiny_weights, tmp_path):
+    """Those of the first encoder trained on photos reach 40,000; 65,504 is half precision's end."""
+    encoder = PortraitEncoder.from_pretrained(tiny_weights / "encoder")
+    norms = [module for module in encoder.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.running_var.fill_(1e6 + 1)
+        norm.running_mean.fill_(-70_001)
+    encoder.save_pretrained(tmp_path / "encoder")
+    out = tmp_path / "out"
+    assert (
+        run(bundle.main, f"--generator={tiny_weights / 'generator'}", "--encoder", tmp_path / "encoder", "--out", out)
+        == 0
+    )
+    again = Preim3DPipeline.from_pretrained(out).encoder
+    for norm in again.modules():
+        if isinstance(norm, torch.nn.modules.batchnorm._BatchNorm):
+            assert (norm.running_var == 1e6 + 1).all() and (norm.running_mean == -70_001).all()
+    state = load_file(next((out / "encoder").glob("*.safetensors")))
+    assert {str(t.dtype) for name, t in state.items() if name.endswith("running_var")} == {"torch.float32"}
+    assert state["linear.weight"].dtype == torch.float16
+    assert torch.isfinite(again(torch.zeros(1, 3, 32, 32))).all()
+
+
+def test_a_parameter_beyond_half_precision_is_told(tiny_weights, tmp_path, capsys):
+    encoder = PortraitEncoder.from_pretrained(tiny_weights / "encoder")
+    encoder.latent_average += 1e6
+    encoder.save_pretrained(tmp_path / "encoder")
+    words = f"--generator={tiny_weights / 'generator'}", "--encoder", tmp_path / "encoder", "--out", tmp_path / "out"
+    assert run(bundle.main, *words) == 1
+    assert "`latent_average` of the PortraitEncoder is too large" in capsys.readouterr().err
+
+
+def test_the_largest_tensors_are_kept_in_eight_bits_and_their_directions_stay(tiny_weights, tmp_path, monkeypatch):
+    """Directions learned with the networks before they were rounded belong to the rounded ones too."""
+    monkeypatch.setattr(bundle, "HALF_LIMIT_MB", 0.01)
+    out = tmp_path / "out"
+    parts = [f"--{name}={tiny_weights / name}" for name in ("generator", "encoder", "directions")]
+    assert run(bundle.main, *parts, "--out", out) == 0
+    before, after = (Preim3DPipeline.from_pretrained(folder) for folder in (tiny_weights, out))
+    assert "smile" in after.directions.names
+    assert after.directions.config.fingerprint != before.directions.config.fingerprint
+    rounded = before.generator.average_planes.to(torch.float8_e4m3fn).float()
+    assert torch.equal(after.generator.average_planes, rounded)
+    assert run(bundle.main, *parts[:2], "--directions", out / "directions", "--out", out) == 0  # and once more
+
+
+def test_what_judges_comes_beside_the_pipeline(tiny_weights, tmp_path, monkeypatch):
+    reader = HeadReader(32, (1, 1, 1, 1), (16, 16, 16, 16), 2, 2, 16, ("Smiling",), 4, (1.0,))
+    reader.save_pretrained(tmp_path / "reader")
+    state = {name: tensor for name, tensor in tiny_identity().state_dict().items()}
+    save_file({"stem.conv.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    out = tmp_path / "weights" / "faces"
+    parts = [f"--{name}={tiny_weights / name}" for name in ("generator", "encoder", "directions")]
+    assert run(bundle.main, *parts, "--identity", tmp_path / "other.safetensors", "--out", out) == 1
+    monkeypatch.setattr(bundle, "from_dlib", lambda given: tiny_identity())
+    save_file(state, tmp_path / "dlib.safetensors")
+    words = "--identity", tmp_path / "dlib.safetensors", "--reader", tmp_path / "reader"
+    assert run(bundle.main, *words, "--out", out) == 0
+    check_weights(out)
+    assert Judge(out.parent / "reader", IdentityJudge.of_weights(out)).identity is not None
+    assert "identity/" in (out / "README.md").read_text()
+
+
+def test_too_much_is_one_sentence(tiny_weights, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    parts = [f"--{name}={tiny_weights / name}" for name in ("generator", "encoder", "directions")]
+    monkeypatch.setattr(bundle, "WEIGHTS_LIMIT_MB", 0.01)
+    assert run(bundle.main, *parts, "--out", out) == 1
+    assert "0.01 are allowed; make one smaller: generator" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "black, sentence",
+    [
+        (0.5, "none by more than the 15% aimed at; least alike is Black (distance +5% against"),
+        (0.7, "people whom FairFace labels Black (distance +22%), against the mean"),
+    ],
+)
+def test_the_card_says_which_faces_come_back_less_alike(tiny_weights, tmp_path, black, sentence):
+    out = tmp_path / "out"
+    parts = [f"--{name}={tiny_weights / name}" for name in ("generator", "encoder", "directions")]
+    assert run(bundle.main, *parts, "--out", out) == 0
+    groups = {"Black": {"n": 20, "identity_own": black}, "White": {"n": 20, "identity_own": 0.45}}
+    measured = {"identity_own": 0.5, "protocol": "P.", "groups": groups}
+    (out / "evaluation.json").write_text(json.dumps(measured))
+    assert run(bundle.main, "--out", out) == 0
+    card = (out / "README.md").read_text()
+    assert sentence in card and "license: cc-by-4.0" in card and "Protocol: P." in card
+
+
+def test_the_readme_gets_the_newest_figures_between_its_marks(tiny_weights, tmp_path, capsys):
+    out, readme = tmp_path / "out", tmp_path / "README.md"
+    parts = [f"--{name}={tiny_weights / name}" for name in ("generator", "encoder", "directions")]
+    assert run(bundle.main, *parts, "--out", out) == 0
+    measured = {"identity_own": 0.4321, "nearest_of_20": 0.9, "n": 137, "protocol": "P."}
+    (out / "evaluation.json").write_text(json.dumps(measured))
+    readme.write_text("before\n<!-- figures: begin -->\nold\n<!-- figures: end -->\nafter\n")
+    for _ in range(2):
+        assert run(bundle.main, "--out", out, "--readme", readme) == 0
+        text = readme.read_text()
+        assert text.startswith("before\n<!-- figures: begin -->") and text.endswith("<!-- figures: end -->\nafter\n")
+        assert "on 137 held-out photos" in text and "0.432 | at most 0.42 |" in text and "old" not in text
+    readme.write_text("none")
+    assert run(bundle.main, "--out", out, "--readme", readme) == 1
+    assert "lacks the marks" in capsys.readouterr().err and readme.read_text() == "none"
+
+
+def test_the_projects_readme_has_the_marks():
+    assert with_headlines((ROOT / "README.md").read_text("utf-8"), {"n": 1}).count("figures: begin") == 1

@@ -1,4 +1,4 @@
-"""Directions, train/picture_metric.py and train/metrics.py against problems whose answer is known."""
+"""Directions and train/picture_metric.py against problems whose answer is known."""
 
 from argparse import Namespace
 
@@ -8,7 +8,6 @@ import torch
 from conftest import ball_generator
 
 from preim3d.directions import ATTRIBUTES
-from train import metrics
 from train.boundaries import Manifold, balance, closed_form_factors, fit_boundary, principal_components
 from train.calibration import LADDER, Effect, allied, calibrate, hold_identity, purify
 from train.candidates import find, fit_planes, read_pairs
@@ -216,16 +215,3 @@ def test_picture_metric_weighs_what_shows():
 def test_expression_weights_stand_on_eyes_and_mouth():
     weights = expression_weights(64)[0, 0]
     assert weights[24, 23] > 4 and weights[42, 32] > 4 and weights[2, 2] < 1.01
-
-
-def test_metrics_by_hand():
-    assert torch.allclose(
-        metrics.psnr_db(torch.full((1, 3, 2, 2), 0.2), torch.zeros(1, 3, 2, 2)), torch.tensor([20.0])
-    )
-    before, after = torch.zeros(2, 3), torch.tensor([[2.0, 1.0, -3.0], [4.0, 1.0, 3.0]])
-    sigma = torch.tensor([2.0, 1.0, 3.0])
-    assert metrics.attribute_altering(before, after, sigma, 0) == 1.5
-    assert metrics.attribute_dependency(before, after, sigma, 0) == 1.0
-    assert torch.allclose(
-        metrics.identity_cosine(torch.tensor([[1.0, 0]]), torch.tensor([[1.0, 1]])), torch.tensor([0.5**0.5])
-    )

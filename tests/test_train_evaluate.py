@@ -1,38 +1,84 @@
-"""train/evaluate.py end to end on tiny networks; its metrics, and the encoder's losses, where the answer is known."""
+"""train/evaluate.py end to end on tiny networks and a few packed photos; its metrics, and the encoder's losses, where
+the answer is known."""
 
 import json
+import math
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from command_line import run
+from conftest import ball_generator
 from PIL import Image
+from safetensors.torch import save_file
 
-from preim3d.camera import camera_from_angles
 from preim3d.directions import ATTRIBUTES
-from preim3d.irse import IdentityNetwork
+from preim3d.efficientnet import EfficientNetLite0
+from preim3d.face_mesh import FaceMesh
+from preim3d.identity import FaceIdentity
 from train import evaluate, losses, metrics
 from train.attributes import HeadReader
-from train.evaluation import at_altering, match_rate, sheet
-from train.optimise import optimise_latents
-from train.report import average, tables
+from train.curves import draw_curves
+from train.edit_figures import at_altering
+from train.evaluation import face_square, sheet
+from train.optimise import optimise_latent
+from train.report import average, compared_before, tables, worst_group
+from train.subjects import Subjects, fairface_labels, group_members
 
 
-PHOTOS = 12
+HELD, OTHERS = 21, 6
 
 
-def test_match_rate_counts_the_right_neighbours():
-    # Unequal lengths and directions: no two distances tie, so that rounding decides nothing.
-    photos = torch.randn(20, 64, generator=torch.Generator().manual_seed(0))
-    assert match_rate(photos, photos + 0.01, 10) == 1.0
-    assert match_rate(photos, photos.roll(1, 0), 10) == 0.0
-    assert match_rate(photos[:9], photos[:9], 10) is None
+def test_the_nearest_is_counted_over_all_groups():
+    # One row's own column is the nearest of all, the other's has one nearer of three others.
+    apart = torch.tensor([[0.1, 1, 1, 1], [0.2, 0.5, 1, 1], [1, 1, 0.1, 1], [1, 1, 1, 0.1]])
+    assert metrics.nearest_rate(apart, 2) == pytest.approx((3 + 2 / 3) / 4)
+    assert metrics.nearest_rate(apart, 4) == pytest.approx(3 / 4)
+    assert metrics.nearest_rate(apart, 5) is None
 
 
-def test_sheet_is_as_large_as_its_rows():
-    picture = sheet([torch.zeros(3, 3, 8, 8), torch.ones(3, 3, 16, 16)])
-    pixels = np.asarray(picture)
-    assert pixels.shape == (16, 24, 3) and pixels[0, 0, 0] == 128 and pixels[15, 0, 0] == 255
+def test_the_nearest_is_as_often_right_as_in_groups_that_are_drawn():
+    rng = np.random.default_rng(0)
+    apart = torch.from_numpy(rng.uniform(size=(12, 12)) - 0.3 * np.eye(12))
+    hits = []
+    for _ in range(3000):
+        row = rng.integers(12)
+        others = rng.choice(np.delete(np.arange(12), row), 4, replace=False)
+        hits.append(bool((apart[row, row] < apart[row, others]).all()))
+    assert metrics.nearest_rate(apart, 5) == pytest.approx(np.mean(hits), abs=0.04)
+
+
+def test_psnr_is_the_persons():
+    photos, person = torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4)
+    images = torch.full((2, 3, 4, 4), 2.0)  # what is out of range counts as its end
+    images[..., :2] = 0.2
+    person[..., :2] = 1
+    assert metrics.person_psnr_db(images, photos, person) == pytest.approx(20.0, abs=1e-4)
+    assert metrics.person_psnr_db(images, photos, 1 - person) == pytest.approx(10 * math.log10(4), abs=1e-4)
+
+
+def test_distances_are_euclidean():
+    assert metrics.distances(torch.tensor([[0.0, 3.0]]), torch.tensor([[4.0, 0.0]])).tolist() == [5.0]
+
+
+def test_edits_are_measured_by_hand():
+    before, after = torch.zeros(2, 3), torch.tensor([[2.0, 1.0, -3.0], [4.0, 1.0, 3.0]])
+    sigma = torch.tensor([2.0, 1.0, 3.0])
+    assert metrics.attribute_altering(before, after, sigma, 0) == 1.5
+    assert metrics.attribute_dependency(before, after, sigma, 0) == 1.0
+
+
+def test_a_sheet_has_its_lines_below_each_other():
+    grey, white = Image.new("RGB", (8, 8), "#808080"), Image.new("RGB", (8, 8), "white")
+    pixels = np.asarray(sheet([[grey, grey, grey], [white, white, white]]))
+    assert pixels.shape == (16, 24, 3) and pixels[0, 0, 0] == 128 and pixels[15, 23, 0] == 255
+
+
+def test_the_faces_square_is_cut_without_resampling():
+    images = torch.arange(256.0).expand(1, 3, 256, 256)
+    square = face_square(images)
+    assert square.shape[-2:] == (186, 186) and square[0, 0, 0, 0] == 35
 
 
 def test_frechet_distance_of_gaussians():
@@ -68,18 +114,37 @@ def test_seeds_are_averaged_and_their_spread_told():
 
 def test_tables_are_shaped_like_the_papers():
     figures = {
-        "id": 0.606, "id_20_30": 0.576, "apd": 0.00117, "time_s": 0.05, "aa": {"age": 1.51}, "ad": {"age": 0.82},
-        "ad_per_aa": {"age": 0.54}, "id_edited": {"age": 0.557}, "protocol": "P.", "spread": {"id": 0.01},
+        "identity_own": 0.534, "identity_0_30": 0.57, "identity_20_30": 0.6, "apd_sides_rad": 0.05, "time_s": 0.25,
+        "aa": {"age": 1.51}, "ad": {"age": 0.82}, "ad_per_aa": {"age": 0.54},
+        "identity_edited": {"age": 0.31, "wide_mouth": 0.2}, "protocol": "P.", "spread": {"identity_own": 0.01},
+        "before": {"identity_own": 0.6, "bench": {"seconds": {"GLB": 3.0}}},
+        "bench": {"seconds": {"GLB": 1.25}},
         "spaces": {
             "age": {"origin": {"aa": 1.5, "ad": 1.0}, "inversion": {"aa": 1.5, "ad": 0.5}},
             "smile": {"origin": {"aa": 1.5, "ad": 0.6}, "inversion": {"aa": 1.5, "ad": 0.7}},
         },
     }  # fmt: skip
     text = tables(figures, {"age": 0.93})
-    assert "| Ours | 0.606 ± 0.010 | 0.576 | 0.00117 | 0.050 |" in text
-    assert "| AA | 1.51 | - | - |" in text and "| ID | 0.557 | - | - |" in text
-    assert "| Age | 0.930 | 1.51 | 0.82 | 0.54 |" in text
+    assert "| identity distance, photo's camera | 0.600 | 0.534 ± 0.010 | at most 0.42 |" in text
+    assert "| GLB, s | 3.00 | 1.25 | 2 |" in text and "| APD, rad | - | - | under 0.06 |" in text
+    assert "| Ours | 0.534 ± 0.010 | 0.570 | 0.600 | 0.050 | 0.250 |" in text
+    assert "| AA | 1.51 | - | - |" in text and "| identity distance | 0.310 | - | - |" in text
+    assert "| Age | 0.930 | 1.51 | 0.82 | 0.54 | 0.31 |" in text and "| wide_mouth | - | - | - | - | 0.20 |" in text
     assert "| mean | 1.50 | 1.50 | 0.80 | 0.60 |" in text
+
+
+def test_earlier_figures_stand_beside_those_of_as_many_photos_only():
+    earlier = {"identity_own": 0.6, "fid_ori": 9.0, "fid_n": 300, "protocol": "Old.", "before": {"identity_own": 0.9}}
+    assert compared_before(earlier, {"fid_n": 1000}) == {"identity_own": 0.6}
+    assert compared_before(earlier, {"fid_n": 300}) == {"identity_own": 0.6, "fid_ori": 9.0}
+
+
+def test_the_worst_group_is_said():
+    groups = {name: {"n": 5, "held": 1, "identity_own": far} for name, far in (("a", 0.4), ("b", 0.4), ("c", 0.55))}
+    worst = worst_group(groups)
+    assert worst == {"name": "c", "mean": 0.45, "above_mean": 0.2222} and worst_group({}) is None
+    text = tables({"aa": {}, "protocol": "P.", "groups": groups, "worst_group": worst}, {})
+    assert "| c | 5 | 1 | 0.550 |" in text and "c, 22% above the mean of the groups (0.450), **beyond**" in text
 
 
 @pytest.fixture(scope="module")
@@ -92,78 +157,194 @@ def reader():
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """A posed dataset of coloured noise."""
-    folder = tmp_path_factory.mktemp("photos")
-    rng, labels = np.random.default_rng(0), []
-    for number in range(PHOTOS):
-        pixels = np.repeat(rng.integers(0, 256, (8, 8, 3), np.uint8), 5, 0).repeat(5, 1)
-        Image.fromarray(pixels).save(folder / f"{number:02}.png")
-        camera = camera_from_angles(rng.uniform(-0.5, 0.5), rng.uniform(-0.3, 0.3))
-        labels.append([f"{number:02}.png", camera.tolist()])
-    (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
+    """Packed photos of coloured noise with a person in the middle; a fifth are whole, the others FairFace's."""
+    folder, rng, count = tmp_path_factory.mktemp("photos"), np.random.default_rng(0), HELD + OTHERS
+    files = []
+    for _ in range(count):
+        bgra = rng.integers(0, 256, (8, 8, 4), np.uint8).repeat(32, 0).repeat(32, 1)
+        bgra[..., 3] = 0
+        bgra[40:, 40:-40, 3] = 255
+        files.append(cv2.imencode(".webp", bgra, [cv2.IMWRITE_WEBP_QUALITY, 80])[1].ravel())
+    full = np.arange(count) % 5 == 0
+    np.savez(
+        folder / "photos.npz", blob=np.concatenate(files), ends=np.cumsum([len(file) for file in files]),
+        corners=np.tile([[0, 0], [256, 0], [256, 256], [0, 256]], (count, 1, 1)).astype(np.float16),
+        lm=np.zeros((count, 120, 3), np.float16), pose=rng.uniform(-0.3, 0.3, (count, 2)).astype(np.float32),
+        full=full, held=np.arange(count) < HELD,
+        name=np.array([f"club/{i}" if full[i] else f"ff/{i}" for i in range(count)]),
+    )  # fmt: skip
+    people = [(("Male", "Female")[i % 2], ("White", "Indian", "Black")[i % 3]) for i in range(count)]
+    rows = [
+        f"train/{i}.jpg,{'Oct-19' if i < 9 else '60-69'},{sex},{race},TRUE" for i, (sex, race) in enumerate(people)
+    ]
+    (folder / "fairface_label_train.csv").write_text("\n".join(["file,age,gender,race,service_test", *rows]))
     return folder
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory, reader):
+    """The options that name the networks, but for the weights."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("networks")
+    lite0 = {name: tensor for name, tensor in EfficientNetLite0().state_dict().items() if "num_b" not in name}
+    save_file(lite0, folder / "lite0.safetensors")
+    FaceIdentity(4, ((4, False), (8, True)), 8).save_pretrained(folder / "identity")
+    FaceMesh(32, (4, 4, 8, 8), 6, 2, 8).save_pretrained(folder / "mesh")
+    reader.save_pretrained(folder / "reader")
+    return {
+        "--reader": folder / "reader", "--identity": folder / "identity", "--mesh": folder / "mesh",
+        "--perceptual": folder / "lite0.safetensors",
+    }  # fmt: skip
+
+
+def in_words(options: dict) -> list:
+    return [word for pair in options.items() for word in pair]
+
+
+def test_subjects_are_held_out_first(photos):
+    subjects = Subjects(photos, None, None, HELD + 3, 8, np.random.default_rng(0))
+    assert subjects.held.tolist() == list(range(HELD)) and len(subjects.shown) == 5 + 8
+    assert (
+        subjects.many[:HELD].tolist() == subjects.held.tolist()
+        and not subjects.photos.held[subjects.many[HELD:]].any()
+    )
+    assert set(subjects.groups) == {"female", "male", "White", "Indian", "Black"}
+    # Photos of the training fill a group up only where too few are held.
+    assert len(subjects.groups["female"]) == 8 and (subjects.groups["female"] < HELD).all()
+    other = Subjects(photos, None, 4, 6, 8, np.random.default_rng(1))
+    assert len(other.held) == 4 and len(other.many) == 6 and len(other.groups["Black"]) > 2
+
+
+def test_labels_are_joined_by_number(photos, tmp_path):
+    table = photos / "fairface_label_train.csv"
+    labels = fairface_labels(np.array(["ff/1", "club/1", "ff/999"]), table)
+    assert labels["gender"].tolist() == ["Female", "", ""] and labels["race"].tolist() == ["Indian", "", ""]
+    assert {name: member.tolist() for name, member in group_members(labels).items()} == {
+        "female": [True, False, False], "Indian": [True, False, False],
+    }  # fmt: skip
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="not FairFace's table"):
+        fairface_labels(np.array(["ff/1"]), tmp_path / "other.csv")
 
 
 class TinyFeatures(torch.nn.Module):
     def forward(self, images: torch.Tensor, return_features: bool) -> torch.Tensor:
         assert images.dtype == torch.uint8 and return_features
-        return images.float().mean(3).mean(2) / 255
+        return images.float().mean(3)[..., :6].mean(2) / 255
 
 
-def test_photos_are_evaluated_from_end_to_end(tiny_weights, reader, photos, tmp_path, capsys):
-    reader.save_pretrained(tmp_path / "reader")
-    IdentityNetwork(16, (1, 1), (16, 16), 8).save_pretrained(tmp_path / "identity")
+def test_photos_are_evaluated_from_end_to_end(tiny_weights, networks, photos, tmp_path, capsys):
     torch.jit.script(TinyFeatures()).save(tmp_path / "features.pt")
+    (tmp_path / "before.json").write_text(json.dumps({"identity_own": 0.6, "protocol": "Old."}))
+    (tmp_path / "bench.json").write_text(json.dumps({"seconds": {"GLB": 1.5}, "machine": "a machine"}))
     words = [
-        "--weights", tiny_weights, "--reader", tmp_path / "reader", "--data", photos, "--heads", 11, "--edited", 3,
-        "--views", 1, "--seeds", 0, 1, "--identity", tmp_path / "identity", "--fid-network", tmp_path / "features.pt",
-        "--origin", tiny_weights / "directions", "--compare", f"w/o ATS={tiny_weights / 'encoder'}",
-        "--out", tmp_path / "out.json", "--sheets", tmp_path / "sheets", "--threads", 1,
+        "--weights", tiny_weights, "--data", photos, *in_words(networks), "--fid-photos", HELD + 2,
+        "--group-photos", 9, "--edited", 3, "--seeds", 0, 1, "--fid-network", tmp_path / "features.pt",
+        "--origin", tiny_weights / "directions", "--origin-photos", 4,
+        "--compare", f"w/o ATS={tiny_weights / 'encoder'}", "--before", tmp_path / "before.json",
+        "--bench", tmp_path / "bench.json", "--out", tmp_path / "out.json", "--sheets", tmp_path / "sheets",
+        "--threads", 1,
     ]  # fmt: skip
     assert run(evaluate.main, *words) == 0
     figures = json.loads((tmp_path / "out.json").read_text())
-    for name in ("id", "id_0_10", "id_20_30", "apd", "fid_ori", "kid_la", "time_s", "encoder_psnr_db", "match_of_10"):
+    for name in (
+        "identity_own", "identity_frontal", "identity_strangers", "identity_20_30", "nearest_of_20", "person_psnr_db",
+        "lpips_like", "apd_rad", "apd_sides_rad", "fid_ori", "fid_la", "kid_la", "time_s",
+    ):  # fmt: skip
         assert np.isfinite(figures[name]), name
-    assert abs(figures["id"] - np.mean([figures[f"id_{band}"] for band in ("0_10", "10_20", "20_30")])) < 2e-4
+    assert 0 <= figures["nearest_of_20"] <= 1 and figures["n"] == HELD and figures["seed"] == 0
+    bands = [figures[f"identity_{band}"] for band in ("0_10", "10_20", "20_30")]
+    assert figures["identity_0_30"] == pytest.approx(np.mean(bands), abs=2e-4)
+    assert figures["groups"]["female"]["n"] == 9 and set(figures["reader_accuracy"]) == {"Male", "Young"}
+    assert figures["worst_group"]["name"] in figures["groups"]
     assert set(figures["aa"]) == {"smile", "age", "eyeglasses", "gender", "hat"}  # what the reader knows
+    assert set(figures["aa"]) < set(figures["identity_edited"]) and min(figures["identity_edited"].values()) > 0
     # The same encoder and the same directions under another name give the same figures.
-    assert figures["compared"]["w/o ATS"]["id"] == figures["id"]
+    assert figures["compared"]["w/o ATS"] == figures["compared"]["full"]
+    assert figures["compared"]["full"]["identity_own"] == pytest.approx(figures["identity_own"], abs=1e-3)
     assert figures["spaces"]["age"]["origin"] == figures["spaces"]["age"]["inversion"]
-    assert figures["seeds"] == [0, 1] and figures["spread"]["id"] > 0 == figures["spread"]["encoder_psnr_db"]
-    assert "11 photos" in figures["protocol"] and "features.pt (given by the user)" in figures["protocol"]
+    assert set(figures["spaces"]) == {"age", "smile", "gender", "eyeglasses"}
+    assert figures["seeds"] == [0, 1] and figures["spread"]["identity_20_30"] > 0
+    # The held ones are the same whatever the seed; what takes long is measured once.
+    assert figures["spread"]["identity_own"] == 0 and "fid_ori" not in figures["spread"]
+    assert figures["before"] == {"identity_own": 0.6} and figures["bench"]["seconds"]["GLB"] == 1.5
+    assert f"{HELD} photos of real people" in figures["protocol"]
+    assert "features.pt (given by the user)" in figures["protocol"]
     text = (tmp_path / "out.md").read_text()
     assert all(f"Table {number}" in text for number in (2, 3, 4, 5, 7)) and text in capsys.readouterr().out + "\n"
-    assert Image.open(tmp_path / "sheets" / "edits.png").size == (3 * 32, 6 * 32)
+    sizes = {path.stem: Image.open(path).size for path in (tmp_path / "sheets").iterdir()}
+    assert sizes == {
+        "photos_whole": (6 * 256, 5 * 256), "photos_cut": (6 * 256, 8 * 256), "edits": (3 * 256, 11 * 256),
+        "curves": (4 * 320, 320),
+    }  # fmt: skip
 
 
-def test_mistakes_are_one_sentence(tiny_weights, reader, tmp_path, capsys):
-    reader.save_pretrained(tmp_path / "reader")
+def test_descent_is_compared_on_a_few_photos(tiny_weights, networks, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.inversion_figures.DESCENT_STEPS", 3)
+    monkeypatch.setattr("train.report.DESCENT_STEPS", 3)
+    words = [
+        "--weights", tiny_weights, "--data", photos, *in_words(networks), "--photos", 3, "--fid-photos", 4,
+        "--group-photos", 2, "--edited", 1, "--optimised", 2, "--out", tmp_path / "out.json", "--threads", 1,
+    ]  # fmt: skip
+    assert run(evaluate.main, *words) == 0
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert figures["optimisation"]["n"] == 2 and figures["optimisation"]["optimised"]["identity_20_30"] > 0
+    assert figures["nearest_of_20"] is None  # three people are no twenty
+    assert "| Latent optimisation, 3 steps (n = 2) |" in (tmp_path / "out.md").read_text()
+
+
+def test_mistakes_are_one_sentence(tiny_weights, networks, photos, tmp_path, capsys):
     common = ["--weights", tiny_weights, "--out", tmp_path / "out.json"]
-    assert run(evaluate.main, *common, "--reader", tmp_path / "reader", "--data", tmp_path) == 1
-    assert "has no dataset.json" in capsys.readouterr().err
-    assert run(evaluate.main, *common, "--reader", tmp_path / "none", "--data", tmp_path) == 1
-    assert "none" in capsys.readouterr().err
+
+    def complaint(**given):
+        options = networks | {"--data": photos} | {f"--{name}": value for name, value in given.items()}
+        assert run(evaluate.main, *common, *in_words(options)) == 1
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith("train.evaluate: ")
+        return said
+
+    assert "holds no packed photos" in complaint(data=tmp_path)
+    assert "none" in complaint(reader=tmp_path / "none")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    assert "does not hold EfficientNet-Lite0's" in complaint(perceptual=tmp_path / "text.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    assert "does not hold EfficientNet-Lite0's" in complaint(perceptual=tmp_path / "other.safetensors")
+    assert "none.safetensors" in complaint(perceptual=tmp_path / "none.safetensors")
+    (tmp_path / "text.json").write_text("no figures")
+    assert "is no JSON of figures" in complaint(before=tmp_path / "text.json")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    assert "is not FairFace's table" in complaint(labels=tmp_path / "other.csv")
+    stored = dict(np.load(photos / "photos.npz"))
+    (tmp_path / "seen").mkdir()
+    np.savez(tmp_path / "seen" / "photos.npz", **stored | {"held": np.zeros(HELD + OTHERS, bool)})
+    assert "fewer than two photos that are held out" in complaint(data=tmp_path / "seen")
     with pytest.raises(SystemExit):
-        run(evaluate.main, *common, "--reader", "r", "--data", tmp_path, "--compare", "folder")
+        run(evaluate.main, *common, *in_words(networks), "--data", photos, "--compare", "folder")
     assert "NAME=ENCODER" in capsys.readouterr().err
 
 
-def test_descent_finds_the_latent_of_a_picture(pipeline, reader):
-    generator, camera = pipeline.generator, pipeline.generator.frontal_camera()
-    w = generator.mapping(torch.randn(2, 16, generator=torch.Generator().manual_seed(1)))
+def test_descent_finds_the_latent_of_a_picture(networks):
+    torch.manual_seed(0)
+    generator = ball_generator()
+    camera = generator.frontal_camera()
+    w = generator.mapping(torch.randn(1, 16, generator=torch.Generator().manual_seed(1)))
     with torch.no_grad():
-        images = generator.render(generator.planes(w), camera.expand(2, -1), w).image
-    mean = generator.mapping(torch.randn(500, 16)).mean(0, keepdim=True)
+        image = generator.render(generator.planes(w), camera, w).image
+    mean = generator.mapping(torch.randn(500, 16, generator=torch.Generator().manual_seed(2))).mean(0, keepdim=True)
 
     def error(ws):
         with torch.no_grad():
-            seen = generator.render(generator.planes(ws), camera.expand(len(ws), -1), ws).image
-        return (seen - images[: len(ws)]).square().mean().item()
+            return (generator.render(generator.planes(ws), camera, ws).image - image).square().mean().item()
 
-    found = optimise_latents(generator, reader, images, camera.expand(2, -1), steps=25)
-    assert found.shape == w.shape and error(found) < 0.3 * error(mean.repeat(2, 1, 1))
-    alone = optimise_latents(generator, reader, images[:1], camera, steps=25)
-    assert (alone - found[:1]).abs().max() < 0.05 * found.std()
+    network, everywhere = EfficientNetLite0.load(networks["--perceptual"]), torch.ones(1, 1, 32, 32)
+    found = optimise_latent(generator, network, image, everywhere, camera, steps=25)
+    assert found.shape == w.shape and error(found) < 0.3 * error(mean)
+
+
+def test_curves_are_drawn():
+    curve = {"curve": {"0": {"aa": 0, "ad": 0}, "1": {"aa": 1.0, "ad": 0.5}, "2": {"aa": 2.0, "ad": 0.25}}}
+    picture = draw_curves({"age": {"origin": curve, "inversion": curve}}, {"age": "Age"})
+    assert picture.size == (320, 320) and (np.asarray(picture) == (30, 111, 200)).all(2).sum() > 100
 
 
 def test_picture_losses_by_hand():

@@ -11,19 +11,10 @@ from PIL import Image
 
 from preim3d.camera import angles_from_camera, camera_from_angles
 from train import prepare
-from train.attributes import HeadReader
 from train.posed_photos import PosedPhotos, Shuffled, load_batches, mirror_camera
 
 
-@pytest.fixture(scope="module")
-def reader(tmp_path_factory):
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("reader")
-    HeadReader(32, (1, 1, 1, 1), (16, 16, 16, 16), 2, 2, 8, ("Smiling",), 5).save_pretrained(folder)
-    return folder
-
-
-def test_photos_become_posed_crops_and_failures_are_listed(portrait, reader, tmp_path, capsys):
+def test_photos_become_posed_crops_and_failures_are_listed(portrait, tmp_path, capsys):
     photos, out = tmp_path / "photos", tmp_path / "out"
     (photos / "deeper").mkdir(parents=True)
     with Image.open(portrait) as photo:
@@ -31,7 +22,7 @@ def test_photos_become_posed_crops_and_failures_are_listed(portrait, reader, tmp
         photo.convert("RGB").resize((100, 100)).rotate(180).crop((0, 0, 80, 40)).save(photos / "no_face.png")
     (photos / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     (photos / "notes.txt").write_text("not a picture")
-    words = [str(photos), "--reader", str(reader), "--out", str(out), "--processes", "1"]
+    words = [str(photos), "--out", str(out), "--processes", "1"]
     assert prepare.main(words) == 0
     assert "1 photos are in" in capsys.readouterr().out
     failures = json.loads((out / "failures.json").read_text())
@@ -57,13 +48,13 @@ def test_photos_become_posed_crops_and_failures_are_listed(portrait, reader, tmp
     assert images.shape == (3, 64, 64) and cameras.tolist() == pytest.approx(camera, abs=1e-5)
 
 
-def test_a_folder_without_pictures_is_a_sentence(reader, tmp_path, capsys):
-    assert prepare.main([str(tmp_path), "--reader", str(reader), "--out", str(tmp_path / "out")]) == 1
+def test_a_folder_without_pictures_is_a_sentence(tmp_path, capsys):
+    assert prepare.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 1
     assert "has no pictures" in capsys.readouterr().err
 
 
-def test_photos_are_aligned_only_where_landmarks_are(reader):
-    assert prepare.LANDMARKS == LANDMARKS
+def test_photos_are_aligned_by_the_bundled_networks():
+    assert prepare.WEIGHTS / "landmarks" == LANDMARKS
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from preim3d import weights
 from preim3d.generator import TriPlaneGenerator
 from preim3d.pipeline import Preim3DPipeline, load_component
-from preim3d.weights import TENSORS, WeightsError, check_weights, find_weights
+from preim3d.weights import TENSORS, WeightsError, check_weights, find_weights, identity_folder
 
 
 @pytest.fixture
@@ -63,6 +63,27 @@ def test_a_truncated_tensor_file_is_named(folder, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(WeightsError, match="encoder/.* is damaged"):
         check_weights(folder)
+
+
+def test_a_damaged_identity_network_is_named(folder):
+    path = folder / "identity" / TENSORS
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(WeightsError, match="identity/.* is damaged"):
+        check_weights(folder)
+
+
+def test_the_judge_of_likeness_is_that_of_the_weights_else_the_bundled_one(folder, tmp_path, monkeypatch):
+    bundled = tmp_path / "bundled"
+    shutil.copytree(folder / "identity", bundled / "identity")
+    monkeypatch.setattr(weights, "BUNDLED", bundled)
+    assert identity_folder(folder) == folder / "identity"
+    # Converted weights have another network of that name.
+    (folder / "identity" / "config.json").write_text('{"_class_name": "IdentityNetwork"}')
+    assert identity_folder(folder) == bundled / "identity"
+    shutil.rmtree(folder / "identity")
+    assert identity_folder(folder) == bundled / "identity"
+    shutil.rmtree(bundled)
+    assert identity_folder(folder) is None
 
 
 def test_weights_in_several_files_load_and_each_is_checked(folder):

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from preim3d.align import CROP_SIDE, fit_template
+from preim3d.fit import CROP_SIDE, fit_template
 from preim3d.generator import TriPlaneGenerator
 from train.heads.dataset import FRONT_VIEWS, HeadsDataset
 

@@ -1,9 +1,12 @@
-"""Trained components -> a folder in pipeline layout, in half precision and small files, with a card and checksums.
+"""Trained networks -> a folder in pipeline layout, in half precision and small files, with a card and checksums.
 
     python -m train.bundle --generator runs/generator/generator --encoder runs/encoder/encoder \
-        --directions runs/directions --origin runs/origin/directions --landmarks runs/landmarks --out weights/faces
-    python -m train.bundle --out weights/faces        # after train.evaluate: writes the card again, with its figures
-"""
+        --landmarks runs/landmarks/networks --identity dlib_face.safetensors --reader runs/attributes/reader \
+        --out weights/faces
+    python -m train.bundle --directions runs/directions --origin runs/origin/directions --out weights/faces
+    python -m train.bundle --out weights/faces --readme README.md   # after train.evaluate: its figures into both cards
+
+What is not given stays as it is in the folder. The reader goes beside the folder, as weights/reader."""
 
 import argparse
 import hashlib
@@ -13,19 +16,29 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
+from torch import nn
 
 from preim3d.directions import Directions, fingerprint
 from preim3d.encoder import PortraitEncoder
+from preim3d.face_mesh import FaceMesh
 from preim3d.generator import TriPlaneGenerator
+from preim3d.landmarks import LandmarkNetwork
 from preim3d.pipeline import Preim3DPipeline, load_component
-from train.model_card import CARD
-from train.report import tables
+from preim3d.reader import HeadReader
+from train.identity_weights import from_dlib
+from train.model_card import card, with_headlines
 
 
-FILE_LIMIT = "8MB"  # a Space takes files of up to 10 MB without LFS
+FILE_LIMIT_MB = 8  # a Space takes files of up to 10 MB without LFS
+# A tensor that would take more than this in half precision is kept in eight bits: the generator's mean planes, whose
+# file would be too large, and the encoder's widest layer. Pictures keep 58 dB to those of the unrounded networks.
+HALF_LIMIT_MB = 6
+WEIGHTS_LIMIT_MB = 80  # everything in weights/
+STATISTICS = ("running_mean", "running_var")  # of batch norms
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m train.bundle", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -34,12 +47,27 @@ def main() -> int:
     parser.add_argument("--directions", type=Path)
     parser.add_argument("--origin", type=Path, metavar="DIRECTIONS", help="of the original space, to compare with")
     parser.add_argument("--landmarks", type=Path)
+    parser.add_argument("--identity", type=Path, metavar="FILE", help="dlib's face network, dlib_face.safetensors")
+    parser.add_argument("--reader", type=Path, help="what judges edits; goes to OUT/../reader")
+    parser.add_argument("--readme", type=Path, help="the project's README, to get the newest figures too")
     parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     try:
         if args.generator or args.encoder or args.directions or args.origin:
             assemble(args)
+        if args.landmarks:
+            for network, place in ((LandmarkNetwork, "."), (FaceMesh, "mesh")):
+                found = load_component(network, args.landmarks / place, torch.float32)
+                write(found, args.out / "landmarks" / place)
+        if args.identity:
+            write(from_dlib(load_file(args.identity)), args.out / "identity")
+        if args.reader:
+            write(load_component(HeadReader, args.reader, torch.float32), args.out.parent / "reader")
         write_card(args.out)
+        if args.readme:
+            measured = json.loads((args.out / "evaluation.json").read_text())
+            args.readme.write_text(with_headlines(args.readme.read_text("utf-8"), measured), "utf-8")
+        check_size(args.out)
     except (OSError, ValueError) as mistake:
         print(f"train.bundle: {mistake}", file=sys.stderr)
         return 1
@@ -47,84 +75,103 @@ def main() -> int:
 
 
 def assemble(args: argparse.Namespace) -> None:
-    """Write the components given; those not given are taken from the folder as it is, but for directions that belong
-    to another pair of networks: then there are none."""
+    """Write the pipeline's components; those not given are taken from the folder as it is, but for directions that
+    belong to another pair of networks: then there are none."""
 
     def component(network, given, name):
         folder = given or args.out / name
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"{folder} holds no component; give one with --{name}.")
-        return load_component(network, folder, torch.float16)
+        return load_component(network, folder, torch.float32)
 
     encoder = component(PortraitEncoder, args.encoder, "encoder")
     generator = component(TriPlaneGenerator, args.generator, "generator")
-    pair = fingerprint(encoder, generator)
+    as_trained = fingerprint(encoder, generator)
+    pair = fingerprint(stored(encoder), stored(generator))
     learned = {}
     for name, given in (("directions", args.directions), ("origin_directions", args.origin)):
         if not given and not (args.out / name / "config.json").is_file():
             continue
-        learned[name] = component(Directions, given, name)
-        if learned[name].config.fingerprint not in ("", pair):
+        directions = component(Directions, given, name)
+        if directions.config.fingerprint not in ("", as_trained, pair):
             if given:
                 raise ValueError(f"{given} was learned with another encoder or generator; learn it again.")
-            del learned[name]
+            continue
+        directions.register_to_config(fingerprint=pair)
+        learned[name] = stored(directions)
     if args.origin and learned["origin_directions"].config.space != "origin":
         raise ValueError(
             f"{args.origin} was not learned in the original space; make it with train.manifold --samples."
         )
     if "directions" not in learned:
         print("There are no directions of this encoder and generator yet: the bundle has no sliders.")
-        learned["directions"] = Directions(
-            num_ws=generator.num_ws, w_dim=generator.config.w_dim, fingerprint=pair
-        ).half()
+        empty = Directions(num_ws=generator.num_ws, w_dim=generator.config.w_dim, fingerprint=pair)
+        learned["directions"] = stored(empty)
     pipeline = Preim3DPipeline(encoder, generator, **learned)
     for name in ("encoder", "generator", "directions", "origin_directions"):
         shutil.rmtree(args.out / name, ignore_errors=True)  # an old shard must not stay behind
-    pipeline.save_pretrained(args.out, max_shard_size=FILE_LIMIT)
-    for path in args.out.glob("*/config.json"):
-        config = json.loads(path.read_text())
-        config.pop("_name_or_path", None)  # where the component lay on the machine that trained it
-        path.write_text(json.dumps(config, indent=2) + "\n")
-    if args.landmarks and args.landmarks.resolve() != (args.out / "landmarks").resolve():
-        shutil.copytree(args.landmarks, args.out / "landmarks", dirs_exist_ok=True)
+    pipeline.save_pretrained(args.out, max_shard_size=f"{FILE_LIMIT_MB}MB")
+    for name in ("encoder", "generator", *learned):
+        forget_origin(args.out / name)
+
+
+def stored(network: nn.Module) -> nn.Module:
+    """The network itself, as it is to lie on the disk: in half precision, but batch norms' statistics in float32, as
+    variances of tens of thousands come near half precision's end; and in eight bits what is over `HALF_LIMIT_MB`.
+
+    Raises:
+        ValueError: a number is too large for that.
+    """
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        if not tensor.is_floating_point() or name.endswith(STATISTICS):
+            continue
+        kind = torch.half if 2 * tensor.numel() <= HALF_LIMIT_MB * 1e6 else torch.float8_e4m3fn
+        if (tensor.abs() > torch.finfo(kind).max).any():
+            raise ValueError(f"`{name}` of the {type(network).__name__} is too large for {kind}; train it smaller.")
+        tensor.data = tensor.data.to(kind)
+    return network
+
+
+def write(network, folder: Path) -> None:
+    """A network that stands beside the pipeline, in place of the one that was there."""
+    stored(network)
+    for old in folder.glob("*.safetensors*"):  # an old shard must not stay behind
+        old.unlink()
+    network.save_pretrained(folder, max_shard_size=f"{FILE_LIMIT_MB}MB")
+    forget_origin(folder)
+
+
+def forget_origin(folder: Path) -> None:
+    """Takes from a component's settings where it lay on the machine that trained it."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config.pop("_name_or_path", None)
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def check_size(folder: Path) -> None:
+    """Raises ValueError where a file, or the folder and its reader, are larger than a Space or the README allows."""
+    paths = [folder, folder.parent / "reader"]
+    sizes = {path: path.stat().st_size / 1e6 for place in paths for path in place.rglob("*") if path.is_file()}
+    largest = max(sizes, key=sizes.get)
+    if sizes[largest] > 10:
+        raise ValueError(f"{largest} has {sizes[largest]:.1f} MB; 10 MB are the most that a Space takes.")
+    if sum(sizes.values()) > WEIGHTS_LIMIT_MB:
+        parts = {part: sum(size for path, size in sizes.items() if part in path.parents) for part in folder.iterdir()}
+        parts[paths[1]] = sum(size for path, size in sizes.items() if paths[1] in path.parents)
+        told = ", ".join(f"{part.name} {parts[part]:.1f}" for part in sorted(parts, key=parts.get)[:-5:-1])
+        raise ValueError(
+            f"The weights have {sum(sizes.values()):.1f} MB, {WEIGHTS_LIMIT_MB} are allowed; make one smaller: {told}."
+        )
 
 
 def write_card(folder: Path) -> None:
-    """README.md of the folder: the card's text, the evaluation's figures, the checksums of every other file."""
+    """README.md of the folder: its text, the evaluation's figures, the checksums of every other file."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "README.md")
     checksums = "\n".join(f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(folder)}" for p in files)
-    size = sum(p.stat().st_size for p in files) / 1e6
-    card = CARD.format(checksums=checksums, size_mb=size, figures=figures(folder), **sizes(folder))
-    (folder / "README.md").write_text(card)
-    print(f"wrote {folder / 'README.md'}: {len(files)} files, {size:.1f} MB")
-
-
-def sizes(folder: Path) -> dict[str, str]:
-    """The generator's sizes, in words."""
-    generator = json.loads((folder / "generator" / "config.json").read_text())
-    directions = json.loads((folder / "directions" / "config.json").read_text())
-    plane, rays, pixels = generator["plane_resolution"], generator["ray_resolution"], generator["image_resolution"]
-    return {
-        "w_size": f"{directions['num_ws']} x {directions['w_dim']}",
-        "planes": f"3 x {generator['plane_channels']} x {plane} x {plane}",
-        "rays": f"{rays} x {rays}",
-        "pixels": f"{pixels} x {pixels}",
-    }
-
-
-def figures(folder: Path) -> str:
-    """The evaluation as Markdown tables, or a sentence where there is none yet."""
-    if not (folder / "evaluation.json").is_file():
-        return "Not evaluated yet (`python -m train.evaluate`)."
-    found = json.loads((folder / "evaluation.json").read_text())
-    plain = {key: value for key, value in found.items() if isinstance(value, int | float)}
-    lines = ["| figure | value |", "|---|---|", *(f"| `{key}` | {value} |" for key, value in plain.items())]
-    directions = json.loads((folder / "directions" / "config.json").read_text())
-    lines += ["", tables(found, dict(zip(directions["names"], directions["accuracies"])))]
-    # Weights from before directions said it have no such list.
-    for name, reason in (directions.get("left_out") or {}).items():
-        lines.append(f"\nNo slider for `{name}`: {reason}")
-    return "\n".join(lines)
+    size_mb = sum(p.stat().st_size for p in files) / 1e6
+    (folder / "README.md").write_text(card(folder, size_mb, checksums))
+    print(f"wrote {folder / 'README.md'}: {len(files)} files, {size_mb:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 r"""Held-out photos -> evaluation.json, tables shaped like the paper's, contact sheets: how good generator, encoder and
 directions are.
 
-    python -m train.evaluate --weights weights/faces --data dataset/heldout --source heads_source.npz \
-        --reader dataset/attributes/reader --out weights/faces/evaluation.json --sheets sheets
-    python -m train.evaluate --weights WEIGHTS --data celeba_hq.zip --reader READER --views 20 --edited 300 \
-        --identity ir_se50 --fid-network inception-2015-12-05.pt --out evaluation.json
+    python -m train.evaluate --weights weights/faces --data photos --reader weights/reader \
+        --perceptual efficientnet_lite0_blocks0-10.safetensors --out weights/faces/evaluation.json --sheets sheets
+    python -m train.evaluate ... --seeds 0 1 --origin weights/faces/origin_directions --before first.json \
+        --bench bench.json --compare "w/o ATS=runs/photos_only/encoder"
 
-The metrics are those of `train.metrics`; the protocol is written into the file with the figures, and beside it, as
-evaluation.md, Tables 2, 3, 4, 5 and 7 of the paper. With 200 heads of 256 px it takes some 20
-minutes of one core; `--seeds 0 1` twice that, and gives the spread; `--origin` (directions of the original space) and
-each `--compare` some minutes more, `--optimised 8` many minutes a head."""
+DATA holds packed photos, as `python -m train.photos` makes them, some of which no training saw (`held`). The metrics
+are those of `train.metrics`; the protocol is written into the file with the figures, and beside it, as evaluation.md,
+a table of goals and Tables 2, 3, 4, 5 and 7 of the paper. The first seed takes some 15 minutes of two cores, two
+thirds of it for the thousand photos of FID, which further seeds leave out; `--origin` (directions of the original
+space) 12 minutes a seed, each `--compare` two, `--optimised 8` many minutes a head."""
 
 import argparse
 import json
@@ -20,42 +21,81 @@ from pathlib import Path
 
 import torch
 
+from preim3d.directions import ATTRIBUTES
 from preim3d.files import whole_file
+from train.curves import draw_curves
+from train.edit_figures import edit_figures, reader_figures, space_figures
 from train.evaluation import Evaluation
+from train.inversion_figures import (
+    comparison_figures,
+    draw_photos,
+    optimisation_figures,
+    population_figures,
+    reconstruction_figures,
+    time_figures,
+)
 from train.options import run_stage, stage_parser
-from train.report import average, protocol, tables
+from train.report import average, compared_before, protocol, tables, worst_group
 
 
 def evaluate(args: argparse.Namespace) -> None:
     started = time.monotonic()
+    told = {name: read_figures(path) for name, path in (("before", args.before), ("bench", args.bench)) if path}
     by_seed, sheets = [], {}
     for seed in args.seeds:
         evaluation = Evaluation(args, seed)
-        figures = evaluation.generator_figures() | evaluation.reconstruction_figures() | evaluation.side_figures()
-        figures |= evaluation.time_figures() | evaluation.edit_figures()
+        figures = reconstruction_figures(evaluation) | time_figures(evaluation)
+        figures |= reader_figures(evaluation) | edit_figures(evaluation)
+        if seed == args.seeds[0]:
+            figures |= population_figures(evaluation)
+        if args.compare:
+            figures |= comparison_figures(evaluation)
+        if args.origin:
+            figures |= space_figures(evaluation)
         if args.optimised:
-            figures |= evaluation.optimisation_figures()
+            figures |= optimisation_figures(evaluation)
+        if args.sheets and not sheets:
+            draw_photos(evaluation)
         by_seed.append(figures)
         sheets = sheets or evaluation.sheets
     figures = average(by_seed)
     figures |= {
+        "worst_group": worst_group(figures["groups"]),
         "n": len(evaluation.ws),
+        "seed": args.seeds[0],
         "seeds": list(args.seeds),
         "protocol": protocol(evaluation),
         "hardware": f"{platform.machine()}, {args.device}, {args.threads} threads, torch {torch.__version__}",
         "seconds": round(time.monotonic() - started),
     }
+    if "before" in told:
+        figures["before"] = compared_before(told["before"], figures)
+    if "bench" in told:
+        figures["bench"] = told["bench"]
     with whole_file(args.out) as partial:
         partial.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
     config = evaluation.directions.config
     text = tables(figures, dict(zip(config.names, config.accuracies)))
     with whole_file(Path(args.out).with_suffix(".md")) as partial:
         partial.write_text(text + "\n")
+    if figures.get("spaces"):
+        sheets["curves"] = draw_curves(figures["spaces"], {key: ATTRIBUTES[key].label for key in figures["spaces"]})
     for name, picture in sheets.items():
         if args.sheets:
             with whole_file(Path(args.sheets) / f"{name}.png") as partial:
                 picture.save(partial)
     print(text)
+
+
+def read_figures(path: str) -> dict:
+    """Raises OSError where there is no such file, ValueError where it holds no figures."""
+    try:
+        found = json.loads(Path(path).read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no JSON of figures, as `train.evaluate` and `preim3d bench --json` write it.")
+    return found
 
 
 def parse_compared(word: str) -> tuple[str, Path]:
@@ -68,30 +108,35 @@ def parse_compared(word: str) -> tuple[str, Path]:
 def main(words: list[str] | None = None) -> int:
     parser = stage_parser(__doc__, "train.evaluate", seed=False)
     parser.add_argument("--weights", required=True, help="pipeline folder")
-    parser.add_argument(
-        "--data", required=True,
-        help="folder of `python -m train.heads render` with a seed of its own, or an EG3D dataset of photos",
-    )  # fmt: skip
-    parser.add_argument("--source", help="the .npz of `python -m train.heads build`, to render heads' truth anywhere")
+    parser.add_argument("--data", required=True, help="folder of packed photos (`python -m train.photos`)")
     parser.add_argument("--reader", required=True, help="folder made by `python -m train.attributes` (OUT/reader)")
     parser.add_argument(
-        "--identity",
-        help="folder of `train.identity`, or the published model_ir_se50.pth; default: the reader's embedding",
+        "--perceptual", required=True, help="EfficientNet-Lite0's first blocks as safetensors (see train.perceptual)"
+    )
+    parser.add_argument("--identity", help="folder of `train.identity_weights`; default: that of the weights")
+    parser.add_argument(
+        "--mesh", help="folder of the network that reads poses; default: landmarks/mesh of the weights"
     )
     parser.add_argument(
-        "--fid-network", help="TorchScript file as StyleGAN's inception-2015-12-05.pt; default: the reader's embedding"
+        "--fid-network", help="TorchScript file as StyleGAN's inception-2015-12-05.pt; default: EfficientNet-Lite0"
     )
+    parser.add_argument("--labels", help="FairFace's CSV of labels; default: that beside the photos, if there is one")
     parser.add_argument("--out", required=True, help="the .json to write; the tables come beside it")
     parser.add_argument("--sheets", help="folder for the contact sheets")
-    parser.add_argument("--heads", type=int, default=200, help="photos, from the first on")
+    parser.add_argument("--photos", type=int, help="held-out photos at most, from the first on; default: all")
+    parser.add_argument("--fid-photos", type=int, default=1000, help="for FID and KID, others than held ones included")
+    parser.add_argument("--group-photos", type=int, default=100, help="of each group of people, likewise")
     parser.add_argument("--views", type=int, default=1, help="of each head in each band of yaw; the paper: 20")
     parser.add_argument("--edited", type=int, default=24, help="heads that every direction edits")
     parser.add_argument("--origin", help="directions of the original space, to compare with at equal AA (Table 5)")
+    parser.add_argument("--origin-photos", type=int, default=200, help="for it, others than held ones included")
     parser.add_argument("--optimised", type=int, default=0, help="heads to invert by descent too (300 steps each)")
     parser.add_argument(
         "--compare", type=parse_compared, nargs="*", default=[], metavar="NAME=ENCODER",
         help="other encoders of this generator, for the ablation (Table 4)",
     )  # fmt: skip
+    parser.add_argument("--before", help="evaluation.json of earlier weights, to stand beside these figures")
+    parser.add_argument("--bench", help="what `python -m preim3d bench --json` printed, to stand among the figures")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="with several: their mean and spread")
     return run_stage("train.evaluate", evaluate, parser.parse_args(words))
 

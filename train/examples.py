@@ -1,60 +1,100 @@
-"""The heads that the page shows before any upload: synthetic portraits, and all that the page needs of them.
+"""The heads that the page shows before any upload: public-domain portraits, and all that the page needs of them.
 
-    python -m train.examples --source heads.npz --weights weights/faces --seeds 31 44 61
+    python -m train.examples --photos PACKED --rows 7 1 3 --weights weights/faces
 
 Each goes through what a visitor's photo goes through, so examples must be made again whenever encoder, generator or
-directions change. Makes WEIGHTS/examples/portrait-SEED/: portrait.png, its crop.png, grid.png and head.glb, the
-turning viewer's turn.webp and depth.webp, and result.json with the latent and the angles of the portrait's camera."""
+directions change. Makes WEIGHTS/examples/portrait-N/, N from 1, in place of what was there: crop.webp, grid.webp and
+head.glb, the turning viewer's turn.webp and depth.webp, and result.json with the latent and the angles of the photo's
+camera. Nothing says who it is."""
 
 import argparse
 import json
+import math
+import shutil
+import sys
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
+from preim3d.align import CROP_PX
 from preim3d.mesh import mesh_bytes
-from preim3d.photo import load_photo
 from preim3d.pipeline import Preim3DPipeline, as_array, grid_sheet
-from preim3d.pose import face_angles
-from preim3d.turntable import GRID, cameras, pack, turn_angles
-from train.heads.__main__ import draw_portrait
+from preim3d.turntable import GRID, Angles, cameras, pack, turn_angles
+from preim3d.weights import WeightsError
+from train.real_photos import RealPhotos
 
 
-def make_example(pipeline: Preim3DPipeline, portrait: Path, folder: Path) -> None:
-    """All that the page shows of a portrait, into `folder`."""
-    photo = load_photo(portrait)
-    angles = face_angles(pipeline.aligner.choose(photo, 0, pipeline.aligner.faces(photo)).points_px)
-    crop = pipeline.align(photo)
+# Of the packed sets, those whose faces may be shown: works of the US government, in the public domain.
+PUBLIC_DOMAIN = ("congress",)
+MESH_FACES = 20_000  # of the page's 50,000: these files are bundled
+
+
+def make_example(pipeline: Preim3DPipeline, crop: Image.Image, angles: Angles, folder: Path) -> None:
+    """All that the page shows of a crop, whose camera stood at these angles, into `folder`."""
     head = pipeline.head(pipeline.encode(crop))
     frames, depths = pipeline.views_and_depths(head, cameras(turn_angles(angles), pipeline.generator.config.pivot))
-    folder.mkdir(parents=True, exist_ok=True)
-    crop.save(folder / "crop.png")
-    grid_sheet(frames[GRID]).save(folder / "grid.png")
+    folder.mkdir(parents=True)
+    crop.save(folder / "crop.webp", quality=90)
+    grid_sheet(frames[GRID]).save(folder / "grid.webp", quality=90)
     pack(frames).save(folder / "turn.webp", quality=90)
     pack(depths).save(folder / "depth.webp", quality=90)
-    (folder / "head.glb").write_bytes(mesh_bytes(pipeline.mesh(head), "glb"))
+    (folder / "head.glb").write_bytes(mesh_bytes(pipeline.mesh(head, faces=MESH_FACES), "glb"))
     result = {
         "weights": pipeline.directions.config.fingerprint,
         "photo_angles": angles,
-        "w": as_array(head.w).tolist(),
+        "w": as_array(head.w).round(3).tolist(),
     }
     (folder / "result.json").write_text(json.dumps(result) + "\n")
 
 
-def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, required=True, help="the .npz of `python -m train.heads build`")
+def choose(photos: RealPhotos, rows: list[int]) -> None:
+    """Raises ValueError where a photo must not be shown, or was trained with."""
+    for row in rows:
+        if not 0 <= row < len(photos):
+            raise ValueError(f"There is no photo {row}: there are {len(photos)}, numbered from 0.")
+        if not photos.names[row].startswith(PUBLIC_DOMAIN):
+            raise ValueError(f"Photo {row} is not in the public domain, so it is not shown; choose another row.")
+        if not photos.held[row]:
+            raise ValueError(f"Photo {row} was trained with, so it would flatter the model; choose another row.")
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m train.examples", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--photos", type=Path, required=True, help="folder of packed photos")
+    parser.add_argument("--rows", type=int, nargs="+", required=True, help="which of them; the first is shown first")
     parser.add_argument("--weights", type=Path, required=True, help="pipeline folder; examples/ goes into it")
-    parser.add_argument("--seeds", type=int, nargs="+", required=True, help="which people")
     args = parser.parse_args(words)
-    pipeline = Preim3DPipeline.from_pretrained(args.weights).to("cuda" if torch.cuda.is_available() else "cpu")
-    for seed in args.seeds:
-        folder = args.weights / "examples" / f"portrait-{seed}"
-        folder.mkdir(parents=True, exist_ok=True)
-        draw_portrait(args.source, folder / "portrait.png", seed, 0.0, 0.0, 640)
-        make_example(pipeline, folder / "portrait.png", folder)
-        print(f"Made {folder}.")
+    try:
+        photos = RealPhotos(args.photos)
+        choose(photos, args.rows)
+        pipeline = Preim3DPipeline.from_pretrained(args.weights)
+        pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+        shutil.rmtree(args.weights / "examples", ignore_errors=True)
+        for number, row in enumerate(args.rows, 1):
+            folder = args.weights / "examples" / f"portrait-{number}"
+            make_example(pipeline, crop_of(photos, row), angles_of(photos, row), folder)
+            print(f"Made {folder}.")
+    except (OSError, ValueError, WeightsError) as mistake:
+        print(f"train.examples: {mistake}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def crop_of(photos: RealPhotos, row: int) -> Image.Image:
+    """As `align` would give it, but that the packed photo has half its size."""
+    pixels = photos.pixels(np.array([row]))[0, ..., :3]
+    return Image.fromarray(pixels).resize((CROP_PX, CROP_PX), Image.Resampling.LANCZOS)
+
+
+def angles_of(photos: RealPhotos, row: int) -> Angles:
+    """Yaw and nominal pitch of the photo's camera, in degrees."""
+    yaw, pitch = (math.degrees(angle) for angle in photos.pose[row])
+    return round(yaw, 1), round(pitch, 1)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -30,9 +30,12 @@ LOSS_WEIGHTS = {
 }
 
 
-def losses(network: TriPlaneGenerator, batch: FieldBatch) -> dict[str, Tensor]:
+def losses(
+    network: TriPlaneGenerator,
+    batch: FieldBatch,
+    ws: Tensor,  # [B,num_ws,w_dim] of its heads
+) -> dict[str, Tensor]:
     """The terms of LOSS_WEIGHTS that this batch has something for."""
-    ws = network.mapping(batch.z)
     planes = network.planes(ws)
     terms = guided_ray_losses(network, planes, batch) | point_losses(network, planes, batch)
     if len(batch.patch_images):

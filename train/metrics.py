@@ -1,19 +1,33 @@
-"""What is measured and how, fixed once: PSNR, identity cosine, pose distance, attribute altering and dependency, FID
-and KID (paper, section 4.2, C and G)."""
+"""What is measured and how, fixed once: PSNR over the person, nearest of so many, pose distance, attribute altering
+and dependency, FID and KID (paper, section 4.2, C and G)."""
+
+from math import comb
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
-def psnr_db(images: Tensor, truth: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each image, [B], for [B,3,H,W] in [-1, 1] (a range of 2)."""
-    return -10 * torch.log10((images.clamp(-1, 1) - truth).square().mean((1, 2, 3)) / 4)
+def person_psnr_db(images: Tensor, photos: Tensor, person: Tensor) -> float:
+    """Peak signal-to-noise ratio over the person's pixels of all photos together: images and photos [B,3,H,W] in
+    [-1, 1] (a range of 2), person [B,1,H,W] of 0 and 1."""
+    error = ((images.clamp(-1, 1) - photos).square() * person).sum() / (3 * person.sum())
+    return -10 * torch.log10(error / 4).item()
 
 
-def identity_cosine(first: Tensor, second: Tensor) -> Tensor:
-    """Cosine of identity embeddings [B,E], [B]."""
-    return F.cosine_similarity(first, second, dim=1)
+def distances(first: Tensor, second: Tensor) -> Tensor:
+    """Between embeddings [..., E] of the same pictures, [...]."""
+    return (first - second).norm(dim=-1)
+
+
+def nearest_rate(distances: Tensor, among: int) -> float | None:
+    """How often a row's own column is the nearest among `among`: distances [N,N], own ones on the diagonal. The mean
+    over all groups of others that can be drawn; None with fewer people."""
+    others = len(distances) - 1
+    if others < among - 1:
+        return None
+    nearer = (distances < distances.diagonal()[:, None]).sum(1).tolist()
+    # The own one is nearest where none of the nearer ones is drawn.
+    return sum(comb(others - count, among - 1) / comb(others, among - 1) for count in nearer) / len(nearer)
 
 
 def attribute_altering(before: Tensor, after: Tensor, sigma: Tensor, edited: int) -> float:

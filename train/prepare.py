@@ -1,44 +1,29 @@
 """A folder of raw photos -> posed crops in EG3D's layout, which `train.encoder --data` reads.
 
-    python -m train.prepare PHOTOS --reader dataset/attributes/reader --out dataset/photos
+    python -m train.prepare PHOTOS --out dataset/photos
 
-    photo ── preim3d.align ──> crop 512 px ── reader ──> yaw, pitch ──> camera label
+    photo ── preim3d.align ──> crop 512 px, yaw, pitch ──> camera label
 
 The largest face of every photo is taken. Run again to go on where it stopped: OUT/journal.jsonl has a line for each
 photo that is done. Makes OUT/NNNNN/*.png, OUT/dataset.json (the labels) and OUT/failures.json (which photos could not
-be used, and why). The angles are our own reader's: its error on held-out heads is in the report.json beside it."""
+be used, and why). `train.photos` packs small crops with masks and landmarks instead."""
 
 import argparse
+import functools
 import json
-import multiprocessing
+import math
 import os
 import sys
 from pathlib import Path
 
-import numpy as np
-import torch
-from tqdm import tqdm
-
-from preim3d.align import FaceAligner
+from preim3d.align import FaceAligner, crop_face
 from preim3d.camera import FOCAL, PIVOT, RADIUS, camera_from_angles
-from preim3d.photo import PhotoError
-from train.attributes import HeadReader
+from preim3d.files import whole_file
+from preim3d.photo import load_photo
+from train.photos import WEIGHTS, each_photo, find_photos
 
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".ppm"}
 PER_FOLDER = 1000  # crops, as EG3D's tool lays them out
-LANDMARKS = Path(__file__).parent.parent / "weights" / "faces" / "landmarks"
-
-
-def find_photos(folder: Path) -> list[str]:
-    """Paths of the pictures below `folder`, relative to it, sorted."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder: give one with photos in it.")
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    names = sorted(path.relative_to(folder).as_posix() for path in found)
-    if not names:
-        raise FileNotFoundError(f"{folder} has no pictures ({', '.join(sorted(SUFFIXES))}) in it.")
-    return names
 
 
 def read_journal(path: Path) -> dict[str, dict]:
@@ -55,8 +40,7 @@ def read_journal(path: Path) -> dict[str, dict]:
 def prepare(
     photos: Path,
     out: Path,
-    reader: Path,
-    landmarks: Path = LANDMARKS,
+    weights: Path = WEIGHTS,
     processes: int = 1,
     camera: tuple[float, tuple[float, float, float], float] = (RADIUS, PIVOT, FOCAL),
 ) -> dict[str, dict]:
@@ -70,58 +54,42 @@ def prepare(
     journal = read_journal(journal_path)
     # The crop's number is the photo's place among the names of now, or after those of before.
     taken = {entry["image"] for entry in journal.values() if "image" in entry}
-    todo, number = [], 0
+    images, number = {}, 0
     for name in (name for name in names if name not in journal):
         while (image := f"{number // PER_FOLDER:05d}/img{number:08d}.png") in taken:
             number += 1
-        todo.append((name, image))
+        images[name] = image
         number += 1
-    # spawn: a process forked from one whose libraries run threads may hang.
-    context = multiprocessing.get_context("spawn")
-    with (
-        open(journal_path, "a", encoding="utf-8") as file,
-        context.Pool(processes, _start_worker, (photos, out, reader, landmarks, camera)) as pool,
-    ):
-        for entry in tqdm(pool.imap_unordered(_prepare_photo, todo), total=len(todo), unit="photo", mininterval=2):
+    task = functools.partial(prepare_photo, places={photos / name: out / image for name, image in images.items()})
+    with open(journal_path, "a", encoding="utf-8") as file:
+        for name, angles in each_photo(photos, list(images), weights, processes, task):
+            if isinstance(angles, str):
+                entry = {"photo": name, "failure": angles}
+            else:
+                label = camera_from_angles(*angles, radius=camera[0], pivot=camera[1], focal=camera[2])
+                entry = {"photo": name, "image": images[name], "camera": [round(x, 6) for x in label.tolist()]}
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
             file.flush()
-            journal[entry["photo"]] = entry
+            journal[name] = entry
     _write(out / "dataset.json", {"labels": [[e["image"], e["camera"]] for e in journal.values() if "image" in e]})
     failures = {name: entry["failure"] for name, entry in sorted(journal.items()) if "failure" in entry}
     _write(out / "failures.json", failures)
     return journal
 
 
+def prepare_photo(path: Path, aligner: FaceAligner, places: dict[Path, Path]) -> tuple[float, float]:
+    """Writes the crop of a photo to its place; gives yaw and pitch in radians. Raises PhotoError."""
+    photo = load_photo(path)
+    face = aligner.choose(photo)
+    with whole_file(places[path]) as file:
+        crop_face(photo, face).save(file)
+    yaw, pitch = face.angles_deg
+    return math.radians(yaw), math.radians(pitch)
+
+
 def _write(path: Path, content) -> None:
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
-def _start_worker(photos: Path, out: Path, reader: Path, landmarks: Path, camera) -> None:
-    global _worker
-    torch.set_num_threads(1)  # the processes are many
-    network = HeadReader.from_pretrained(reader).eval()
-    _worker = Path(photos), Path(out), network, FaceAligner(landmarks), camera
-
-
-def _prepare_photo(task: tuple[str, str]) -> dict:
-    name, image = task
-    photos, out, reader, aligner, (radius, pivot, focal) = _worker
-    try:
-        crop = aligner.align_photo(photos / name)
-    except PhotoError as error:
-        return {"photo": name, "failure": str(error)}
-    pixels = torch.from_numpy(np.asarray(crop).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-    with torch.no_grad():
-        yaw, pitch = reader(pixels).angles[0]
-    path = out / image
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".part")
-    crop.save(partial, format="PNG")
-    os.replace(partial, path)
-    camera = camera_from_angles(yaw, pitch, radius=radius, pivot=pivot, focal=focal)
-    return {"photo": name, "image": image, "camera": [round(value, 6) for value in camera.tolist()]}
+    with whole_file(path) as file:
+        file.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def main(words: list[str] | None = None) -> int:
@@ -129,10 +97,9 @@ def main(words: list[str] | None = None) -> int:
         "python -m train.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("photos", type=Path, help="folder of photos; folders in it are searched, too")
-    parser.add_argument("--reader", type=Path, required=True, help="made by `python -m train.attributes` (OUT/reader)")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--generator", type=Path, help="folder of the generator, where its cameras are not EG3D's")
-    parser.add_argument("--landmarks", type=Path, default=LANDMARKS, help="folder of the landmark network")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder with landmarks/ in it")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args(words)
     try:
@@ -140,7 +107,7 @@ def main(words: list[str] | None = None) -> int:
         if args.generator:
             config = json.loads((args.generator / "config.json").read_text())
             camera = config["camera_radius"], tuple(config["pivot"]), config["focal"]
-        journal = prepare(args.photos, args.out, args.reader, args.landmarks, args.processes, camera)
+        journal = prepare(args.photos, args.out, args.weights, args.processes, camera)
     except OSError as mistake:
         print(f"train.prepare: {mistake}", file=sys.stderr)
         return 1

@@ -10,20 +10,37 @@
     name           [N]
 """
 
+import io
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
+from preim3d.files import whole_file
 from train.arrays import open_arrays
 
 
 CROP_PX = 256
 COLUMNS = ("corners", "lm", "pose", "full", "held", "name")
+
+
+class Packed(NamedTuple):
+    """One photo of a file of packed photos."""
+
+    file: bytes  # `encode`
+    corners: np.ndarray  # [4,2]
+    lm: np.ndarray  # [120,3]
+    pose: tuple[float, float]
+    full: bool
+    held: bool
+    name: str
 
 
 class RealPhotos:
@@ -32,7 +49,8 @@ class RealPhotos:
 
     def __init__(self, folder: Path | str):
         """Raises FileNotFoundError where the folder has no arrays, ValueError where one is something else."""
-        files = sorted(Path(folder).glob("*.npz"))
+        # A name that begins with a dot is a file that was being written when its run was killed.
+        files = sorted(file for file in Path(folder).glob("*.npz") if not file.name.startswith("."))
         if not files:
             raise FileNotFoundError(
                 f"{folder} holds no packed photos (*.npz); make them with `python -m train.photos`."
@@ -57,6 +75,24 @@ class RealPhotos:
     def crops(self, rows: np.ndarray) -> Tensor:
         """RGB [B,3,256,256] in [-1, 1] of rows [B]."""
         return torch.from_numpy(self.pixels(rows)[..., :3].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def pack(path: Path, photos: Sequence[Packed]) -> None:
+    """Write a file of packed photos, whole or not at all. Raises OSError where the disk takes no more."""
+    columns = dict(zip(Packed._fields, zip(*photos)))
+    files = [np.frombuffer(file, np.uint8) for file in columns.pop("file")]
+    arrays = {name: np.array(column) for name, column in columns.items()}
+    for name in ("corners", "lm", "pose"):
+        arrays[name] = arrays[name].astype(np.float32)
+    with whole_file(path) as part:
+        np.savez(part, blob=np.concatenate(files), ends=np.cumsum([len(file) for file in files]), **arrays)
+
+
+def encode(rgba: np.ndarray) -> bytes:
+    """RGBA uint8 [256,256,4] -> a WebP file of about 8 KB."""
+    file = io.BytesIO()
+    Image.fromarray(rgba).save(file, format="WEBP", quality=80, alpha_quality=60, method=2)
+    return file.getvalue()
 
 
 def decode(file: np.ndarray) -> np.ndarray:

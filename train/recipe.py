@@ -54,9 +54,15 @@ STAGES = (
         steps=21161,
     ),
     Stage(
-        "python -m train.landmarks --data dataset/heads --held-out dataset/heldout --out runs/landmarks",
-        "dataset/heads",
-        "runs/landmarks: finds the five points of a face",
+        "python -m train.photos PHOTOS --out dataset/real",
+        "a folder of 15,000 photos",
+        "dataset/real: packed crops, masks, landmarks and poses, and a list of failures",
+        60,
+    ),
+    Stage(
+        "python -m train.landmarks --photos dataset/real --data dataset/heads --out runs/landmarks",
+        "packed photos, dataset/heads",
+        "runs/landmarks/networks: find faces, read 120 points, angles and the person",
         15,
         tflop=995 * 96 * 3 * 0.06e-3,
         steps=995,
@@ -81,8 +87,9 @@ STAGES = (
     ),
     Stage(
         "python -m train.bundle --generator runs/generator/generator --encoder runs/encoder/encoder \\\n"
-        "    --landmarks runs/landmarks --out weights/faces",
-        "the networks",
+        "    --landmarks runs/landmarks/networks --identity dlib_face.safetensors --reader runs/attributes/reader \\\n"
+        "    --out weights/faces",
+        "the networks; dlib's face network as a state dict",
         "weights/faces, without sliders so far",
         0.1,
     ),
@@ -120,28 +127,32 @@ STAGES = (
         steps=1766,
     ),
     Stage(
-        "python -m train.evaluate --weights weights/faces --reader runs/attributes/reader --data dataset/heldout \\\n"
-        "    --identity runs/identity/identity --source heads_source.npz --sheets sheets \\\n"
+        "python -m train.evaluate --weights weights/faces --reader runs/attributes/reader --data photos \\\n"
+        "    --perceptual efficientnet_lite0_blocks0-10.safetensors --sheets sheets \\\n"
         "    --out weights/faces/evaluation.json",
-        "weights/faces, reader, identity, dataset/heldout",
-        "evaluation.json, the paper's tables in evaluation.md, contact sheets",
-        20,
-        tflop=1150 * 2.3e-3 + 3700 * 2e-3,
-        steps=1500,
+        "weights/faces, reader, packed photos of which some are held, EfficientNet-Lite0 (see train.perceptual)",
+        "evaluation.json, goals and the paper's tables in evaluation.md, contact sheets",
+        15,
+        tflop=1900 * 2.3e-3 + 6200 * 6e-3,
+        steps=1900,
     ),
     Stage(
-        "python -m train.examples --source heads_source.npz --weights weights/faces --seeds 31 44 61",
-        "weights/faces, heads_source.npz",
+        "python -m train.examples --photos PACKED --rows 7 1 3 --weights weights/faces",
+        "weights/faces, packed photos",
         "weights/faces/examples: what the page shows before any upload",
-        0.5,
+        1.5,
     ),
     Stage(
-        "python -m train.bundle --out weights/faces", "evaluation.json", "the card, with figures and checksums", 0.1
+        "python -m train.showcase --packed PACKED --rows 7 --teaser --out weights/faces/teaser.png\n"
+        "python -m train.showcase --packed PACKED --rows 7 1 3 4 --out weights/faces/photos.png",
+        "weights/faces, packed photos",
+        "the README's pictures; any PHOTO instead of packed ones gives a sheet to look at",
+        0.7,
     ),
     Stage(
-        "python -m train.showcase --weights weights/faces --out sheet.png PHOTO",
-        "weights/faces, photos",
-        "a sheet to look at",
+        "python -m train.bundle --out weights/faces --readme README.md",
+        "evaluation.json, pictures",
+        "the card, with figures and checksums; the README's figures",
         0.1,
     ),
 )
@@ -174,8 +185,8 @@ ASIDE = (
         steps=1800,
     ),
     Stage(
-        "python -m train.prepare PHOTOS --reader runs/attributes/reader --out dataset/photos",
-        "a folder of 1000 raw photos, reader",
+        "python -m train.prepare PHOTOS --out dataset/photos",
+        "a folder of 1000 raw photos",
         "dataset/photos: posed crops for train.encoder, train.manifold and train.evaluate, and a list of failures",
         4,
     ),

@@ -1,76 +1,102 @@
 """Figures of an evaluation -> their mean over seeds, the protocol in words, tables shaped like the paper's."""
 
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+
+from preim3d.bench import GOALS_MB, GOALS_S
 from preim3d.directions import ATTRIBUTES
-from train.evaluation import EDIT_STRENGTH, EQUAL_ALTERING, TIMED, Evaluation
+from train.edit_figures import EDIT_STRENGTH, EQUAL_ALTERING
+from train.evaluation import PERSON, Evaluation
+from train.inversion_figures import AMONG, DESCENT_STEPS, TIMED
 
+
+class Goal(NamedTuple):
+    """One line of the table of goals."""
+
+    words: str
+    path: tuple[str, ...]  # where it stands in the figures
+    goal: str
+    digits: int = 3
+
+
+GOALS = (
+    Goal("identity distance, photo's camera", ("identity_own",), "at most 0.42"),
+    Goal("identity distance, frontal view", ("identity_frontal",), "at most 0.45"),
+    Goal("identity distance, strangers", ("identity_strangers",), ""),
+    Goal(f"the right person is nearest among {AMONG}", (f"nearest_of_{AMONG}",), "0.90"),
+    Goal("PSNR over the person, dB", ("person_psnr_db",), "21", 1),
+    Goal("LPIPS-like over the person", ("lpips_like",), "", 4),
+    Goal("FID, photo's camera", ("fid_ori",), "", 2),
+    Goal("FID, large angles", ("fid_la",), "", 2),
+    Goal("APD, rad", ("apd_rad",), "under 0.06"),
+    *(Goal(f"{step}, s", ("bench", "seconds", step), f"{goal:g}", 2) for step, goal in GOALS_S.items()),
+    *(Goal(f"peak memory, {of}, MB", ("bench", "peak_memory_mb", of), f"{goal}", 0) for of, goal in GOALS_MB.items()),
+)
+EQUAL_GROUPS = 0.15  # how much worse than the mean a group may be before it must be said
 
 PROTOCOL = """\
-{n} {subjects} that no network ever saw; {seeds}. {generator}Encoder: one photo each{photo} -> w -> image at the \
-photo's camera, against {truth} (PSNR of [0, 1] RGB, mean over images; lpips_like: distance of the reader's \
-features){plain}. Identity network: {identity}. ID_a-b: mean cosine between the photo and {views} views per head, \
-yaw uniform in [-b, -a] and [a, b], nominal pitch in [-20, 20] degrees (EG3D's pitch p: sin(elevation) = 2 p / pi); \
-ID: mean of the bands 0-10, 10-20 and 20-30. id_other: the same with the views of another person; match_of_10: how \
-often a view at 20-30 degrees is nearest to its own photo among ten. APD: root mean squared error of yaw and pitch \
-(no roll) in radians that {pose} reads from the same views; apd_of_truth: from the true pictures. FID and KID: \
-features of {fid}, reconstructions against {truth}, n = {n} of each (ori: the photo's camera; sm, mid, la: |yaw| \
-15-20, 25-30, 35-40 and |pitch| 10-15, 15-20, 20-25 degrees, one view per head); they depend on n and on the network \
-and cannot be compared with others'. AA and AD: {edited} inverted photos, frontal view, strength {strength:+.0f}, \
-logits of {classifier} over their standard deviation on the photos; AD is the mean over the other {others} \
-attributes; ID of edited heads: one view in each band. Time: median of {timed} runs, encode and generate one \
-view.{optimised}{origin}"""
+{n} photos of real people that neither generator nor encoder was trained on (of them {full} with hair and shoulders; \
+the others, FairFace's, end at the hairline); {seeds}. Encoder: crop -> w -> picture of 256 px, 128 rays a side, \
+before plain grey. Identity: {identity}, Euclidean distance of its embeddings of the crop as it is and of the \
+picture; dlib calls two photos the same person's below .6. own: from the photo's camera (MediaPipe's pose); frontal; \
+strangers: to the other photos; a-b: {views} per head, yaw uniform in [-b, -a] and [a, b], nominal pitch in [-20, 20] \
+degrees (EG3D's pitch p: sin(elevation) = 2 p / pi), 0-30: mean of the three bands. nearest_of_{among}: how often a \
+reconstruction from the photo's camera is nearer to its own photo than to {rivals} others', mean over all groups that \
+can be drawn. person_psnr_db: of [0, 1] RGB over the pixels inside the photo where the mask is over {person}, all \
+photos together. lpips_like: distance of unit features of EfficientNet-Lite0 (all channels alike: not the published \
+LPIPS) over the same pixels. APD: root mean squared error of yaw and pitch (no roll) in radians that {pose} reads: \
+apd_rad from the reconstruction at the photo's camera, against MediaPipe's pose of the photo; apd_sides_rad from the \
+sides, against the pose asked for; apd_of_photos_rad from the photos themselves. FID and KID: features of {fid}, of \
+the square that dlib's network sees, reconstructions against photos before the same grey by their masks, n = {many} \
+of each, {trained} of them photos of the training (ori: the photo's camera; sm, mid, la: |yaw| 15-20, 25-30, 35-40 \
+and |pitch| 10-15, 15-20, 20-25 degrees, one view per head; first seed); they depend on n and on the network and \
+cannot be compared with others'. Groups: FairFace's labels, up to {group_photos} photos each, held ones first, then \
+photos of the training; first seed. AA and AD: {edited} held photos, frontal view, strength {strength:+.0f}, logits \
+of {classifier} over their standard deviation on the held photos; AD is the mean over the other {others} attributes; \
+identity_edited: distance between the frontal views before and after. Time: median of {timed} runs, encode and \
+generate one view.{optimised}{origin}"""
 
 SPACES = ("origin", "inversion")
-READER = (
-    "train.attributes' network (a small IR-SE, {kind}trained on synthetic heads only; the encoder started from it)"
-)
 
 
 def protocol(evaluation: Evaluation) -> str:
     """The card: networks used, views, pitch convention, strengths, n."""
-    args, rendered = evaluation.args, evaluation.dataset is not None
-    named = {kind: READER.format(kind=kind) for kind in ("", "its embedding, ")}
+    args, subjects = evaluation.args, evaluation.subjects
     seeds = ", ".join(map(str, args.seeds))
+    in_space = subjects.many[: args.origin_photos]
     return PROTOCOL.format(
         n=len(evaluation.ws),
-        subjects="synthetic heads" if rendered else "photos",
+        full=int(subjects.photos.full[subjects.held].sum()),
         seeds=f"seed {seeds}" if len(args.seeds) == 1 else f"seeds {seeds}, mean; +-: largest less smallest",
-        generator="Generator: 3 of each head's frontal views (yaw within 45, nominal pitch within 32 degrees) from "
-        "the head's true features, against the renders, at their size. "
-        if rendered
-        else "",
-        photo=" (random light, random background, aligned by its true five points, no other augmentation)"
-        if rendered
-        else "",
-        truth="the render of the same head from there in the generator's light" if rendered else "the photo",
-        plain="; encoder_plain: the same with that render as input" if rendered else "",
-        identity=identity_words(args.identity) if args.identity else named["its embedding, "],
-        views=args.views,
-        pose=named[""],
-        fid=f"{Path(args.fid_network).name} (given by the user)" if args.fid_network else named["its embedding, "],
+        identity=f"{Path(args.identity).name} (given by the user)" if args.identity else "dlib's network",
+        views="one view" if args.views == 1 else f"{args.views} views",
+        among=AMONG,
+        rivals=AMONG - 1,
+        person=PERSON,
+        pose="train.landmarks' network (learned from MediaPipe's poses)",
+        fid=f"{Path(args.fid_network).name} (given by the user)"
+        if args.fid_network
+        else "EfficientNet-Lite0 (pooled, 1/16)",
+        many=len(subjects.many),
+        trained=len(subjects.many) - len(subjects.held),
+        group_photos=args.group_photos,
         edited=min(args.edited, len(evaluation.ws)),
         strength=EDIT_STRENGTH,
-        classifier=named[""],
+        classifier="train.attributes' network",
         others=len(evaluation.reader.config.attribute_names) - 1,
         timed=TIMED,
-        optimised=f" Optimisation: {args.optimised} heads, w found by 300 steps of Adam from the mean w on L2 + .8 "
-        "lpips_like at the input camera, one head at a time; it and the encoder are given the same picture, the photo "
-        "and, where there is one, that in the generator's light."
+        optimised=f" Optimisation: {args.optimised} photos, w found by {DESCENT_STEPS} steps of Adam from the mean w "
+        "on L2 + .8 lpips_like over the person at the photo's camera, one photo at a time."
         if args.optimised
         else "",
-        origin=f" Spaces: directions of either space at the strength, up to 5, that gives AA {EQUAL_ALTERING} on "
-        "these heads, or the most that both reach."
+        origin=f" Spaces: directions of either space at the strength, up to 3, that gives AA {EQUAL_ALTERING}, or the "
+        f"most that both reach; {len(in_space)} photos, {int((~subjects.photos.held[in_space]).sum())} of them of the "
+        "encoder's training but not of the directions', one view each, |yaw| up to 30 and |pitch| up to 20 degrees."
         if args.origin
         else "",
     )
-
-
-def identity_words(path: str) -> str:
-    """An identity network in the words of the card."""
-    if Path(path).is_dir():
-        return "train.identity's (ArcFace on synthetic heads only)"
-    return f"{Path(path).name} (given by the user)"
 
 
 def average(by_seed: list[dict]) -> dict:
@@ -79,54 +105,79 @@ def average(by_seed: list[dict]) -> dict:
     def over(values: list, combine) -> object:
         first = values[0]
         if isinstance(first, dict):
-            return {key: over([value[key] for value in values], combine) for key in first}
+            return {key: over([value[key] for value in values if key in value], combine) for key in first}
         if any(not isinstance(value, int | float) for value in values):
             return first  # null: could not be measured
         return round(combine(values), 4)
 
-    figures = over(by_seed, lambda values: sum(values) / len(values))
+    # A count that is the same for all seeds stays a whole number.
+    figures = over(by_seed, lambda values: values[0] if len(set(values)) == 1 else sum(values) / len(values))
     if len(by_seed) > 1:
-        figures["spread"] = over(by_seed, lambda values: max(values) - min(values))
+        # What is long to measure is measured once, and has none.
+        often = [{key: found[key] for key in by_seed[0] if key in by_seed[-1]} for found in by_seed]
+        figures["spread"] = over(often, lambda values: max(values) - min(values))
     return figures
 
 
+def worst_group(groups: dict) -> dict | None:
+    """The group with the least likeness, and by what share its distance is above the mean of the groups."""
+    if not groups:
+        return None
+    name = max(groups, key=lambda name: groups[name]["identity_own"])
+    mean = float(np.mean([group["identity_own"] for group in groups.values()]))
+    return {"name": name, "mean": round(mean, 4), "above_mean": round(groups[name]["identity_own"] / mean - 1, 4)}
+
+
+def compared_before(earlier: dict, figures: dict) -> dict:
+    """What the table of goals shows of earlier weights: FID only where it is of as many photos."""
+    names = {goal.path[0] for goal in GOALS}
+    if earlier.get("fid_n") != figures["fid_n"]:
+        names -= {"fid_ori", "fid_la"}
+    return {name: value for name, value in earlier.items() if name in names}
+
+
+def number_at(figures: dict, path: tuple[str, ...]) -> float | None:
+    for key in path:
+        figures = figures.get(key) if isinstance(figures, dict) else None
+    return figures if isinstance(figures, int | float) else None
+
+
 def tables(figures: dict, accuracies: dict[str, float | None]) -> str:
-    """Tables 2, 3, 4, 5 and 7 of the paper and one of all sliders; what was not measured is a dash.
+    """Goals; Tables 2, 3, 4, 5 and 7 of the paper; groups of people; all sliders. What was not measured is a dash.
 
     `accuracies`: of the linear classifiers behind the sliders."""
     spread = figures.get("spread", {})
 
     def cell(*path: str, digits: int = 3) -> str:
-        value, range_ = figures, spread
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
-            range_ = range_.get(key) if isinstance(range_, dict) else None
-        if not isinstance(value, int | float):
+        value, range_ = number_at(figures, path), number_at(spread, path)
+        if value is None:
             return "-"
-        return f"{value:.{digits}f}" + (f" ± {range_:.{digits}f}" if isinstance(range_, int | float) else "")
+        return f"{value:.{digits}f}" + (f" ± {range_:.{digits}f}" if range_ is not None else "")
 
-    rows_2 = [["Ours", cell("id"), cell("id_20_30"), cell("apd", digits=5), cell("time_s")]]
-    rows_2 += [
-        [
-            f"{name} (n = {figures[part]['n']:.0f}, {of})",
-            cell(part, key, "id"),
-            cell(part, key, "id_20_30"),
-            "-",
-            cell(part, "time_s") if key == "optimised" else cell("time_s"),
+    before = figures.get("before", {})
+    rows_goals = []
+    for goal in GOALS:
+        earlier = number_at(before, goal.path)
+        told = "-" if earlier is None else f"{earlier:.{goal.digits}f}"
+        rows_goals.append([goal.words, told, cell(*goal.path, digits=goal.digits), goal.goal or "-"])
+    columns_2 = ("identity_own", "identity_0_30", "identity_20_30")
+    rows_2 = [["Ours", *(cell(c) for c in columns_2), cell("apd_sides_rad"), cell("time_s")]]
+    if "optimisation" in figures:
+        of = f"(n = {figures['optimisation']['n']:.0f})"
+        rows_2 += [
+            [f"{name} {of}", *(cell("optimisation", key, c) for c in columns_2), "-", told]
+            for name, key, told in (
+                (f"Latent optimisation, {DESCENT_STEPS} steps", "optimised", cell("optimisation", "time_s")),
+                ("Ours, on the same", "encoder", cell("time_s")),
+            )
         ]
-        for part, of in (("optimisation", "photos"), ("optimisation_plain", "in the generator's light"))
-        if part in figures
-        for name, key in (("Latent optimisation, 300 steps", "optimised"), ("Ours, on the same", "encoder"))
-    ]
     edits = ("age", "smile", "eyeglasses")
     rows_3 = [
         [metric, *(cell(path, key, digits=digits) for key in edits)]
-        for metric, path, digits in (("ID", "id_edited", 3), ("AA", "aa", 2), ("AD", "ad", 2))
+        for metric, path, digits in (("identity distance", "identity_edited", 3), ("AA", "aa", 2), ("AD", "ad", 2))
     ]
-    bands = ("id_0_10", "id_10_20", "id_20_30", "id")
-    rows_4 = [[name, *(cell("compared", name, band) for band in bands)] for name in figures.get("compared", {})] + [
-        ["full", *(cell(band) for band in bands)]
-    ]
+    columns_4 = ("identity_own", "identity_0_10", "identity_10_20", "identity_20_30", "identity_0_30")
+    rows_4 = [[name, *(cell("compared", name, c) for c in columns_4)] for name in figures.get("compared", {})]
     spaces = figures.get("spaces", {})
     rows_5 = [
         [key, *(cell("spaces", key, space, metric, digits=2) for metric in ("aa", "ad") for space in SPACES)]
@@ -140,29 +191,58 @@ def tables(figures: dict, accuracies: dict[str, float | None]) -> str:
         ]
         rows_5.append(["mean", *(f"{value:.2f}" for value in averages)])
     columns_7 = ("fid_ori", "fid_sm", "fid_mid", "fid_la", "kid_la")
-    rows_7 = [["Ours", *(cell(c, digits=4 if c == "kid_la" else 1) for c in columns_7)]]
+    rows_7 = [["Ours", *(cell(c, digits=4 if c == "kid_la" else 2) for c in columns_7)]]
+    rows_groups = [
+        [name, f"{group['n']:.0f}", f"{group['held']:.0f}", cell("groups", name, "identity_own")]
+        for name, group in figures.get("groups", {}).items()
+    ]
     rows_all = [
         [
-            ATTRIBUTES[key].label,
+            ATTRIBUTES[key].label if key in ATTRIBUTES else key,
             f"{accuracies[key]:.3f}" if accuracies.get(key) else "-",
-            *(cell(m, key, digits=2) for m in ("aa", "ad", "ad_per_aa")),
+            *(cell(m, key, digits=2) for m in ("aa", "ad", "ad_per_aa", "identity_edited")),
         ]
-        for key in figures["aa"]
+        for key in figures.get("identity_edited", figures["aa"])
     ]
     parts = [
-        ("Inversion (shaped like Table 2)", ("Method", "ID", "ID_20-30", "APD", "Time (s)"), rows_2),
+        ("Goals", ("measure", "before", "these weights", "goal"), rows_goals),
+        (
+            "Inversion (shaped like Table 2; distances: less is better)",
+            ("Method", "own camera", "0-30", "20-30", "APD", "Time (s)"),
+            rows_2,
+        ),
         ("Editing (Table 3)", ("Metric", "Age", "Smile", "Eyeglasses"), rows_3),
-        ("Ablation (Table 4)", ("", "ID_0-10", "ID_10-20", "ID_20-30", "ID"), rows_4),
+        ("Ablation (Table 4; distances)", ("", "own camera", "0-10", "10-20", "20-30", "0-30"), rows_4),
         (
             "Original space and inversion manifold at equal AA (Table 5)",
             ("", "AA origin", "AA inversion", "AD origin", "AD inversion"),
             rows_5,
         ),
         ("FID and KID (Table 7)", ("Method", "FID_ori", "FID_sm", "FID_mid", "FID_la", "KID_la"), rows_7),
-        ("All sliders", ("slider", "accuracy", "AA", "AD", "AD / AA"), rows_all),
+        ("Likeness by group (FairFace's labels)", ("group", "photos", "of them held", "own camera"), rows_groups),
+        ("All sliders", ("slider", "accuracy", "AA", "AD", "AD / AA", "identity distance"), rows_all),
     ]
     text = [f"### {title}\n\n{table(head, rows)}" for title, head, rows in parts if rows]
-    return "\n\n".join([*text, f"Protocol: {figures['protocol']}"])
+    return "\n\n".join([*text, *about_groups(figures), *about_reader(figures), f"Protocol: {figures['protocol']}"])
+
+
+def about_groups(figures: dict) -> list[str]:
+    worst = figures.get("worst_group")
+    if not worst:
+        return []
+    verdict = "within" if worst["above_mean"] <= EQUAL_GROUPS else "**beyond**"
+    return [
+        f"Least alike by group: {worst['name']}, {worst['above_mean']:.0%} above the mean of the groups"
+        f" ({worst['mean']:.3f}), {verdict} the {EQUAL_GROUPS:.0%} aimed at."
+    ]
+
+
+def about_reader(figures: dict) -> list[str]:
+    found = figures.get("reader_accuracy")
+    if not found:
+        return []
+    told = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+    return [f"The classifier's balanced accuracy on the held-out photos, by FairFace's labels: {told}."]
 
 
 def table(head: tuple[str, ...], rows: list[list[str]]) -> str:

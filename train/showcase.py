@@ -1,53 +1,66 @@
-"""Photos -> one sheet: each face's crop, its head from two sides, and some edits. For looking, not for measuring.
+"""Portraits -> one sheet: each face's crop, its head from two sides, and some edits. For looking, not for measuring.
 
-python -m train.showcase --weights weights/faces --out weights/faces/teaser.png portrait.png
-"""
+    python -m train.showcase portrait.jpg --out sheet.png
+    python -m train.showcase --packed PACKED --rows 7 1 3 4 --out weights/faces/photos.png
+    python -m train.showcase --packed PACKED --rows 7 --teaser --out weights/faces/teaser.png
+
+A teaser shows one face: the photo, its head from nine sides, up to nine edits. Only rows that `train.examples` takes
+are shown: in the public domain, and never trained with. tests/screenshot.py makes weights/faces/page.png."""
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from preim3d.camera import camera_from_angles
+from preim3d.camera import PITCHES_DEG, YAWS_DEG, camera_from_angles
 from preim3d.files import whole_file
-from preim3d.film import pose_sheet
+from preim3d.film import angle_label, pose_sheet
 from preim3d.photo import PhotoError, load_photo
 from preim3d.pipeline import Preim3DPipeline
 from preim3d.weights import WeightsError
+from train.examples import choose, crop_of
+from train.real_photos import RealPhotos
 
 
-EDITS = ("smile=2", "mouth_open=2", "eyeglasses=2", "age=2", "grey_hair=2", "blond_hair=2", "full_beard=2", "hat=2")
+EDITS = ("smile=2", "mouth_open=2", "eyeglasses=1", "age=2", "grey_hair=2", "blond_hair=2", "full_beard=2", "hat=1")
 SIDES_DEG = ((0, 0), (30, 0))  # yaw and pitch of the reconstruction's views
+TEASER_EDITS = 9
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m train.showcase", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("photos", nargs="+", type=Path)
+    parser.add_argument("photos", nargs="*", type=Path)
+    parser.add_argument("--packed", type=Path, help="folder of packed photos, with --rows")
+    parser.add_argument("--rows", type=int, nargs="+", default=[], help="which of the packed photos")
     parser.add_argument("--weights", type=Path, help="a folder in pipeline layout; default: the bundled one")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--edits", nargs="*", default=EDITS, metavar="NAME=STRENGTH")
+    parser.add_argument(
+        "--edits", nargs="*", metavar="NAME=STRENGTH", help="default: those of the usual ones that the weights know"
+    )
+    parser.add_argument("--teaser", action="store_true", help="the first face only, from nine sides")
     parser.add_argument("--cell", type=int, default=160, help="pixels of a cell")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     try:
-        edits = {edit: dict([read_edit(edit)]) for edit in args.edits}
         pipeline = Preim3DPipeline.from_pretrained(args.weights)
+        known = [edit for edit in EDITS if edit.partition("=")[0] in pipeline.directions.names]
+        edits = {edit: dict([read_edit(edit)]) for edit in (known if args.edits is None else args.edits)}
         faces = [crop for photo in args.photos for crop in crops(pipeline, photo)]
-        cells = [cell for crop in faces for cell in row(pipeline, crop, edits)]
-        columns = 1 + len(SIDES_DEG) + len(edits)
-        sheet = pose_sheet(
-            [picture.resize((args.cell,) * 2) for picture, _ in cells], [label for _, label in cells], columns
+        faces += packed_crops(args.packed, args.rows)
+        if not faces:
+            raise ValueError("There is no photo to show: name files, or --packed and --rows.")
+        sheet = (
+            teaser(pipeline, faces[0], edits, args.cell) if args.teaser else rows(pipeline, faces, edits, args.cell)
         )
         with whole_file(args.out) as temporary:
             sheet.save(temporary)
     except (PhotoError, WeightsError, ValueError, OSError) as mistake:
         print(f"train.showcase: {mistake}", file=sys.stderr)
         return 1
-    print(f"wrote {args.out}: {len(faces)} faces")
+    print(f"wrote {args.out}: {1 if args.teaser else len(faces)} faces, {sheet.width} x {sheet.height}")
     return 0
 
 
@@ -65,19 +78,62 @@ def crops(pipeline: Preim3DPipeline, path: Path) -> list[Image.Image]:
     return [pipeline.align(photo, face) for face in range(max(1, count))]
 
 
-def row(
-    pipeline: Preim3DPipeline, crop: Image.Image, edits: dict[str, dict[str, float]]
-) -> list[tuple[Image.Image, str]]:
-    """Pictures and labels of one face: what the encoder saw, the head, the edits seen from the front."""
+def packed_crops(folder: Path | None, numbers: list[int]) -> list[Image.Image]:
+    if folder is None or not numbers:
+        return []
+    photos = RealPhotos(folder)
+    choose(photos, numbers)
+    return [crop_of(photos, number) for number in numbers]
+
+
+def rows(
+    pipeline: Preim3DPipeline, faces: list[Image.Image], edits: dict[str, dict[str, float]], cell_px: int
+) -> Image.Image:
+    """A row for each face: what the encoder saw, the head from two sides, the edits seen from the front."""
+    cells = []
+    for crop in faces:
+        w = pipeline.encode(crop)
+        cells += [(crop, "photo"), *zip(views(pipeline, w, SIDES_DEG), [f"{yaw}°" for yaw, _ in SIDES_DEG])]
+        cells += edited(pipeline, w, edits)
+    return sheet_of(cells, 1 + len(SIDES_DEG) + len(edits), cell_px)
+
+
+def teaser(
+    pipeline: Preim3DPipeline, crop: Image.Image, edits: dict[str, dict[str, float]], cell_px: int
+) -> Image.Image:
+    """Side by side, three cells high: the photo, the nine views of the pose grid, nine edits at most."""
     w = pipeline.encode(crop)
-    angles = torch.tensor([[math.radians(angle) for angle in side] for side in SIDES_DEG])
-    pivot = pipeline.generator.config.pivot
-    sides = pipeline.views(pipeline.head(w), camera_from_angles(angles[:, 0], angles[:, 1], pivot=pivot))
-    cells = [(crop, "photo")] + list(zip(sides, [f"{yaw}°" for yaw, _ in SIDES_DEG]))
-    for label, strengths in edits.items():
-        front = camera_from_angles(0.0, 0.0, pivot=pivot)[None]
-        cells.append((pipeline.views(pipeline.head(pipeline.edit(w, strengths)), front)[0], label))
-    return cells
+    sides = [(yaw, pitch) for pitch in PITCHES_DEG for yaw in YAWS_DEG]
+    nine = sheet_of([*zip(views(pipeline, w, sides), [angle_label(*side) for side in sides])], 3, cell_px)
+    parts = [crop.resize((nine.height, nine.height), Image.Resampling.LANCZOS), nine]
+    if edits:
+        parts.append(sheet_of(edited(pipeline, w, dict([*edits.items()][:TEASER_EDITS])), 3, cell_px))
+    gap = cell_px // 10
+    whole = Image.new("RGB", (sum(part.width + gap for part in parts) - gap, nine.height), "white")
+    left = 0
+    for part in parts:
+        whole.paste(part, (left, 0))
+        left += part.width + gap
+    return whole
+
+
+def views(pipeline: Preim3DPipeline, w: torch.Tensor, sides_deg) -> list[Image.Image]:
+    """The head of a latent from some (yaw, pitch)."""
+    yaw, pitch = torch.tensor(sides_deg, dtype=torch.float32).deg2rad().T
+    cameras = camera_from_angles(yaw, pitch, pivot=pipeline.generator.config.pivot)
+    return pipeline.views(pipeline.head(w), cameras)
+
+
+def edited(
+    pipeline: Preim3DPipeline, w: torch.Tensor, edits: dict[str, dict[str, float]]
+) -> list[tuple[Image.Image, str]]:
+    """The front view after each edit, and the edit's name."""
+    return [(views(pipeline, pipeline.edit(w, edit), [(0, 0)])[0], label) for label, edit in edits.items()]
+
+
+def sheet_of(cells: list[tuple[Image.Image, str]], columns: int, cell_px: int) -> Image.Image:
+    pictures = [picture.resize((cell_px, cell_px), Image.Resampling.LANCZOS) for picture, _ in cells]
+    return pose_sheet(pictures, [label for _, label in cells], columns)
 
 
 if __name__ == "__main__":

@@ -1,72 +1,89 @@
-"""Who an evaluation is about: photos that no network saw, their cameras, and what a reconstruction should show."""
+"""Who an evaluation is about: packed photos that were kept out of training, others where it takes many, and the groups
+of people that FairFace's labels tell apart."""
 
-from dataclasses import dataclass
+import csv
+from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-from tqdm import tqdm
 
-from preim3d.camera import FOCAL
-from train import augment
-from train.batches import draw_photos, to_float
-from train.heads.dataset import BACKGROUND, HeadsDataset
-from train.heads.geometry import HeadBuilder
-from train.heads.renderer import RenderedHead
-from train.heads.sampler import sample_head
-from train.posed_photos import PosedPhotos
+from train.photo_labels import AGE_YEARS, FAIRFACE, YOUNG_YEARS, kept_out
+from train.real_photos import RealPhotos
 
 
-@dataclass
+LABELS = (
+    "fairface_label_train.csv"  # of Karkkainen and Joo, WACV 2021; taken from the photos' folder where it is there
+)
+SEXES = {"Female": "female", "Male": "male"}
+SHEET_PHOTOS = 8  # of either kind: whole photos, and photos that end at the hairline
+
+
 class Subjects:
-    """N photos. Pictures are in [-1, 1]."""
+    """Rows of `photos`, as arrays of integers: `held`, kept out of training; `many`, the held ones and others;
+    `groups`, by name, likewise; `shown`, of the held ones, for sheets. `labels` [N] are FairFace's, by column."""
 
-    photos: Tensor  # [N,3,S,S] what the encoder is given
-    cameras: Tensor  # [N,25] where they were taken from
-    truths: Tensor  # [N,3,H,W] what the generator should show from there
-    plains: Tensor | None = None  # [N,3,S,S] the same heads in the generator's light, where it is known
-
-
-def photo_subjects(data: str, count: int, size: int, image_size: int) -> Subjects:
-    """The first `count` photos of an EG3D dataset; of a photo the reconstruction should show the photo."""
-    photos = PosedPhotos(data, image_size)
-    images, cameras = zip(*(photos[i] for i in range(min(count, len(photos)))))
-    truths = torch.stack(images).float() / 127.5 - 1
-    small = F.interpolate(truths, (size, size), mode="bilinear", antialias=True) if image_size != size else truths
-    return Subjects(small, torch.stack(cameras), truths)
-
-
-def head_subjects(
-    dataset: HeadsDataset,
-    heads: np.ndarray,  # [N] indices
-    builder: HeadBuilder,
-    seed: int,
-    size: int,  # of the encoder's input
-    image_size: int,  # of the generator's output
-) -> Subjects:
-    """One photo of each synthetic head, in random light before a random background; the reconstruction should show it
-    in the generator's light."""
-    rng, draws = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    photos, plains, truths, places = [], [], [], []
-    for part in tqdm(np.array_split(heads, -(-len(heads) // 16)), desc="photos"):
-        rgba, theta, cameras = draw_photos(dataset, part, rng, error_px=0.0)
-        colour, opacity = augment.warp(rgba, theta, size)
-        background = augment.random_backgrounds(len(part), (size, size), draws, rgba.device)
-        photos.append((colour + (1 - opacity) * background) * 2 - 1)
-        people = [RenderedHead(sample_head(dataset.z[head]), builder) for head in part]
-        # The same picture in the generator's light, so that both inputs differ in light and background only.
-        colour, opacity = augment.warp(render_all(people, cameras, rgba.shape[-1]), theta, size)
-        plains.append((colour + (1 - opacity) * BACKGROUND) * 2 - 1)
-        # The photo's camera sees more than the generator's; it stands in the same place.
-        cameras[:, 16] = cameras[:, 20] = FOCAL
-        places.append(cameras)
-        truths.append(augment.plain(render_all(people, cameras, image_size), BACKGROUND))
-    return Subjects(torch.cat(photos), torch.cat(places), torch.cat(truths), torch.cat(plains))
+    def __init__(
+        self,
+        folder: Path | str,
+        labels: Path | str | None,  # FairFace's CSV; None: that in the folder, if it is there
+        held: int | None,  # at most, from the first on
+        many: int,  # at least as many as are held
+        group_photos: int,  # of each group, at most
+        rng: np.random.Generator,  # draws the others
+    ):
+        """Raises OSError for a folder or a table that cannot be read, ValueError where nothing is held out."""
+        self.photos = RealPhotos(folder)
+        self.held = np.flatnonzero(self.photos.held)[:held]
+        if len(self.held) < 2:
+            raise ValueError(f"{folder} has fewer than two photos that are held out of training: nothing to measure.")
+        # Those first that directions and reader did not learn from either.
+        others = rng.permutation(np.flatnonzero(~self.photos.held))
+        others = others[np.argsort(~kept_out(self.photos)[others], kind="stable")]
+        order = np.concatenate([self.held, others])
+        self.many = order[: max(many, len(self.held))]
+        full = self.photos.full[self.held]
+        self.shown = np.concatenate([self.held[full][:SHEET_PHOTOS], self.held[~full][:SHEET_PHOTOS]])
+        table = Path(labels) if labels else Path(folder) / LABELS
+        self.labels = fairface_labels(self.photos.names, table) if labels or table.is_file() else {}
+        self.groups = {
+            name: order[member[order]][:group_photos] for name, member in group_members(self.labels).items()
+        }
+        if not group_photos:
+            self.groups = {}
 
 
-def render_all(people: list[RenderedHead], cameras: Tensor, size: int) -> Tensor:
-    """RGBA [B,4,size,size] in [0, 1] of each person from its camera, in the generator's light."""
-    return to_float(
-        np.stack([person.view(camera.numpy(), size, person.head.light)[0] for person, camera in zip(people, cameras)])
-    )
+def fairface_labels(names: np.ndarray, table: Path) -> dict[str, np.ndarray]:
+    """`age`, `gender` and `race` [N] of photos by their names, "" where FairFace has none.
+
+    Raises:
+        OSError: there is no such table.
+        ValueError: it is another one.
+    """
+    columns = ("age", "gender", "race")
+    with open(table, newline="", errors="replace") as file:
+        rows = {row.get("file"): row for row in csv.DictReader(file)}
+    if not all({"file", *columns} <= set(row) for row in rows.values()) or not rows:
+        raise ValueError(f"{table} is not FairFace's table of labels (columns file, age, gender, race).")
+    found = [
+        rows.get(f"train/{name.removeprefix(FAIRFACE)}.jpg") if name.startswith(FAIRFACE) else None for name in names
+    ]
+    return {column: np.array([row[column] if row else "" for row in found]) for column in columns}
+
+
+def group_members(labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Name -> who belongs to it, [N] bool: the two sexes and the ancestries, each that anybody has."""
+    if not labels:
+        return {}
+    members = {word: labels["gender"] == value for value, word in SEXES.items()}
+    members |= {str(race): labels["race"] == race for race in np.unique(labels["race"]) if race}
+    return {name: member for name, member in members.items() if member.any()}
+
+
+def known_attributes(labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """CelebA's name -> [N] 1, 0, or -1 where nobody knows: what FairFace's labels say of it."""
+    if not labels:
+        return {}
+    known = labels["gender"] != ""
+    return {
+        "Male": np.where(known, labels["gender"] == "Male", -1),
+        "Young": np.where(known, [AGE_YEARS.get(age, 0) < YOUNG_YEARS for age in labels["age"]], -1),
+    }

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from preim3d.align import Face, crop_face
+from preim3d.camera import FURTHEST_PITCH_DEG, FURTHEST_YAW_DEG
 from preim3d.edits import Plan
 from preim3d.film import font, orbit_video
 from preim3d.page.examples import visit_example
@@ -16,7 +17,6 @@ from preim3d.page.gpu import FILM_FRAMES
 from preim3d.page.showing import UNCHANGED, Boxes, Showing, view_value
 from preim3d.page.visitor import Visitor, data_uri, delete_upload, take_upload
 from preim3d.photo import PhotoError, load_photo
-from preim3d.pose import FURTHEST_PITCH_DEG, FURTHEST_YAW_DEG, face_angles
 from preim3d.recipe import RecipeError, load_recipe
 from preim3d.refine import STEPS
 from preim3d.strengths import check_strengths
@@ -50,7 +50,7 @@ class Answers(Showing):
             yield {**self.cleared(), **self.owned(visitor), **self.plan_boxes(visitor), **told}
             return
         visitor.origin, visitor.photo_name, visitor.face = "photo", name, face
-        visitor.crop, visitor.photo_angles = crop_face(picture, chosen), face_angles(chosen.points_px)
+        visitor.crop, visitor.photo_angles = crop_face(picture, chosen), chosen.angles_deg
         choices = [(f"Face {number}", number) for number in range(1, len(faces) + 1)]
         yield {
             **self.cleared(),
@@ -83,10 +83,10 @@ class Answers(Showing):
             shown = view_value(visitor, visitor.frames, data_uri(depth.convert("L")), count=len(turn_angles()))
         return {
             **self.owned(visitor),
-            "crop": str(folder / "crop.png"),
+            "crop": str(folder / "crop.webp"),
             "viewer": shown,
-            "grid": str(folder / "grid.png"),
-            "edited": str(folder / "grid.png"),
+            "grid": str(folder / "grid.webp"),
+            "edited": str(folder / "grid.webp"),
             "model": str(folder / "head.glb"),
             "download": gr.DownloadButton("Download GLB", value=str(folder / "head.glb"), interactive=True),
             **self.plan_boxes(visitor),

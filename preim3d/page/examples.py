@@ -11,7 +11,7 @@ from preim3d.weights import read_json
 
 
 def find_examples(folder: Path, fingerprint: str) -> list[Path]:
-    """What `python -m train.examples` made of synthetic portraits with just these weights."""
+    """What `python -m train.examples` made of portraits with just these weights."""
     found = []
     for result in sorted(folder.glob("examples/*/result.json")):
         if read_json(result, "weights", "photo_angles")["weights"] == fingerprint:
@@ -23,7 +23,7 @@ def find_examples(folder: Path, fingerprint: str) -> list[Path]:
 
 def visit_example(folder: Path) -> Visitor:
     result = read_json(folder / "result.json", "w", "photo_angles")
-    with Image.open(folder / "turn.webp") as frames, Image.open(folder / "crop.png") as crop:
+    with Image.open(folder / "turn.webp") as frames, Image.open(folder / "crop.webp") as crop:
         side = frames.width // COLUMNS
         return Visitor(
             origin="example",

@@ -38,7 +38,7 @@ class Showing:
     gpu: Gpu
     aligner: FaceAligner
     directions: dict[str, Directions]  # by space, on the CPU: what is asked of them needs no GPU
-    verdict: Verdict | None  # none without a judging network
+    verdict: Verdict
     examples: list[Path]
     prompt: str  # stands by the photo box while there is no photo
     weights: str | None  # as --weights was
@@ -132,8 +132,7 @@ class Showing:
     def describe(self, visitor: Visitor, after: Image.Image, before: Image.Image | None = None) -> str:
         plan = visitor.history.plan
         left_out = unknown_here(plan, self.directions[plan.space], self.labels)
-        told = self.verdict.describe(visitor, after, before) if self.verdict else ""
-        return "\n\n".join(filter(None, (left_out, told)))
+        return "\n\n".join(filter(None, (left_out, self.verdict.describe(visitor, after, before))))
 
     def asked(self, visitor: Visitor) -> EditedHead:
         plan = visitor.history.plan

@@ -247,7 +247,7 @@ PICTURES = {
     "edited": "The edited head from nine sides",
     "looked": "The edited head from the chosen side",
     "depth": "Its depth, near being light",
-    "examples": "A synthetic person to start with",
+    "examples": "A portrait to start with",
 }
 # Arrow keys on a slider count as letting go of it, and Enter in its number; Gradio itself only knows the pointer. It
 # also leaves pictures without a word.
