@@ -9,7 +9,7 @@ from conftest import ball_generator
 
 from preim3d.directions import ATTRIBUTES
 from train.boundaries import Manifold, balance, closed_form_factors, fit_boundary, principal_components
-from train.calibration import LADDER, allied, calibrate, hold_identity, purify
+from train.calibration import LADDER, Effect, allied, calibrate, hold_identity, purify
 from train.candidates import find, fit_planes, read_pairs
 
 
@@ -148,31 +148,33 @@ class LinearTrial:
     """Stands where EditTrial does: logits that depend on w by a known matrix."""
 
     def __init__(self, slopes):
-        self.slopes = slopes  # [A,D]
+        self.slopes, self.sigma = slopes, torch.ones(len(slopes))  # [A,D]
 
-    def response(self, offset):
-        return self.slopes @ offset.flatten()
+    def effect(self, offset):
+        return Effect(self.slopes @ offset.flatten(), offset.norm().item())
 
 
 def test_calibration_reaches_one_standard_deviation():
-    slopes = torch.tensor([[0.2, 0.0], [0.1, 3.0]])
+    slopes = torch.tensor([[0.4, 0.0], [0.1, 3.0]])
     forward = torch.tensor([[1.0, 0.0]])
     step, response = calibrate(LinearTrial(slopes), forward, spread=2.0, attribute=0)
-    assert torch.allclose(step, 5 * forward) and abs(response[0] - 1) < 1e-4
+    assert torch.allclose(step, 2.5 * forward) and abs(response[0] - 1) < 1e-4
     step, response = calibrate(LinearTrial(slopes), -forward, spread=2.0, attribute=0, sign=-1)
-    assert torch.allclose(step, -5 * forward) and abs(response[0] + 1) < 1e-4
+    assert torch.allclose(step, -2.5 * forward) and abs(response[0] + 1) < 1e-4
 
 
 class GlassesTrial:
     """What is worn is worn: the response is a step between one and two spreads, and falls when far beyond."""
 
-    def response(self, offset, heads=None):
+    sigma = torch.ones(1)
+
+    def effect(self, offset):
         x = offset.sum().item()
-        return torch.tensor([np.interp(x, (1, 2, 3, 6), (0.0, 2.0, 2.0, 0.8))])
+        return Effect(torch.tensor([np.interp(x, (1, 2, 3, 6), (0.0, 2.0, 2.0, 0.8))]), 0.0)
 
 
 def test_calibration_takes_the_shortest_of_all_steps():
-    step, response = calibrate(GlassesTrial(), torch.ones(1, 1), spread=1.0, attribute=0)
+    step, response = calibrate(GlassesTrial(), torch.ones(1, 1), spread=1.0, attribute=0, ladder=(1.0, 2.0, 4.0))
     assert abs(step.item() - 1.5) < 0.01 and abs(response[0] - 1) < 0.02
     # One that never goes so far is taken where it does most.
     step, response = calibrate(LinearTrial(torch.tensor([[0.1, 0.0]])), torch.tensor([[1.0, 0.0]]), 1.0, 0)
@@ -180,7 +182,7 @@ def test_calibration_takes_the_shortest_of_all_steps():
 
 
 def test_a_direction_is_shortened_until_it_is_the_same_person():
-    trial = type("Trial", (), {"distance": staticmethod(lambda offset: offset.norm().item())})
+    trial = LinearTrial(torch.zeros(1, 2))
     vector = hold_identity(trial, torch.tensor([[3.0, 4.0]]), most=6.0)
     assert 5 < 2 * vector.norm() <= 6 and torch.allclose(vector[0, 1] / vector[0, 0], torch.tensor(4 / 3))
     assert torch.equal(hold_identity(trial, vector, most=6.0), vector)

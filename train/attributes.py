@@ -1,7 +1,7 @@
 r"""Pictures of heads -> attributes, head features and camera: the classifier that edits are judged by.
 
     python -m train.attributes --data dataset/heads --photos dataset/photos --labels fairface_label_train.csv \
-        --weights weights/faces --held-out dataset/heldout --lite0 lite0.safetensors --out runs/attributes \
+        --weights weights/faces --held-out dataset/heldout --body lite0.safetensors --out runs/attributes \
         --minutes 30
 
 One small network (EfficientNet-Lite0, or an IR-SE from nothing) learns from real photos (age and sex from FairFace's
@@ -84,14 +84,14 @@ def train(args: argparse.Namespace) -> None:
         input_size=args.size,
         units=tuple(args.units),
         depths=tuple(args.depths),
-        pool=4 if args.lite0 else args.size // 32,  # the side of what the body gives
+        pool=4 if args.body else args.size // 32,  # the side of what the body gives
         embedding_size=args.embedding,
         attribute_names=tuple(names),
         feature_count=features,
-        backbone="lite0" if args.lite0 else "irse",
+        backbone="lite0" if args.body else "irse",
     )
-    if args.lite0:
-        reader.body.load_state_dict(EfficientNetLite0.load(args.lite0).state_dict())
+    if args.body:
+        reader.body.load_state_dict(EfficientNetLite0.load(args.body).state_dict())
     reader.to(device)
     optimizer = torch.optim.AdamW(reader.parameters(), args.rate, weight_decay=0.01)
     parts = {"reader": reader, "optimizer": optimizer}
@@ -100,7 +100,7 @@ def train(args: argparse.Namespace) -> None:
         state = checkpoint.load(out / "checkpoint.pt", parts, rng=rng, device=device)
         draws.set_state(state["notes"]["draws"])
         print(f"Resumed {out / 'checkpoint.pt'} at step {state['step']}.")
-    elif args.lite0:
+    elif args.body:
         fit_heads(reader, lambda: draw_batch(args.batch, people, pictures, heads, rng, draws), args.seen, draws)
     precision = settle(args.precision, reader, torch.zeros(args.batch, 3, args.size, args.size, device=device))
 
@@ -120,7 +120,7 @@ def train(args: argparse.Namespace) -> None:
         for group in optimizer.param_groups:
             group["lr"] = cosine_rate(progress.share, args.rate)
         reader.train()
-        if args.lite0:
+        if args.body:
             reader.body.eval()  # its statistics are of many more pictures than there is time for
         batch = draw_batch(args.batch, people, pictures, heads, rng, draws)
         batch = Examples(*(column.to(device) for column in batch))
@@ -185,7 +185,11 @@ def fit_heads(reader: HeadReader, draw: Callable[[], Examples], count: int, draw
             seen.append(reader.see(batch.images.to(reader.device)).half().cpu())
             known.append(batch._replace(images=torch.zeros(len(batch.images), 0)))  # no longer needed
             bar.update(len(batch.images))
-    seen, known = torch.cat(seen), join(known)
+    learn_heads(reader, torch.cat(seen), join(known), draws)
+
+
+def learn_heads(reader: HeadReader, seen: Tensor, known: Examples, draws: torch.Generator) -> None:
+    """The layers after the body, from what it saw of pictures [n,K] and what is known of them."""
     parameters = [p for name, p in reader.named_parameters() if not name.startswith("body.")]
     optimizer = torch.optim.AdamW(parameters, HEADS_RATE, weight_decay=0.05)
     reader.output_layer.train()
@@ -295,9 +299,9 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True, help="folder for the checkpoint, the network and its report")
     parser.add_argument("--held-out", help="another folder of rendered heads, for the report")
     parser.add_argument("--reconstructions", type=int, default=1000, help="inverted photos to learn from too")
-    parser.add_argument("--lite0", help="EfficientNet-Lite0's weights (safetensors), to start from; default: nothing")
+    parser.add_argument("--body", help="EfficientNet-Lite0's weights (safetensors), to start from; default: nothing")
     parser.add_argument(
-        "--seen", type=int, default=24000, help="pictures from which, with --lite0, the heads learn first"
+        "--seen", type=int, default=24000, help="pictures from which, with --body, the heads learn first"
     )
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--size", type=int, default=112, help="side of the pictures read")

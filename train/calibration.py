@@ -1,6 +1,8 @@
 """Unit directions -> calibrated ones: heads are edited, rendered and classified again, which tells how far strength 1
 goes (one standard deviation of the attribute's logit over the photos) and what else the edit drags along."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,8 +14,8 @@ from train.batches import READ_RAYS, render_views
 from train.precision import Precision, autocast
 
 
-LADDER = (0.3, 0.6, 1.0, 1.5, 2.0, 3.0)  # steps tried, in spreads of the latents; longer ones leave the manifold
-PURE_LADDER = (0.5, 0.75, 1.0, 1.25, 1.5)  # of a direction that was calibrated before something was taken out of it
+LADDER = (0.4, 0.8, 1.5)  # steps tried, in spreads of the latents; longer ones leave the manifold
+PURE_LADDER = (1.0, 1.4)  # of a direction that was calibrated before something was taken out of it
 # Attributes that go together by definition: their labels share a cause, so moving one without the other is
 # meaningless.
 ALLIED = (
@@ -45,6 +47,13 @@ ALLIED = (
 )
 
 
+class Effect(NamedTuple):
+    """What an offset of w does to heads."""
+
+    response: Tensor  # [A] mean change of each logit, in standard deviations
+    distance: float  # mean distance of dlib's network between before and after; 0 where nobody tells people apart
+
+
 class EditTrial:
     """A few heads that are edited, rendered and read again."""
 
@@ -61,26 +70,21 @@ class EditTrial:
         self.generator, self.reader, self.ws, self.sigma, self.precision = generator, reader, ws, sigma, precision
         self.cameras = generator.frontal_camera().expand(len(ws), -1).cpu() if cameras is None else cameras
         self.identity = identity
-        self.images = self.render(ws)
-        self.before = read_images(reader, self.images).logits  # [M,A]
+        self.logits, self.people = self.read(ws)
 
     @torch.no_grad()
-    def render(self, ws: Tensor) -> Tensor:
+    def read(self, ws: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [m,A] and dlib's embeddings [m,128] of the first m heads, seen from their cameras with these w."""
         with autocast(self.generator.device, self.precision):
-            return render_views(self.generator, ws, self.cameras[: len(ws)], READ_RAYS)
+            images = render_views(self.generator, ws, self.cameras[: len(ws)], READ_RAYS)
+        people = self.identity(images.to(self.identity.device)).cpu() if self.identity else torch.zeros(len(ws), 1)
+        return read_images(self.reader, images).logits, people
 
-    def response(self, offset: Tensor, heads: int | None = None) -> Tensor:
-        """Mean change of each logit [A], in standard deviations, when the heads (or the first few) move by `offset`
-        [num_ws,w_dim]."""
-        images = self.render(self.ws[:heads] + offset)
-        return ((read_images(self.reader, images).logits - self.before[: len(images)]) / self.sigma).mean(0)
-
-    @torch.no_grad()
-    def distance(self, offset: Tensor) -> float:
-        """Mean distance of dlib's network between the heads before and after."""
-        after = self.render(self.ws + offset)
-        first, second = (self.identity(images.to(self.identity.device)) for images in (self.images, after))
-        return (first - second).norm(dim=1).mean().item()
+    def effect(self, offset: Tensor, heads: int | None = None) -> Effect:
+        """Of moving the heads (or the first few) by `offset` [num_ws,w_dim]."""
+        logits, people = self.read(self.ws[:heads] + offset)
+        response = ((logits - self.logits[: len(logits)]) / self.sigma).mean(0)
+        return Effect(response, (people - self.people[: len(people)]).norm(dim=1).mean().item())
 
 
 def calibrate(
@@ -95,26 +99,28 @@ def calibrate(
     the response to it [A]; of those on the ladder the most effective, where none goes so far.
 
     The ladder is climbed from below: glasses, once there, move the logit no further, but longer steps ruin them."""
-    below, gain_below = 0.0, 0.0
-    best, best_gain, best_response = 0.0, -np.inf, None
+    below = torch.zeros(len(trial.sigma))
+    best, best_gain, best_response, low = 0.0, -np.inf, below, 0.0
     for spreads in ladder:
-        response = trial.response(spreads * spread * unit)
-        gain = sign * response[attribute].item()
+        response = trial.effect(spreads * spread * unit).response
+        gain, gain_below = (sign * one[attribute].item() for one in (response, below))
         if gain >= 1:
-            step = below + (spreads - below) * (1 - gain_below) / (gain - gain_below)
-            return step * spread * unit, trial.response(step * spread * unit)
+            share = (1 - gain_below) / (gain - gain_below)
+            return (low + share * (spreads - low)) * spread * unit, below + share * (response - below)
         if gain > best_gain:
             best, best_gain, best_response = spreads, gain, response
-        below, gain_below = spreads, gain
+        below, low = response, spreads
     return best * spread * unit, best_response
 
 
 def hold_identity(trial: EditTrial, vector: Tensor, most: float) -> Tensor:
     """The direction, shortened until strength 2 leaves the heads no further than `most` from whom they were."""
-    for _ in range(12):
-        if trial.distance(2 * vector) <= most:
+    for _ in range(4):
+        distance = trial.effect(2 * vector).distance
+        if distance <= most:
             break
-        vector = 0.87 * vector
+        # The distance grows a little slower than the step.
+        vector = vector * max(0.5, 0.95 * most / distance)
     return vector
 
 

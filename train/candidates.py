@@ -23,8 +23,8 @@ AGAINST = {"Gray_Hair": "Black_Hair", "Bags_Under_Eyes": "Black_Hair"}
 # young and smiling as those without it.
 BALANCED = ("Male", "Young", "Smiling")
 LEAST_KNOWN = 100  # labels below which the classifier's scores are the better guide
-# Strength 1 in lengths of a pair's offset, at most: beyond, eyeglasses turn dark and beards into masks.
-PAIR_LADDER = (0.15, 0.25, 0.35, 0.5, 0.7)
+# Strength 1 in lengths of a pair's offset. What is seen at once, such as eyeglasses, has its standard deviation early.
+PAIR_LADDER = (0.25, 0.6, 1.4)
 
 
 @dataclass
@@ -132,11 +132,8 @@ def fit_planes(
 
 
 def from_planes(manifold: Manifold, planes: list[Boundary], sign: int, plain: bool, origin: str) -> list[Candidate]:
-    """Strong regularisation joins the class means, weak finds the thinnest wall between them, the pattern is what
-    shows of it: which of them edits most cleanly is measured, not guessed."""
+    """What shows of the best plane: its pattern, and the way between the means. (Its normal is `--plain`'s; of latents
+    with as few axes as an encoder's it mostly cancels what else varies.)"""
     best = max(planes, key=lambda plane: plane.accuracy)
-    units = [(best, best.normal)]
-    if not plain:
-        units = [(plane, plane.normal) for plane in planes]
-        units += [(best, best.pattern), (best, best.offset / np.linalg.norm(best.offset))]
-    return [Candidate(sign * unit, float(manifold.along(unit).std()), LADDER, origin, plane) for plane, unit in units]
+    units = [best.normal] if plain else [best.pattern, best.offset / np.linalg.norm(best.offset)]
+    return [Candidate(sign * unit, float(manifold.along(unit).std()), LADDER, origin, best) for unit in units]

@@ -46,7 +46,7 @@ from train.precision import Precision, settle
 from train.real_photos import RealPhotos
 
 
-SCREENED = 4  # heads on which the candidates for one attribute are compared
+SCREENED = 3  # heads on which the candidates for one attribute are compared
 JUDGED_STRENGTH = 2.0
 # How far, in dlib's distance, strength 2 may lead from the person: on two photos of one person it is .26, of strangers
 # .8; below .6 dlib calls two faces the same. Expressions, colours and things worn leave the person alone; age, sex,
@@ -120,7 +120,7 @@ def classified(
         for candidate in found if len(found) > 1 else []:
             # Each at about the length that it would be used with: of what moves as much, the cleanest is taken.
             unit = torch.from_numpy(candidate.unit).float()
-            response = trial.response(candidate.ladder[-2] * candidate.spread * unit, SCREENED)
+            response = trial.effect(candidate.ladder[1] * candidate.spread * unit, SCREENED).response
             gain = attribute.sign * response[column].item()
             tried.append((min(gain, 0.8), -dependency(response, column)))
         best = candidates[key][max(range(len(tried)), key=tried.__getitem__)] if tried else found[0]
@@ -209,12 +209,12 @@ def judged(judge: EditTrial, vector: Tensor, column: int, sign: int) -> dict[str
     """What strengths of 2 and -2 do: AA, AD, dlib's distance from the person."""
     figures = {}
     for side, strength in (("plus", JUDGED_STRENGTH), ("minus", -JUDGED_STRENGTH)):
-        response = judge.response(strength * vector)
+        response, distance = judge.effect(strength * vector)
         others = torch.arange(len(response)) != column
         figures[f"aa_{side}"] = round(np.sign(strength) * sign * response[column].item(), 3)
         figures[f"ad_{side}"] = round(response[others].abs().mean().item(), 3)
         if judge.identity:
-            figures[f"distance_{side}"] = round(judge.distance(strength * vector), 3)
+            figures[f"distance_{side}"] = round(distance, 3)
     return figures
 
 
@@ -315,7 +315,7 @@ def main(words: list[str] | None = None) -> int:
         "--costs", type=float, nargs="+", default=(0.1, 10.0),
         help="the SVM's C over the number of latents; of several, the one whose edits are cleanest is taken",
     )  # fmt: skip
-    parser.add_argument("--heads", type=int, default=16, help="heads that are edited and rendered to calibrate")
+    parser.add_argument("--heads", type=int, default=8, help="heads that are edited and rendered to calibrate")
     parser.add_argument(
         "--plain", action="store_true",
         help="the paper's protocol and no more: the most accurate normals, not screened, nothing taken out",

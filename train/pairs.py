@@ -147,10 +147,10 @@ def painted(head: Head, rng: Draw) -> tuple[Head, Head]:
 def made_up(head: Head, rng: Draw) -> tuple[Head, Head]:
     """Eyes, lips and cheeks with make-up and without."""
     bare, lips = painted(head, rng)
-    shadow = np.array([0.25, 0.16, 0.14]) + rng.random() * np.array([0.05, 0.09, 0.28])
+    shadow = np.array([0.35, 0.22, 0.20]) + rng.random() * np.array([0.1, 0.1, 0.3])
     return (
-        dataclasses.replace(bare, makeup=0.0, rosy=0.2),
-        dataclasses.replace(lips, makeup=0.95, rosy=0.7, eyeshadow=shadow),
+        dataclasses.replace(bare, makeup=0.0, rosy=0.1),
+        dataclasses.replace(lips, makeup=0.6, rosy=0.8, eyeshadow=shadow),
     )
 
 

@@ -68,15 +68,6 @@ STAGES = (
         steps=995,
     ),
     Stage(
-        "python -m train.attributes --data dataset/heads --held-out dataset/heldout --out runs/attributes \\\n"
-        "    --minutes 80",
-        "dataset/heads",
-        "runs/attributes/reader: classifier, pose estimator, first body of the encoder",
-        80,
-        tflop=4698 * 48 * 3 * 0.43e-3,
-        steps=4698,
-    ),
-    Stage(
         "python -m train.encoder --data dataset/heads --generator runs/generator/generator \\\n"
         "    --reader runs/attributes/reader --out runs/encoder --minutes 227",
         "generator, reader",
@@ -94,22 +85,38 @@ STAGES = (
         0.1,
     ),
     Stage(
-        "python -m train.manifold --weights weights/faces --reader runs/attributes/reader --data dataset/heads \\\n"
-        "    --out runs/latents.npz --heads 3000",
-        "weights/faces, reader, dataset/heads",
-        "runs/latents.npz: the inversion manifold, labelled",
-        1,
-        tflop=3000 * 0.86e-3,
-        steps=94,
+        "python -m train.attributes --data dataset/heads --photos dataset/real --labels fairface_label_train.csv \\\n"
+        "    --weights weights/faces --held-out dataset/heldout --body lite0.safetensors --out runs/attributes \\\n"
+        "    --minutes 30",
+        "dataset/heads, packed photos, FairFace's table, weights/faces, EfficientNet-Lite0's weights",
+        "runs/attributes/reader: classifier and pose estimator, that edits are judged by",
+        45,
+        tflop=24000 * 0.14e-3 + 1500 * 48 * 3 * 0.07e-3,
+        steps=3000,
+    ),
+    Stage(
+        "python -m train.manifold --weights weights/faces --reader runs/attributes/reader --data dataset/real \\\n"
+        "    --labels fairface_label_train.csv --out runs/latents.npz",
+        "weights/faces, reader, packed photos, FairFace's table",
+        "runs/latents.npz: the inversion manifold, labelled where anything is known",
+        24,
+        tflop=15000 * 0.93e-3,
+        steps=470,
+    ),
+    Stage(
+        "python -m train.pairs --source heads_source.npz --weights weights/faces --out runs/pairs.npz",
+        "heads_source.npz, weights/faces",
+        "runs/pairs.npz: what a head gets with glasses, a beard, grey hair ...",
+        10,
     ),
     Stage(
         "python -m train.directions --weights weights/faces --reader runs/attributes/reader \\\n"
-        "    --latents runs/latents.npz --out runs/directions --heads 12 --least-altering 0.9",
-        "weights/faces, reader, latents",
+        "    --latents runs/latents.npz --pairs runs/pairs.npz --photos dataset/real --out runs/directions",
+        "weights/faces, reader, latents, pairs, packed photos",
         "runs/directions and directions.json",
-        4,
-        tflop=1900 * 4.3e-3,
-        steps=250,
+        10,
+        tflop=2600 * 4.3e-3,
+        steps=700,
     ),
     Stage(
         "python -m train.bundle --directions runs/directions --out weights/faces",
@@ -163,7 +170,8 @@ ASIDE = (
         "python -m train.manifold --weights weights/faces --reader runs/attributes/reader --samples 3000 \\\n"
         "    --data dataset/heads --out runs/origin.npz\n"
         "python -m train.directions --weights weights/faces --reader runs/attributes/reader \\\n"
-        "    --latents runs/origin.npz --out runs/origin --heads 12 --least-accuracy 0 --least-altering 0\n"
+        "    --latents runs/origin.npz --photos dataset/real --least-accuracy 0 --least-altering -9 \\\n"
+        "    --out runs/origin\n"
         "python -m train.evaluate ... --origin runs/origin --seeds 0 1",
         "as for manifold, directions and evaluate",
         "directions of the original space, compared with ours (Table 5)",
