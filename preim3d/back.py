@@ -6,7 +6,10 @@ principal components, how much of each being read off w linearly (`python -m tra
 is round and closed, and an edit of w reaches the back too. It is stitched to the front along `back_share`.
 """
 
+from itertools import product
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .renderer import weighted_rows
@@ -22,10 +25,12 @@ EDGE, BLEND = -0.04, 0.08
 RISE_FROM, RISE = 0.14, 10.0
 
 # How far, across and up, a colour of the front's at the seam is carried to the back; how near the surface it is read.
-CARRY = 0.06
+CARRY = 0.05
 SEAM_DEPTH = 0.035
+HAIR_ABOVE = 0.12
 
 BUST = 0.36, -0.355  # radius and bottom of the upright cylinder that synthetic heads end at, and so do meshes
+THIN_DENSITY = -2.0  # raw: less than this is nothing, a cell of it holding back two thousandths of the light
 STEEPNESS = 2500.0  # raw density per unit of distance
 LEAST_DENSITY, MOST_DENSITY = -20.0, 150.0  # raw; the least also stands where no head has ever been
 
@@ -49,7 +54,8 @@ class Back(nn.Module):
         self.register_buffer("distance", torch.zeros(1 + shape_components, *grid))
         self.register_buffer("color", torch.zeros(1 + color_components, 3, *grid))
         self.register_buffer("lift", torch.zeros(4, channels - 3))  # RGB, 1 -> the other colours of the field
-        self.register_buffer("hull", torch.ones(grid))  # 1 where a head can be
+        # 1 where a head can be, which is not in the outermost cells.
+        self.register_buffer("hull", F.pad(torch.ones(3 * (CELLS - 2,)), 6 * (1,)))
 
     def components(self, ws: Tensor) -> Tensor:
         """ws [B, num_ws, w_dim] -> how much of each component [B, K], in its spreads: those of shape, then colour."""
@@ -62,12 +68,22 @@ class Back(nn.Module):
         rgb = self.color[0] + torch.einsum("bk,kcxyz->bcxyz", color, self.color[1:])
         return torch.cat([distance[:, None], rgb], 1).permute(0, 2, 3, 4, 1).contiguous()
 
+    def middles(self) -> Tensor:
+        """The cells' middles [P, 3], z fastest."""
+        axis = ((torch.arange(CELLS, device=self.hull.device) + 0.5) / CELLS - 0.5) * BOX
+        return torch.cartesian_prod(axis, axis, axis)
+
     def seam(self) -> Tensor:
         """The cells' middles [P, 3] where front and back meet."""
-        axis = ((torch.arange(CELLS, device=self.hull.device) + 0.5) / CELLS - 0.5) * BOX
-        points = torch.cartesian_prod(axis, axis, axis)
+        points = self.middles()
         share = back_share(points)
         return points[(share > 0) & (share < 1) & (self.hull.flatten() > 0)]
+
+    def near_matter(self, density: Tensor) -> Tensor:
+        """Raw density [B, P] at the cells' middles -> [B, CELLS, CELLS, CELLS] bool: where a head has matter, or a
+        neighbour of the cell has."""
+        matter = (density > THIN_DENSITY).float().view(-1, 1, *self.hull.shape)
+        return (F.max_pool3d(matter, 3, stride=1, padding=1)[:, 0] > 0) & (self.hull > 0)
 
     def match_colors(
         self,
@@ -84,11 +100,12 @@ class Back(nn.Module):
         weight = (1 - ours[..., :1].abs() / SEAM_DEPTH).clamp(min=0) * (density / level).clamp(0, 1)
         axis = ((torch.arange(CELLS, device=grid.device) + 0.5) / CELLS - 0.5) * BOX
         x, y = (torch.exp(-((axis[:, None] - seam[:, i]) / CARRY).square() / 2) for i in (0, 1))  # [CELLS, P]
-        carried = torch.einsum("xp,yp,bpc->bxyc", x, y, torch.cat([weight * (rgb - ours[..., 1:]), weight], -1))
-        # Far from the seam, the mean difference.
-        mean = carried.sum((1, 2), keepdim=True)
-        mean = mean[..., :3] / (mean[..., 3:] + 1e-3)
-        offset = (carried[..., :3] + 0.05 * mean) / (carried[..., 3:] + 0.05)
+        differences = torch.cat([weight * (rgb - ours[..., 1:]), weight], -1)  # [B, P, 4]
+        carried = torch.einsum("xp,yp,bpc->bxyc", x, y, differences)
+        # Far from the seam it is hair, whose difference is that at the top.
+        hair = differences[:, seam[:, 1] > HAIR_ABOVE].sum(1)[:, None, None]
+        hair = hair[..., :3] / (hair[..., 3:] + 1e-3)
+        offset = (carried[..., :3] + hair) / (carried[..., 3:] + 1)
         return torch.cat([grid[..., :1], grid[..., 1:] + offset[:, :, :, None]], -1)
 
     def read(
@@ -103,25 +120,23 @@ class Back(nn.Module):
         low = position.floor().clamp(0, CELLS - 2)
         high_weight = (position - low).clamp(0, 1).unbind(-1)
         low = low.int().unbind(-1)
+        ends = [(1 - weight, weight) for weight in high_weight]
         rows, weights = [], []
-        for x in (0, 1):
-            for y in (0, 1):
-                for z in (0, 1):
-                    row = ((head.int() * CELLS + low[0] + x) * CELLS + low[1] + y) * CELLS + low[2] + z
-                    rows.append(row)
-                    ends = ((w if end else 1 - w) for w, end in zip(high_weight, (x, y, z)))
-                    weights.append(torch.stack(list(ends)).prod(0))
+        for x, y in product((0, 1), (0, 1)):
+            start = ((head.int() * CELLS + low[0] + x) * CELLS + low[1] + y) * CELLS + low[2]
+            weight = ends[0][x] * ends[1][y]
+            rows += [start, start + 1]
+            weights += [weight * ends[2][0], weight * ends[2][1]]
         values = weighted_rows(grid.flatten(0, 3), torch.stack(rows, -1), torch.stack(weights, -1))
         density = (level + STEEPNESS * values[:, :1]).clamp(LEAST_DENSITY, MOST_DENSITY)
         rgb = values[:, 1:]
         return density, torch.cat([rgb, rgb @ self.lift[:3] + self.lift[3]], 1).clamp(0, 1)
 
-    def in_hull(self, points: Tensor) -> Tensor:
-        """Can a head be at the points [..., 3]? [...] bool"""
-        cell = ((points / BOX + 0.5) * CELLS).floor()
-        inside = ((cell >= 0) & (cell < CELLS)).all(-1)
-        x, y, z = cell.clamp(0, CELLS - 1).long().unbind(-1)
-        return inside & (self.hull.view(-1)[(x * CELLS + y) * CELLS + z] > 0)
+    def in_cells(self, cells: Tensor, points: Tensor, head: Tensor) -> Tensor:
+        """What cells [B, CELLS, CELLS, CELLS] (bool) say of points [N, 3] of heads [N]: [N] bool, false outside."""
+        # The outermost cells are empty, and stand for all beyond.
+        x, y, z = ((points + BOX / 2) * (CELLS / BOX)).clamp(0, CELLS - 1).int().unbind(-1)
+        return cells.flatten()[((head * CELLS + x) * CELLS + y) * CELLS + z]
 
 
 def back_share(points: Tensor) -> Tensor:

@@ -49,6 +49,7 @@ class StitchedPlanes(NamedTuple):
 
     front: Tensor  # [B, 3, C, R, R]
     back: Tensor  # [B, cells, cells, cells, 4]
+    near: Tensor  # [B, cells, cells, cells] bool: where anything is read at all
 
 
 Planes = Tensor | StitchedPlanes  # a plain tensor [B, 3, C, R, R] where the generator has no back
@@ -211,7 +212,10 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         features = sample_planes(planes, seam.expand(len(ws), -1, -1), self.config.box_warp, self.config.plane_axes)
         density, color = self.decoder(features)
         back = self.back.match_colors(self.back(ws), seam, density, color[..., :3], self.config.surface_density)
-        return StitchedPlanes(planes, back)
+        stitched = StitchedPlanes(planes, back, (self.back.hull > 0).expand(len(ws), -1, -1, -1))
+        with torch.no_grad():
+            density = self.density(stitched, self.back.middles().expand(len(ws), -1, -1))
+        return stitched._replace(near=self.back.near_matter(density))
 
     def decode(
         self,
@@ -285,8 +289,8 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         head: Tensor,  # [N] which of the planes' heads each belongs to
         of_front: Callable[[Tensor], tuple[Tensor, ...]],  # places among the points -> density and, if wanted, colour
     ) -> tuple[Tensor, ...]:
-        """The field at the points: the front's, the back's, or both in shares; nothing beyond the hull."""
-        inside, share = self.back.in_hull(points), back_share(points)
+        """The field at the points: the front's, the back's, or both in shares; nothing where there is none near."""
+        inside, share = self.back.in_cells(planes.near, points, head), back_share(points)
         front, back = (torch.nonzero(inside & there).squeeze(1) for there in (share < 1, share > 0))
         share, level = share[:, None], self.config.surface_density
         fields = zip(

@@ -91,6 +91,21 @@ def surface(mesh: Mesh) -> trimesh.Trimesh:
 # Invariants.
 
 
+def test_a_bust_is_cut_to_a_cylinder_and_closed():
+    def slab(points):  # wider than the cylinder, and down through its bottom
+        x, y, z = points.unbind(-1)
+        return from_distance(torch.minimum(0.1 - (y + 0.3).abs(), torch.full_like(y, 0.1)))
+
+    mesh = extract_mesh(
+        on_grid(slab), position_color, box_size=BOX, level=LEVEL, resolution=64, faces=200_000, bust=(0.3, -0.33)
+    )
+    solid = surface(mesh)
+    assert solid.is_watertight and solid.euler_number == 2
+    assert solid.volume == pytest.approx(np.pi * 0.3**2 * 0.13, rel=0.04)  # its edges are bevelled
+    assert np.abs(np.hypot(mesh.vertices[:, 0], mesh.vertices[:, 2]).max() - 0.3) < 0.003
+    assert mesh.vertices[:, 1].min() == pytest.approx(-0.33, abs=3e-3)
+
+
 @pytest.mark.parametrize(
     "field, euler, volume",
     [

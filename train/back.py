@@ -249,7 +249,8 @@ def fit(
     solid = torch.from_numpy(carved.distance > -BOX / CELLS).any(0)
     solid |= solid.flip(0)  # heads lean either way
     width = 2 * MARGIN_CELLS + 1
-    back.hull.copy_(F.max_pool3d(solid[None].float(), width, stride=1, padding=MARGIN_CELLS)[0])
+    hull = F.max_pool3d(solid[None].float(), width, stride=1, padding=MARGIN_CELLS)[0]
+    back.hull.copy_(F.pad(hull[1:-1, 1:-1, 1:-1], 6 * (1,)))
     return report
 
 

@@ -77,6 +77,13 @@ STAGES = (
         steps=7950,
     ),
     Stage(
+        "python -m train.back --source heads_source.npz --data dataset/heads --photos photos \\\n"
+        "    --generator runs/generator/generator --encoder runs/encoder/encoder --out runs/back/generator",
+        "generator, encoder, heads_source.npz, dataset/heads, photos",
+        "runs/back/generator: the generator with a back, for train.bundle in place of the one without",
+        10,
+    ),
+    Stage(
         "python -m train.bundle --generator runs/generator/generator --encoder runs/encoder/encoder \\\n"
         "    --landmarks runs/landmarks/networks --identity dlib_face.safetensors --reader runs/attributes/reader \\\n"
         "    --out weights/faces",
