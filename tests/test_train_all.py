@@ -110,7 +110,7 @@ def made(tmp_path_factory):
         pack_faces(at / "people", 16)
         patch.setattr("train.inversion_figures.DESCENT_STEPS", 2)
         stage(
-            evaluate, *known, "--data", at / "people", "--perceptual", at / "lite0.safetensors",
+            evaluate, *known, "--data", at / "people", "--lite0", at / "lite0.safetensors",
             "--identity", at / "dlib", "--mesh", at / "landmarks" / "networks" / "mesh", "--origin", at / "origin",
             "--fid-photos", 6, "--origin-photos", 4, "--edited", 2, "--optimised", 1,
             "--sheets", at / "sheets", "--out", weights / "evaluation.json",

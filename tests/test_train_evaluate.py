@@ -193,7 +193,7 @@ def networks(tmp_path_factory, reader):
     reader.save_pretrained(folder / "reader")
     return {
         "--reader": folder / "reader", "--identity": folder / "identity", "--mesh": folder / "mesh",
-        "--perceptual": folder / "lite0.safetensors",
+        "--lite0": folder / "lite0.safetensors",
     }  # fmt: skip
 
 
@@ -336,7 +336,7 @@ def test_descent_finds_the_latent_of_a_picture(networks):
         with torch.no_grad():
             return (generator.render(generator.planes(ws), camera, ws).image - image).square().mean().item()
 
-    network, everywhere = EfficientNetLite0.load(networks["--perceptual"]), torch.ones(1, 1, 32, 32)
+    network, everywhere = EfficientNetLite0.load(networks["--lite0"]), torch.ones(1, 1, 32, 32)
     found = optimise_latent(generator, network, image, everywhere, camera, steps=25)
     assert found.shape == w.shape and error(found) < 0.3 * error(mean)
 

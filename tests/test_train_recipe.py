@@ -27,7 +27,7 @@ def test_a_command_has_options_that_exist(words):
     name = words[2].removeprefix("train.")
     sources = ROOT / "train" / (f"{name}/__main__.py" if name == "heads" else f"{name}.py"), ROOT / "train/options.py"
     # Read, not run: importing every stage anew would take minutes.
-    known = set(re.findall(r'"(--[a-z][a-z-]*)"', "".join(path.read_text() for path in sources)))
+    known = set(re.findall(r'"(--[a-z][a-z0-9-]*)"', "".join(path.read_text() for path in sources)))
     assert {word for word in words if word.startswith("--")} <= known
 
 

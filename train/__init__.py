@@ -1,8 +1,9 @@
 """Makes weights/faces again, from nothing. Imports preim3d; never the other way.
 
-    z ── heads ──> renders ──┬── generator ───────────────┐
-                             ├── attributes ──> encoder ──┴──> manifold ──> directions ──> bundle ──> evaluate
-                             └── landmarks
+    z ── heads ──> renders ──┬─────────────────────────┬── pairs ────────────┐
+                             ├── faces ── sharpen ── back ── manifold ── directions ──> bundle ──> evaluate
+    photos ──> crops, poses ─┼── landmarks                          │
+                             └── attributes ────────────────────────┘
 
 `python -m train` prints the recipe: every stage, its command, what it needs, what it makes, how long it takes. Every
 stage says what it takes (`--help`), prints its losses, images/s and time left, saves its state whole or not at all

@@ -2,7 +2,7 @@ r"""Held-out photos -> evaluation.json, tables shaped like the paper's, contact 
 directions are.
 
     python -m train.evaluate --weights weights/faces --data photos --reader weights/reader \
-        --perceptual efficientnet_lite0_blocks0-10.safetensors --out weights/faces/evaluation.json --sheets sheets
+        --lite0 efficientnet_lite0_blocks0-10.safetensors --out weights/faces/evaluation.json --sheets sheets
     python -m train.evaluate ... --seeds 0 1 --origin weights/faces/origin_directions --before first.json \
         --bench bench.json --compare "w/o ATS=runs/photos_only/encoder"
 
@@ -111,7 +111,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--data", required=True, help="folder of packed photos (`python -m train.photos`)")
     parser.add_argument("--reader", required=True, help="folder made by `python -m train.attributes` (OUT/reader)")
     parser.add_argument(
-        "--perceptual", required=True, help="EfficientNet-Lite0's first blocks as safetensors (see train.perceptual)"
+        "--lite0", required=True, help="EfficientNet-Lite0's first blocks as safetensors (see train.perceptual)"
     )
     parser.add_argument("--identity", help="folder of `train.identity_weights`; default: that of the weights")
     parser.add_argument(

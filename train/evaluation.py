@@ -49,7 +49,7 @@ class Evaluation:
         self.compared = {name: component(PortraitEncoder, folder) for name, folder in args.compare}
         self.reader = component(HeadReader, Path(args.reader))
         self.mesh = component(FaceMesh, Path(args.mesh or weights / "landmarks" / "mesh"))
-        self.perceptual = perceptual_network(args.perceptual).to(device)
+        self.perceptual = perceptual_network(args.lite0).to(device)
         self.fid_network = torch.jit.load(args.fid_network, device) if args.fid_network else None
 
         self.subjects = Subjects(args.data, args.labels, args.photos, args.fid_photos, args.group_photos, self.rng)

