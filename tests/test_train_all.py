@@ -77,7 +77,6 @@ def made(tmp_path_factory):
         single = ("--precision", "float32")
         small = ("--size", 32, "--depths", 16, 16, 16, 16, "--units", 1, 1, 1, 1, "--embedding", 16)
         reader = at / "attributes" / "reader"
-        stage(attributes, *quick, *single, *small, "--held-out", held_out, "--out", at / "attributes")
         for one_in in (1, 10**9):  # the portrait held out, and not
             stage(
                 photos, at / "photos", "--out", at / "packed" / str(one_in), "--processes", 1, "--held-one-in", one_in,
@@ -100,6 +99,11 @@ def made(tmp_path_factory):
         )  # fmt: skip
         parts = ("--generator", at / "sharpen" / "generator", "--encoder", at / "faces" / "encoder")
         stage(bundle, *parts, "--landmarks", LANDMARKS, "--out", weights)
+        pack_faces(at / "people", 16)
+        stage(
+            attributes, *quick, *single, *small, "--photos", at / "people", "--weights", weights,
+            "--reconstructions", 4, "--held-out", held_out, "--out", at / "attributes",
+        )  # fmt: skip
         known = ("--weights", weights, "--reader", reader, "--threads", 1)
         lax = ("--heads", 2, "--costs", 1, "--least-accuracy", 0, "--least-auc", 0, "--least-altering", -99)
         stage(manifold, *known, "--data", data, "--out", at / "latents.npz")
@@ -107,7 +111,6 @@ def made(tmp_path_factory):
         stage(bundle, "--directions", at / "directions", "--out", weights)
         stage(manifold, *known, "--data", data, "--samples", 16, "--out", at / "origin.npz")
         stage(directions, *known, "--latents", at / "origin.npz", "--out", at / "origin", *lax)
-        pack_faces(at / "people", 16)
         patch.setattr("train.inversion_figures.DESCENT_STEPS", 2)
         stage(
             evaluate, *known, "--data", at / "people", "--lite0", at / "lite0.safetensors",
