@@ -31,7 +31,7 @@ HAIR_ABOVE = 0.12
 TRUST = 0.1  # in what w says of the shape, against what the front's outline does
 
 BUST = 0.36, -0.355  # radius and bottom of the upright cylinder that synthetic heads end at, and so do meshes
-THIN_DENSITY = -2.0  # raw: less than this is nothing, a cell of it holding back two thousandths of the light
+THIN_DENSITY = 2.0  # raw: where no cell near has more than this, nothing is read; views then keep 60 dB
 STEEPNESS = 2500.0  # raw density per unit of distance
 LEAST_DENSITY, MOST_DENSITY = -20.0, 150.0  # raw; the least also stands where no head has ever been
 
