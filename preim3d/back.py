@@ -28,9 +28,10 @@ RISE_FROM, RISE = 0.14, 10.0
 CARRY = 0.05
 SEAM_DEPTH = 0.035
 HAIR_ABOVE = 0.12
+TRUST = 0.1  # in what w says of the shape, against what the front's outline does
 
 BUST = 0.36, -0.355  # radius and bottom of the upright cylinder that synthetic heads end at, and so do meshes
-THIN_DENSITY = -2.0  # raw: less than this is nothing, a cell of it holding back two thousandths of the light
+THIN_DENSITY = 2.0  # raw: where no cell near has more than this, nothing is read; views then keep 60 dB
 STEEPNESS = 2500.0  # raw density per unit of distance
 LEAST_DENSITY, MOST_DENSITY = -20.0, 150.0  # raw; the least also stands where no head has ever been
 
@@ -61,9 +62,34 @@ class Back(nn.Module):
         """ws [B, num_ws, w_dim] -> how much of each component [B, K], in its spreads: those of shape, then colour."""
         return self.reader(ws.flatten(1)).clamp(-LIMIT, LIMIT)
 
-    def forward(self, ws: Tensor) -> Tensor:
-        """ws [B, num_ws, w_dim] -> grid [B, CELLS, CELLS, CELLS, 4]: signed distance, RGB."""
+    def forward(
+        self,
+        ws: Tensor,  # [B, num_ws, w_dim]
+        seam: Tensor,  # [P, 3]
+        density: Tensor,  # [B, P, 1] raw, of the front at the seam
+        rgb: Tensor,  # [B, P, 3] in [0, 1], likewise
+        level: float,  # raw density at the surface
+    ) -> Tensor:
+        """Grid [B, CELLS, CELLS, CELLS, 4]: signed distance, RGB, such as fit the front at the seam."""
         shape, color = self.components(ws).split(self.counts, dim=1)
+        grid = self.grid(self.match_shape(shape, seam, density, level), color)
+        return self.match_colors(grid, seam, density, rgb, level)
+
+    def match_shape(self, shape: Tensor, seam: Tensor, density: Tensor, level: float) -> Tensor:
+        """Components of shape [B, K] that agree with the front's outline at the seam, as near to those given as that
+        lets them be: hair as long and as full as in the photo."""
+        mean, components = self.distance[:, *cells_of(seam)].split([1, len(self.distance) - 1])  # [1, P], [K, P]
+        wanted = ((density[..., 0] - level) / STEEPNESS).clamp(-SEAM_DEPTH, SEAM_DEPTH)
+        pull = torch.linalg.inv(components @ components.T + TRUST * torch.eye(len(components)).to(components))
+        # The front's density is no distance: where both say inside, or both outside, they agree. Hence a few steps.
+        for _ in range(4):
+            found = (mean + shape @ components).clamp(-SEAM_DEPTH, SEAM_DEPTH)
+            wrong = torch.where(wanted * found < 0, wanted - found, 0.0)
+            shape = (shape + wrong @ components.T @ pull).clamp(-LIMIT, LIMIT)
+        return shape
+
+    def grid(self, shape: Tensor, color: Tensor) -> Tensor:
+        """Components [B, K] each -> grid [B, CELLS, CELLS, CELLS, 4]: signed distance, RGB."""
         distance = self.distance[0] + torch.einsum("bk,kxyz->bxyz", shape, self.distance[1:])
         rgb = self.color[0] + torch.einsum("bk,kcxyz->bcxyz", color, self.color[1:])
         return torch.cat([distance[:, None], rgb], 1).permute(0, 2, 3, 4, 1).contiguous()
@@ -94,8 +120,7 @@ class Back(nn.Module):
         level: float,  # raw density at the surface
     ) -> Tensor:
         """The grid in the front's colours: hair and skin of the photo, which the components know only roughly."""
-        cell = ((seam / BOX + 0.5) * CELLS).long().unbind(-1)
-        ours = grid[:, cell[0], cell[1], cell[2]]  # [B, P, 4]
+        ours = grid[:, *cells_of(seam)]  # [B, P, 4]
         # Colours mean something where both fields have their surface.
         weight = (1 - ours[..., :1].abs() / SEAM_DEPTH).clamp(min=0) * (density / level).clamp(0, 1)
         axis = ((torch.arange(CELLS, device=grid.device) + 0.5) / CELLS - 0.5) * BOX
@@ -137,6 +162,11 @@ class Back(nn.Module):
         # The outermost cells are empty, and stand for all beyond.
         x, y, z = ((points + BOX / 2) * (CELLS / BOX)).clamp(0, CELLS - 1).int().unbind(-1)
         return cells.flatten()[((head * CELLS + x) * CELLS + y) * CELLS + z]
+
+
+def cells_of(points: Tensor) -> tuple[Tensor, ...]:
+    """Points [P, 3] in the box -> the x, y and z [P] of their cells."""
+    return ((points / BOX + 0.5) * CELLS).long().unbind(-1)
 
 
 def back_share(points: Tensor) -> Tensor:

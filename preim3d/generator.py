@@ -211,7 +211,7 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         seam = self.back.seam()
         features = sample_planes(planes, seam.expand(len(ws), -1, -1), self.config.box_warp, self.config.plane_axes)
         density, color = self.decoder(features)
-        back = self.back.match_colors(self.back(ws), seam, density, color[..., :3], self.config.surface_density)
+        back = self.back(ws, seam, density, color[..., :3], self.config.surface_density)
         stitched = StitchedPlanes(planes, back, (self.back.hull > 0).expand(len(ws), -1, -1, -1))
         with torch.no_grad():
             density = self.density(stitched, self.back.middles().expand(len(ws), -1, -1))

@@ -121,6 +121,17 @@ def test_colours_of_the_front_are_carried_to_the_back(network):
     torch.testing.assert_close(network.back.match_colors(grid, seam, nothing, rgb[None], 10.0), grid)
 
 
+def test_the_shape_follows_the_fronts_outline(network):
+    back = network.back
+    seam = back.seam()
+    distance = BALL + 0.03 - seam.norm(dim=-1)
+    density = (10 + STEEPNESS * distance).clamp(LEAST_DENSITY, MOST_DENSITY)[None, :, None]
+    found = back.match_shape(torch.zeros(1, 16), seam, density, 10.0)
+    assert 0.2 < found[0, 0] < 1.6  # no further than where the outlines agree
+    agreed = (10 + STEEPNESS * (distance - 0.03)).clamp(LEAST_DENSITY, MOST_DENSITY)[None, :, None]
+    assert back.match_shape(torch.zeros(1, 16), seam, agreed, 10.0).abs().max() == 0
+
+
 def test_w_reaches_front_and_back_of_views_and_both_give_gradients(network, ws):
     camera = camera_from_angles(torch.tensor([0.0, 2.8, 1.5]), 0.1)
     latent = ws.clone().requires_grad_()
@@ -228,7 +239,7 @@ def test_the_back_learns_a_family_of_balls(network, ws):
     back = Back(network.num_ws, 16, 8, shape_components=2, color_components=2).requires_grad_(False)
     report = fit(back, Carved(distance.numpy(), color.numpy()), features, w, w + 1)
     assert min(report.values()) > 0.9
-    grid = back(w + 1)  # real photos lie elsewhere
+    grid = back.grid(*back.components(w + 1).split(back.counts, 1))  # real photos lie elsewhere
     assert explained(distance, grid[..., 0]) > 0.9 and explained(color, grid[..., 1:]) > 0.9
     assert (back.hull[ball_distance() > -0.02] > 0).all()  # no head is cut
     assert 0.05 < back.hull.mean() < 0.5
