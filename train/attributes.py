@@ -37,7 +37,7 @@ from train.real_photos import RealPhotos
 
 
 SHARES = (0.5, 0.1, 0.25)  # of a batch: photos, reconstructions, photo-like renders; the rest are plain renders
-HEADS_RATE, HEADS_BATCH, HEADS_EPOCHS = 2e-3, 256, 15
+HEADS_RATE, HEADS_BATCH, HEADS_EPOCHS = 2e-3, 256, 12
 
 
 def reading_loss(reading: Reading, truth: Examples) -> dict[str, Tensor]:
@@ -301,15 +301,15 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--reconstructions", type=int, default=1000, help="inverted photos to learn from too")
     parser.add_argument("--body", help="EfficientNet-Lite0's weights (safetensors), to start from; default: nothing")
     parser.add_argument(
-        "--seen", type=int, default=24000, help="pictures from which, with --body, the heads learn first"
+        "--seen", type=int, default=28000, help="pictures from which, with --body, the heads learn first"
     )
     parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--size", type=int, default=112, help="side of the pictures read")
+    parser.add_argument("--size", type=int, default=96, help="side of the pictures read")
     parser.add_argument("--units", type=int, nargs=4, default=(2, 2, 2, 2), help="residual units of the four stages")
     parser.add_argument(
         "--depths", type=int, nargs=4, default=(32, 48, 96, 160), help="their channels, multiples of 16"
     )
-    parser.add_argument("--embedding", type=int, default=192)
+    parser.add_argument("--embedding", type=int, default=176)
     parser.add_argument("--rate", type=float, default=5e-4, help="peak learning rate")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     return run_stage("train.attributes", train, check_budget(parser, parser.parse_args(words)))

@@ -43,7 +43,7 @@ HAIR_COLOURS = {
     "blond": ([0.72, 0.56, 0.34], [0.90, 0.78, 0.56]),
     "grey": ([0.55, 0.54, 0.53], [0.78, 0.77, 0.76]),
 }
-LIPSTICKS = ([0.70, 0.10, 0.16], [0.60, 0.08, 0.22], [0.80, 0.30, 0.38])
+LIPSTICKS = ([0.70, 0.10, 0.16], [0.62, 0.07, 0.14])
 Draw = np.random.Generator
 Change = Callable[[Head, Draw], tuple[Head, Head]]  # the head without and with
 
