@@ -23,6 +23,9 @@ from preim3d.photo import PhotoError, load_photo
 
 CROP_PX = 512
 FACE_HEIGHT = 1.8  # hairline to chin, in units of the template
+# Between the mesh network's readings of a face and of its mirror image, in half crops: on real faces up to .035, on
+# hands, cups and cats that had passed for faces .08 and more.
+MAX_DISAGREEMENT = 0.06
 MIN_FACE_PX = 64  # width; the crop of such a face is 109 px wide, less than the smallest encoder input (128)
 
 
@@ -109,36 +112,36 @@ class FaceAligner:
         for faint, search_px, quarters in searches:
             turned = np.ascontiguousarray(np.rot90(pixels, quarters))
             found = self._finder.find(turned, search_px, faint)
-            if found:
-                fits = [fit_template(_turn_back(face.points_px, quarters, photo.size)) for face in found]
-                faces = [
-                    Face(points, face.confidence, angles)
-                    for face, points, angles in zip(found, *self._read_finely(pixels, fits))
-                ]
+            if not found:
+                continue
+            fits = [fit_template(_turn_back(face.points_px, quarters, photo.size)) for face in found]
+            for _ in range(2):  # in boxes that lean as the heads do
+                points, angles, disagreements, _ = self.read(pixels, fits)
+                fits = [fit_template(five) for five in points]
+            faces = [
+                Face(five, face.confidence, pair)
+                for face, five, pair, disagreement in zip(found, points, angles, disagreements)
+                if disagreement < MAX_DISAGREEMENT
+            ]
+            if faces:
                 return sorted(faces, key=lambda face: face.width_px, reverse=True)
         return []
-
-    def _read_finely(self, pixels: np.ndarray, fits: list[Fit]) -> tuple[list[np.ndarray], list[tuple[float, float]]]:
-        """Rough fits -> the faces' five points and angles, measured in boxes that lean as the heads do."""
-        for _ in range(2):
-            points, angles, _ = self.read(pixels, fits)
-            fits = [fit_template(five) for five in points]
-        return points, angles
 
     def read(
         self,
         pixels: np.ndarray,  # [H,W,3] uint8 RGB
         fits: list[Fit],
-    ) -> tuple[list[np.ndarray], list[tuple[float, float]], MeshReading]:
+    ) -> tuple[list[np.ndarray], list[tuple[float, float]], list[float], MeshReading]:
         """What the mesh network reads in the crops that `fits` give: the five points [5,2] of each in the photo, yaw
-        and nominal pitch in degrees, and all the rest in the crops."""
+        and nominal pitch in degrees, how far the readings of face and mirror image disagree (in half crops), and all
+        the rest in the crops."""
         size = self._mesh.config.input_size
         squares = [fit.crop_to_photo(CROP_SIDE, size) for fit in fits]
         boxes = np.stack([cut_box(pixels, square, size) for square in squares])  # [B,S,S,3]
-        five, angles, reading = self._mesh.read(torch.from_numpy(boxes).permute(0, 3, 1, 2))
+        five, angles, disagreement, reading = self._mesh.read(torch.from_numpy(boxes).permute(0, 3, 1, 2))
         in_box = (five.double().numpy() + 1) * size / 2
         points = [p @ square[:2, :2].T + square[:2, 2] for p, square in zip(in_box, squares)]
-        return points, [tuple(pair) for pair in angles.double().rad2deg().tolist()], reading
+        return points, [tuple(pair) for pair in angles.double().rad2deg().tolist()], disagreement.tolist(), reading
 
     def choose(self, photo: Image.Image, number: int = 0, faces: list[Face] | None = None) -> Face:
         """Face `number` of a photo, 0 the largest; `faces`, where they are known already, saves finding them again.

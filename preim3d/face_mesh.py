@@ -90,13 +90,15 @@ class FaceMesh(ModelMixin, ConfigMixin):
         return self.five @ points[..., :2]
 
     @torch.no_grad()
-    def read(self, faces: Tensor) -> tuple[Tensor, Tensor, MeshReading]:
+    def read(self, faces: Tensor) -> tuple[Tensor, Tensor, Tensor, MeshReading]:
         """Reads each face twice, as it is and mirrored: [B,3,S,S] -> five points [B,5,2] and angles [B,2], each the
-        mean of the two readings, and the first reading with the mean of both persons.
+        mean of the two readings, disagreement [B] (largest distance between the readings' five points), and the first
+        reading with the mean of both persons.
 
         Not every point of the mesh has a mirrored one in it, so its points are the first reading's alone."""
         plain, turned = (self(x) for x in (faces, faces.flip(3)))
         five = self.five_points(turned.points)[:, list(MIRRORED)] * faces.new_tensor([-1.0, 1.0])
+        disagreement = (self.five_points(plain.points) - five).norm(dim=2).amax(1)
         five = (self.five_points(plain.points) + five) / 2
         angles = (plain.angles + turned.angles * faces.new_tensor([-1.0, 1.0])) / 2
-        return five, angles, plain._replace(person=(plain.person + turned.person.flip(3)) / 2)
+        return five, angles, disagreement, plain._replace(person=(plain.person + turned.person.flip(3)) / 2)

@@ -184,7 +184,7 @@ def test_faces_that_were_missed_or_misread(aligner, name):
 
 def test_what_is_read_lies_in_the_crop(aligner, astronaut):
     face = aligner.choose(astronaut)
-    (points,), (angles,), reading = aligner.read(np.asarray(astronaut), [face.fit])
+    (points,), (angles,), _, reading = aligner.read(np.asarray(astronaut), [face.fit])
     assert np.linalg.norm(points - face.points_px, axis=1).max() < 3
     assert np.abs(np.subtract(angles, face.angles_deg)).max() < 3
     assert reading.points.shape == (1, 120, 3) and reading.points[..., :2].abs().max() < 1
@@ -256,4 +256,5 @@ def test_insightface_is_used_where_its_model_is(tmp_path):
     FaceMesh(input_size=32, widths=(4, 8, 8, 8)).save_pretrained(tmp_path / "landmarks" / "mesh")
     aligner = FaceAligner(tmp_path / "landmarks", insightface_folder=tmp_path)
     assert "insightface" in aligner.source and "non-commercial" in aligner.source
-    assert len(aligner.faces(Image.new("RGB", (640, 640)))) == 1
+    points, angles, _, _ = aligner.read(np.zeros((640, 640, 3), np.uint8), [fit_template(found.points_px)])
+    assert np.isfinite(points).all() and np.isfinite(angles).all()

@@ -82,8 +82,9 @@ def test_the_five_points_are_weighted_means(mesh):
 
 def test_a_mirrored_face_has_the_opposite_yaw(mesh):
     faces = torch.rand(2, 3, 32, 32)
-    five, angles, reading = mesh.read(faces)
-    turned_five, turned_angles, turned = mesh.read(faces.flip(3))
+    five, angles, disagreement, reading = mesh.read(faces)
+    turned_five, turned_angles, turned_disagreement, turned = mesh.read(faces.flip(3))
+    assert torch.allclose(turned_disagreement, disagreement, atol=1e-5)
     sign = torch.tensor([-1.0, 1.0])
     assert torch.allclose(turned_angles * sign, angles, atol=1e-5)
     assert torch.allclose(turned_five[:, list(MIRRORED)] * sign, five, atol=1e-5)

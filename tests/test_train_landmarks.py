@@ -206,7 +206,7 @@ def test_a_perfect_reader_is_measured_as_such(photos):
     def read(faces):
         seen = known[-1]
         person = torch.nn.functional.adaptive_avg_pool2d(seen.rgba[:, 3:], 16) - 0.5
-        return seen.five, seen.angles, landmarks.MeshReading(seen.mesh, seen.angles, person, faces)
+        return seen.five, seen.angles, None, landmarks.MeshReading(seen.mesh, seen.angles, person, faces)
 
     mesh.read = read
     report = landmarks.evaluate(mesh, Knowing(real, True, mesh.five.numpy()), 0)

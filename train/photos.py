@@ -118,7 +118,7 @@ def pack_photo(path: Path, aligner: FaceAligner) -> Packed:
         raise PhotoError(
             "outside", f"Only {100 * inside:.0f} % of the crop are photo; {100 * LEAST_INSIDE:.0f} is the least."
         )
-    _, _, reading = aligner.read(np.asarray(photo), [face.fit])
+    *_, reading = aligner.read(np.asarray(photo), [face.fit])
     mesh = (reading.points[0].numpy() + [1, 1, 0]) * CROP_PX / 2
     person = F.interpolate(reading.person.sigmoid(), (CROP_PX, CROP_PX), mode="bilinear")[0, 0].numpy()
     crop = crop_face(photo, face).resize((CROP_PX, CROP_PX), Image.Resampling.LANCZOS)
