@@ -135,6 +135,7 @@ def each_photo(
     photos: Path, names: list[str], weights: Path, processes: int, task: Callable[[Path, FaceAligner], Any]
 ) -> Iterator[tuple[str, Any]]:
     """Each name with what `task` gives of the photo, in order; with the reason where it raises PhotoError."""
+    FaceAligner(weights / "landmarks")  # here first: a pool would start anew, for ever, workers that cannot load it
     # spawn: a process forked from one whose libraries run threads may hang.
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes, _start_worker, (photos, weights, task)) as pool:
