@@ -21,6 +21,7 @@ from train.real_photos import CROP_PX, RealPhotos, inside_photo
 
 WHOLE_SHARE = 0.4  # of the photos drawn: those that show hair and shoulders too, far fewer than the others
 WINDOW_WHOLE, WINDOW_HEAD = 0.3, 0.35  # share of whole photos, and of heads, that the encoder sees through a window
+LEAST_PATCH_RAYS = 12  # a narrower patch would be all rim
 PERSON, NOBODY = 0.85, 0.12  # masks above are the person for certain, below the background
 BACKGROUND_WEIGHT = 0.25  # of certain background, which is compared with plain grey
 
@@ -136,8 +137,9 @@ class FaceBatches:
     ) -> HeadBatch:
         """The first `patches` heads keep their colours and get a patch of the final picture to match."""
         chosen = rng.choice(self.heads.ready, count)
+        patch_rays = max(self.ray_resolution // 4, LEAST_PATCH_RAYS)
         field = draw_batch(
-            [(self.heads, head) for head in chosen], rng, rays, points, patches, self.ray_resolution // 4,
+            [(self.heads, head) for head in chosen], rng, rays, points, patches, patch_rays,
             self.ray_resolution,
         )  # fmt: skip
         recolour = Recolouring.draw(count, draws).keep(patches)
