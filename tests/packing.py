@@ -38,8 +38,7 @@ def pack_faces(folder, count=40, seed=0):
         name=np.array([f"ff/{i}" for i in range(count)]),
     )  # fmt: skip
     table = folder / "labels.csv"
-    rows = (
-        f"train/{i}.jpg,{('20-29', 'more than 70', '03-Sep')[i % 3]},{('Male', 'Female')[i % 2]}" for i in range(count)
-    )
-    table.write_text("file,age,gender\n" + "\n".join(rows) + "\n")
+    ages, sexes, groups = ("20-29", "more than 70", "03-Sep"), ("Male", "Female"), ("Black", "White")
+    rows = (f"train/{i}.jpg,{ages[i % 3]},{sexes[i % 2]},{groups[i % 2]}" for i in range(count))
+    table.write_text("file,age,gender,race\n" + "\n".join(rows) + "\n")
     return smiles, table

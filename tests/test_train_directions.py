@@ -87,7 +87,14 @@ def test_grey_hair_is_learned_against_black_hair():
     def redness(names):
         unknown, options = np.full_like(logits, np.nan), Namespace(**OPTIONS)
         planes = fit_planes(
-            Manifold(w[:, None]), logits[:, 0], unknown, logits, names, ATTRIBUTES["grey_hair"], options
+            Manifold(w[:, None]),
+            logits[:, 0],
+            unknown,
+            logits,
+            np.zeros(900, int),
+            names,
+            ATTRIBUTES["grey_hair"],
+            options,
         )
         return planes[0].normal[0, 1]
 

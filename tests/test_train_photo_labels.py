@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from packing import pack_faces
 
-from train.photo_labels import LABELS, face_measures, kept_out, photo_labels
+from train.photo_labels import LABELS, ancestries, face_measures, kept_out, photo_labels
 from train.real_photos import RealPhotos
 
 
@@ -30,6 +30,7 @@ def test_labels_are_fairfaces_and_the_landmarks(packed):
     assert labels["Male"][:4].tolist() == [1, 0, 1, 0]
     assert labels["Young"][0] > 0.99 and labels["Young"][1] < 0.01 and labels["Young"][2] > 0.99
     assert labels["Smiling"][smiles.argmax()] > 0.9 and labels["Smiling"][smiles.argmin()] < 0.1
+    assert ancestries(photos, table)[:4].tolist() == [1, 2, 1, 2] and not ancestries(photos, None).any()
     unknown = photo_labels(photos, None)
     assert np.isnan(unknown[:, :2]).all() and not np.isnan(unknown[:, 2:]).any()
 

@@ -20,11 +20,12 @@ from train.calibration import LADDER
 # way is lighter, not bluer.
 AGAINST = {"Gray_Hair": "Black_Hair", "Bags_Under_Eyes": "Black_Hair"}
 # What goes together in people but must not in directions: those with an attribute are weighed to be as often men,
-# young and smiling as those without it.
+# young and smiling, and of the same ancestries, as those without it.
 BALANCED = ("Male", "Young", "Smiling")
 LEAST_KNOWN = 100  # labels below which the classifier's scores are the better guide
-# Strength 1 in lengths of a pair's offset. What is seen at once, such as eyeglasses, has its standard deviation early.
-PAIR_LADDER = (0.25, 0.6, 1.4)
+# Strength 1 in lengths of a pair's offset: of what changes much, and of what is subtle (a shorter offset than that).
+# Beyond, eyeglasses turn dark and beards into masks.
+PAIR_LADDER, SUBTLE_LADDER, SUBTLE = (0.25, 0.45, 0.65), (0.4, 0.8, 1.4), 10.0
 
 
 @dataclass
@@ -60,6 +61,7 @@ def find(
     names = [str(name) for name in latents["attribute_names"]]
     logits = latents["logits"].astype(np.float32)
     labels = latents["labels"] if "labels" in latents else np.full_like(logits, np.nan)
+    groups = latents["groups"] if "groups" in latents else np.zeros(len(logits), int)
     candidates, left_out = {}, {}
     for key, attribute in ATTRIBUTES.items():
         if attribute.celeba not in names:
@@ -74,12 +76,13 @@ def find(
         if key in pairs and not args.plain:
             offset, _ = pairs[key]
             length = float(np.linalg.norm(offset))
-            found.append(Candidate(offset / length, length, PAIR_LADDER, "pairs", None))
-        if labelled or not found:
+            ladder = SUBTLE_LADDER if length < SUBTLE else PAIR_LADDER
+            found.append(Candidate(offset / length, length, ladder, "pairs", None))
+        else:
             # The labels' order, and among equals the classifier's, tells which are the extremes.
             score = labels[:, column] - 0.5 + 1e-3 * np.tanh(logits[:, column]) if labelled else logits[:, column]
             try:
-                planes = fit_planes(manifold, score, labels, logits, names, attribute, args)
+                planes = fit_planes(manifold, score, labels, logits, groups, names, attribute, args)
             except ValueError as error:
                 planes, reason = [], str(error)
             good = [plane for plane in planes if plane.accuracy >= args.least_accuracy]
@@ -110,6 +113,7 @@ def fit_planes(
     score: np.ndarray,  # [N], NaN: unknown
     labels: np.ndarray,  # [N,A] in [0, 1], NaN: unknown
     logits: np.ndarray,  # [N,A]
+    groups: np.ndarray,  # [N] int: what else must be as frequent on either side
     names: list[str],
     attribute: Attribute,
     args: argparse.Namespace,
@@ -118,6 +122,7 @@ def fit_planes(
     among = ~np.isnan(score)
     strata = np.zeros(len(score), int)
     if not args.plain:
+        strata = groups * 2 ** len(BALANCED)
         for place, name in enumerate(name for name in BALANCED if name in names and name != attribute.celeba):
             column = names.index(name)
             other = np.where(np.isnan(labels[:, column]), logits[:, column], labels[:, column] - 0.5)

@@ -13,10 +13,10 @@ that the generator makes of them.
 
 Makes OUT with w [N,num_ws,w_dim], logits [N,A], attribute_names [A], space, the fingerprint of the network that gave
 w (encoder or generator), names [N] of files or heads [N], labels [N,A] in [0, 1] where anything is known (NaN where it
-is not), and angles [N,2] (yaw and pitch in radians) of packed photos. Killed, it goes on where it was when it is run
-again. Many processes share the work: `accelerate launch -m train.manifold ...`, or `--part 1/8` ... `--part 8/8` on as
-many machines with one disk; whoever finishes last puts the parts together. Which processes there were changes nothing
-in OUT."""
+is not), and of packed photos angles [N,2] (yaw and pitch in radians) and groups [N] (ancestry). Killed, it goes on
+where it was when it is run again. Many processes share the work: `accelerate launch -m train.manifold ...`, or
+`--part 1/8` ... `--part 8/8` on as many machines with one disk; whoever finishes last puts the parts together. Which
+processes there were changes nothing in OUT."""
 
 import argparse
 import hashlib
@@ -46,7 +46,7 @@ from train.attributes import HeadReader
 from train.batches import READ_RAYS, draw_photos, render_views
 from train.heads.dataset import HeadsDataset
 from train.options import run_stage, stage_parser
-from train.photo_labels import LABELS, photo_labels
+from train.photo_labels import LABELS, ancestries, photo_labels
 from train.real_photos import RealPhotos
 
 
@@ -76,16 +76,21 @@ def photos_source(
 ) -> Source:
     """The packed photos that are not held back, or `count` of them, inverted."""
     rows = np.random.default_rng(seed).permutation(np.nonzero(~photos.held)[0])[:count]
-    labels = by_names(photo_labels(photos, table), LABELS, names)
+    labels, groups = by_names(photo_labels(photos, table), LABELS, names), ancestries(photos, table)
     batches = split(rows)
 
     def batch(number: int) -> Batch:
         rows, size = batches[number], encoder.config.input_size
         images = F.interpolate(photos.crops(rows), (size, size), mode="area").to(encoder.device)
-        known = {"names": photos.names[rows], "labels": labels[rows], "angles": photos.pose[rows]}
+        known = {
+            "names": photos.names[rows],
+            "labels": labels[rows],
+            "groups": groups[rows],
+            "angles": photos.pose[rows],
+        }
         return Batch(encoder(images), images, known)
 
-    return Source(len(batches), batch, digest([*batches, labels]))
+    return Source(len(batches), batch, digest([*batches, labels, groups]))
 
 
 def by_names(labels: np.ndarray, own: Sequence[str], names: list[str]) -> np.ndarray:

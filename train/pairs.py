@@ -183,12 +183,7 @@ PAIRS = {
     "bushy_eyebrows": Pair(
         fields({"brow_thickness": 0.038, "brow_density": 0.6}, {"brow_thickness": 0.078, "brow_density": 1.0})
     ),
-    "raised_eyebrows": Pair(fields({"brow_raise": -0.4}, {"brow_raise": 0.9})),
-    "eyes_open": Pair(fields({"squint": 0.9}, {"squint": -0.9})),
-    "smile": Pair(fields({"smile": -0.2}, {"smile": 0.8})),
-    "mouth_open": Pair(fields({"mouth_open": 0.0}, {"mouth_open": 0.7})),
     "chubby": Pair(fields({"chubby": -0.5}, {"chubby": 0.9})),
-    "big_nose": Pair(details(0.7, "nose/nose-scale-horiz-incr", "nose/nose-volume-incr")),
     "pointy_nose": Pair(details(0.7, "nose/nose-point-up", "nose/nose-width1-incr")),
     "big_lips": Pair(details(0.8, "mouth/mouth-upperlip-volume-incr", "mouth/mouth-lowerlip-volume-incr")),
     "high_cheekbones": Pair(details(0.8, "cheek/*-cheek-bones-incr")),

@@ -56,6 +56,19 @@ def fairface(photos: RealPhotos, table: Path | str) -> np.ndarray:
     return labels
 
 
+def ancestries(photos: RealPhotos, table: Path | str | None) -> np.ndarray:
+    """[N] int: FairFace's group of each photo, 0 where nobody knows. Only for weighing people evenly."""
+    groups = np.zeros(len(photos), int)
+    if table:
+        with open(table, newline="") as file:
+            rows = {row["file"]: row["race"] for row in csv.DictReader(file)}
+        known = sorted(set(rows.values()))
+        for place, name in enumerate(photos.names):
+            found = rows.get(f"train/{name.removeprefix(FAIRFACE)}.jpg") if name.startswith(FAIRFACE) else None
+            groups[place] = known.index(found) + 1 if found else 0
+    return groups
+
+
 def face_measures(
     landmarks: np.ndarray,  # [N,120,3] every fourth point of MediaPipe's face mesh
     pose: np.ndarray,  # [N,2] radians
