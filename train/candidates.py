@@ -25,7 +25,7 @@ BALANCED = ("Male", "Young", "Smiling")
 LEAST_KNOWN = 100  # labels below which the classifier's scores are the better guide
 # Strength 1 in lengths of a pair's offset: of what changes much, and of what is subtle (a shorter offset than that).
 # Beyond, eyeglasses turn dark and beards into masks.
-PAIR_LADDER, SUBTLE_LADDER, SUBTLE = (0.25, 0.45, 0.65), (0.4, 0.8, 1.4), 10.0
+PAIR_LADDER, SUBTLE_LADDER, SUBTLE = (0.25, 0.45, 0.65), (0.4, 0.8, 1.4), 11.5
 
 
 @dataclass

@@ -342,7 +342,7 @@ def main(words: list[str] | None = None) -> int:
         "--least-accuracy", type=float, default=0.57, help="of the plane on held-out latents; others are left out"
     )
     parser.add_argument(
-        "--least-altering", type=float, default=0.5, help="likewise, standard deviations of the logit at strength 2"
+        "--least-altering", type=float, default=0.35, help="likewise, standard deviations of the logit at strength 2"
     )
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of the trials")
     args = parser.parse_args(words)
