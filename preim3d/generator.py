@@ -298,12 +298,12 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
             self.back.read(planes.back, points[back], head[back], level),
             (LEAST_DENSITY, self.config.background),
         )
+        # In float32 within autocast too: shares of bfloat16 would show as steps at the seam.
         return tuple(
             torch.where(inside[:, None], 0.0, free)
-            .to(ours.dtype)
             .repeat(1, ours.shape[1])
-            .index_copy(0, front, ours * (1 - share[front]))
-            .index_add(0, back, (theirs * share[back]).to(ours.dtype))
+            .index_copy(0, front, ours.float() * (1 - share[front]))
+            .index_add(0, back, theirs.float() * share[back])
             for ours, theirs, free in fields
         )
 

@@ -251,3 +251,12 @@ def test_lifted_colours_are_those_of_the_front(network, ws):
     assert network.back.lift.isfinite().all() and network.back.lift.abs().max() > 0
     views = network.render(network.planes(ws[:1]), grid_cameras()[:2], ws[:1])
     assert views.image.isfinite().all() and math.isfinite(views.depth.max())
+
+
+def test_half_precision_renders_the_same_head(network, ws):
+    camera = network.frontal_camera()
+    with torch.no_grad():
+        exact = network.render(network.planes(ws[:1]), camera, ws[:1]).raw
+        with torch.autocast("cpu", torch.bfloat16):
+            near = network.render(network.planes(ws[:1]), camera, ws[:1]).raw
+    assert (near.float() - exact).abs().mean() < 0.02

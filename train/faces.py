@@ -148,7 +148,7 @@ class FacesRun:
         self.args, device = args, torch.device(args.device)
         heads = HeadsDataset(args.heads)
         if args.start:
-            self.generator = TriPlaneGenerator.from_pretrained(f"{args.start}/generator", dtype=torch.float32)
+            self.generator = load_front(f"{args.start}/generator")
             self.encoder = PortraitEncoder.from_pretrained(f"{args.start}/encoder", dtype=torch.float32)
         else:
             self.generator, self.encoder = new_networks(heads.features.shape[1])
@@ -314,6 +314,18 @@ class FacesRun:
         }
         rows = [crops[:SHEET_PHOTOS], *(torch.stack(c[:SHEET_PHOTOS]) for c in columns), torch.stack(depths)]
         return figures, rows
+
+
+def load_front(folder: str) -> TriPlaneGenerator:
+    """A generator in float32 without its back (see `preim3d.back`), which learns nothing here: `train.back` fits it
+    anew to what comes out."""
+    generator = TriPlaneGenerator.from_pretrained(folder, dtype=torch.float32)
+    if not generator.config.has_back:
+        return generator
+    front = TriPlaneGenerator.from_config(dict(generator.config) | {"has_back": False})
+    state = generator.state_dict()
+    front.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("back.")})
+    return front
 
 
 def new_networks(features: int) -> tuple[TriPlaneGenerator, PortraitEncoder]:

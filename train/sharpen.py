@@ -35,6 +35,7 @@ from preim3d.identity import FaceIdentity, cut_chips
 from train import checkpoint
 from train.face_batches import BACKGROUND_WEIGHT, NOBODY, PERSON
 from train.face_losses import IDENTITY_TAPS, LOSS_WEIGHTS
+from train.faces import load_front
 from train.heads.dataset import BACKGROUND
 from train.options import check_budget, run_stage, training_parser
 from train.perceptual import VGG16, perceptual_distance
@@ -141,7 +142,7 @@ class Sharpening:
     def __init__(self, args: argparse.Namespace):
         torch.manual_seed(args.seed)
         self.args, device = args, torch.device(args.device)
-        self.generator = TriPlaneGenerator.from_pretrained(f"{args.weights}/generator", dtype=torch.float32)
+        self.generator = load_front(f"{args.weights}/generator")
         self.generator.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
         encoder = PortraitEncoder.from_pretrained(f"{args.weights}/encoder", dtype=torch.float32).to(device).eval()
         photos = RealPhotos(args.photos)
