@@ -26,6 +26,8 @@ FACE_HEIGHT = 1.8  # hairline to chin, in units of the template
 # Between the mesh network's readings of a face and of its mirror image, in half crops: on real faces up to .035, on
 # hands, cups and cats that had passed for faces .08 and more.
 MAX_DISAGREEMENT = 0.06
+# Of a channel's mean in a face's box over that of all three: ordinary light and skin lie within.
+CHANNEL_RANGE = 0.7, 1.3
 MIN_FACE_PX = 64  # width; the crop of such a face is 109 px wide, less than the smallest encoder input (128)
 
 
@@ -80,6 +82,14 @@ def _blur_beyond(crop: Image.Image, to_photo: np.ndarray, photo_size: tuple[int,
     sharp = np.asarray(crop).astype(np.float32)
     blurred = cv2.GaussianBlur(sharp, (0, 0), 12)
     return Image.fromarray((sharp + (blurred - sharp) * share).round().astype(np.uint8))
+
+
+def without_cast(pictures: np.ndarray) -> np.ndarray:
+    """RGB [B,S,S,3]: where a coloured light makes a channel's mean leave the range of ordinary photos, it is brought
+    back to its border; all others stay as they are."""
+    means = pictures.mean((1, 2), keepdims=True)
+    ratio = means / np.maximum(means.mean(-1, keepdims=True), 1e-6)
+    return pictures * (ratio.clip(*CHANNEL_RANGE) / np.maximum(ratio, 1e-6)).astype(pictures.dtype)
 
 
 class FaceAligner:
@@ -137,7 +147,7 @@ class FaceAligner:
         the rest in the crops."""
         size = self._mesh.config.input_size
         squares = [fit.crop_to_photo(CROP_SIDE, size) for fit in fits]
-        boxes = np.stack([cut_box(pixels, square, size) for square in squares])  # [B,S,S,3]
+        boxes = without_cast(np.stack([cut_box(pixels, square, size) for square in squares]))  # [B,S,S,3]
         five, angles, disagreement, reading = self._mesh.read(torch.from_numpy(boxes).permute(0, 3, 1, 2))
         in_box = (five.double().numpy() + 1) * size / 2
         points = [p @ square[:2, :2].T + square[:2, 2] for p, square in zip(in_box, squares)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preim3d.align import CROP_PX, Face, FaceAligner, _turn_back, crop_face
+from preim3d.align import CROP_PX, Face, FaceAligner, _turn_back, crop_face, without_cast
 from preim3d.face_mesh import FaceMesh
 from preim3d.finder import InsightFaceFinder, find_insightface
 from preim3d.fit import CROP_SIDE, TEMPLATE, fit_template
@@ -258,3 +258,11 @@ def test_insightface_is_used_where_its_model_is(tmp_path):
     assert "insightface" in aligner.source and "non-commercial" in aligner.source
     points, angles, _, _ = aligner.read(np.zeros((640, 640, 3), np.uint8), [fit_template(found.points_px)])
     assert np.isfinite(points).all() and np.isfinite(angles).all()
+
+
+def test_a_coloured_light_is_taken_out_and_ordinary_light_is_left():
+    ordinary = np.full((1, 4, 4, 3), (0.6, 0.5, 0.42), np.float32)
+    assert np.allclose(without_cast(ordinary), ordinary)
+    blue = np.full((1, 4, 4, 3), (0.1, 0.1, 0.8), np.float32)
+    red, green, rest = without_cast(blue)[0, 0, 0]
+    assert red == green > 0.2 and rest < 0.45
