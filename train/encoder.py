@@ -47,6 +47,8 @@ def train(args: argparse.Namespace) -> None:
         state = resume(path, run)
         if first:
             print(f"Resumed {path} at step {state['step']}.")
+    for group in run.optimizer.param_groups:
+        group["lr"] = args.rate  # a run may go on at another
     workers.same_start(run.encoder)
     workers.share_statistics(run.encoder)
     size = run.encoder.config.input_size
