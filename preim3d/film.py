@@ -72,26 +72,6 @@ def pose_sheet(
     return sheet
 
 
-def side_by_side(
-    sheets: Sequence[Image.Image],
-    titles: Sequence[str],
-) -> Image.Image:
-    """The sheets from left to right at the first one's height, each under its title."""
-    assert len(sheets) == len(titles) and len(sheets) > 0, (len(sheets), len(titles))
-    height = sheets[0].height
-    sheets = [sheet.resize((round(sheet.width * height / sheet.height), height), Image.LANCZOS) for sheet in sheets]
-    size = max(13, round(height / 32))
-    head, gap = 2 * size, size
-    page = Image.new("RGB", (sum(sheet.width for sheet in sheets) + gap * (len(sheets) - 1), head + height), PAPER)
-    left = 0
-    for sheet, title in zip(sheets, titles):
-        page.paste(sheet, (left, head))
-        middle = (left + sheet.width / 2, head / 2)
-        ImageDraw.Draw(page).text(middle, title, font=font(size), fill=INK, anchor="mm")
-        left += sheet.width + gap
-    return page
-
-
 def font(size_px: int) -> ImageFont.FreeTypeFont:
     """The one that comes with Pillow (Aileron): the same letters on every machine."""
     return ImageFont.load_default(size_px)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from preim3d.files import whole_file
-from preim3d.film import GAP_PX, angle_label, labelled, orbit_video, pictures, pose_sheet, side_by_side
+from preim3d.film import GAP_PX, angle_label, labelled, orbit_video, pictures, pose_sheet
 
 
 def plain(size, color=(90, 140, 200)) -> Image.Image:
@@ -54,14 +54,6 @@ def test_pose_sheet_puts_the_views_row_by_row():
         corner = (column * (40 + GAP_PX), row * (30 + GAP_PX))
         assert sheet.getpixel(corner) == (20 * i, 0, 255 - 20 * i)
     assert not np.array_equal(sheet.crop((42, 0, 82, 30)), views[1]), "its label is written on it"
-
-
-def test_side_by_side_scales_to_the_first_and_titles_each():
-    page = side_by_side([plain((60, 100)), plain((30, 50), (1, 2, 3))], ["before", "after"])
-    head = page.height - 100
-    assert page.getpixel((0, head)) == (90, 140, 200) and page.getpixel((page.width - 1, page.height - 1)) == (1, 2, 3)
-    titles = np.asarray(page)[:head].min(axis=(0, 2)) < 128
-    assert titles[:60].any() and titles[-60:].any()
 
 
 @pytest.mark.parametrize("size", [(64, 48), (65, 47)])

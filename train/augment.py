@@ -107,13 +107,6 @@ def warp(rgba: Tensor, theta: Tensor, size: int | None = None) -> tuple[Tensor, 
     return moved[:, :3], moved[:, 3:]
 
 
-def move_points(points_px: Tensor, theta: Tensor, size: int) -> Tensor:
-    """Where `warp` takes points [B,K,2] (pixels of a size x size image, pixel centres at .5)."""
-    inside = (points_px * 2 / size - 1) - theta[:, None, :, 2]
-    moved = torch.linalg.solve(theta[:, None, :, :2], inside[..., None])[..., 0]
-    return (moved + 1) * size / 2
-
-
 def random_backgrounds(count: int, shape: tuple[int, int], generator: torch.Generator, device: torch.device) -> Tensor:
     """Clouds of colour at three scales with random contrast, some of them nearly plain -> [count,3,H,W] in [0, 1]."""
     texture = torch.zeros(count, 3, *shape, device=device)
