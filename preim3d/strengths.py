@@ -47,8 +47,8 @@ def check_strengths(strengths: Mapping[str, float], known: Iterable[str]) -> dic
             raise ValueError(f"`{name}` is no attribute of these weights; {hint} known ones are {', '.join(known)}.")
         try:
             number = float(strength)
-        except (TypeError, ValueError):
-            raise ValueError(f"The strength of `{name}` must be a number, not `{strength}`.") from None
+        except (TypeError, ValueError, OverflowError):  # the last of an integer of hundreds of digits
+            raise ValueError(f"The strength of `{name}` must be a number, not `{str(strength)[:40]}`.") from None
         if not math.isfinite(number) or abs(number) > STRENGTH_LIMIT:
             raise ValueError(
                 f"The strength of `{name}` must lie in {-STRENGTH_LIMIT:g}..{STRENGTH_LIMIT:g}, not `{strength}`."

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from preim3d.align import Face, crop_face
 from preim3d.camera import FURTHEST_PITCH_DEG, FURTHEST_YAW_DEG
-from preim3d.edits import Plan
+from preim3d.edits import Plan, check_plan
 from preim3d.film import font, orbit_video
 from preim3d.page.examples import visit_example
 from preim3d.page.gpu import FILM_FRAMES
@@ -19,7 +19,6 @@ from preim3d.page.visitor import Visitor, data_uri, delete_upload, take_upload
 from preim3d.photo import PhotoError, load_photo
 from preim3d.recipe import RecipeError, load_recipe
 from preim3d.refine import STEPS
-from preim3d.strengths import check_strengths
 from preim3d.turntable import turn_angles
 
 
@@ -98,9 +97,7 @@ class Answers(Showing):
         yield UNCHANGED
         content = take_upload(file)
         try:
-            recipe = load_recipe(content, self.directions["inversion"])
-            if recipe.plan.space not in self.directions:
-                raise RecipeError("The recipe's edits are of the original space, whose directions these weights lack.")
+            recipe = load_recipe(content, self.directions["inversion"], self.directions.get("origin"))
         except RecipeError as error:
             raise gr.Error(str(error), print_exception=False) from None
         visitor.delete_files()
@@ -212,9 +209,9 @@ class Answers(Showing):
         yield self.plan_boxes(visitor)
         asked = self.asked(visitor)
         try:
-            check_strengths(asked.strengths, self.directions[plan.space].names)
+            check_plan(plan, self.directions[plan.space])
         except ValueError as error:
-            raise gr.Error(f"{error} Protecting takes more than that; protect less.", print_exception=False) from None
+            raise gr.Error(str(error), print_exception=False) from None
         yield from self.show_head(visitor, self.gpu.show(asked, visitor.photo_angles))
 
     def refine(self, visitor: Visitor, owner: str, progress=gr.Progress()) -> Iterator[Boxes]:
