@@ -29,7 +29,7 @@ from preim3d.page.gpu import Gpu
 from preim3d.page.showing import REFINE_COST
 from preim3d.page.verdict import SPACES, Verdict
 from preim3d.page.visitor import Visitor, salt_uploads, sweep_forever
-from preim3d.page.widgets import CSS, HEAD, THEME, PhotoBox, edit_list, safe_marks, viewer
+from preim3d.page.widgets import CSS, HEAD, THEME, NumberBox, PhotoBox, UploadBox, edit_list, safe_marks, viewer
 from preim3d.pipeline import Preim3DPipeline
 from preim3d.strengths import STRENGTH_LIMIT
 from preim3d.weights import BUNDLED, WeightsError, find_weights
@@ -363,10 +363,10 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
     format_choice.input(placed(answers.choose_format), [*current, format_choice], [download, status], **on_gpu)
 
     with gr.Column(visible=False):  # what the endpoints take and give
-        a_photo = gr.File(label="photo")
+        a_photo = UploadBox(label="photo")
         a_strengths = gr.JSON({}, label="strengths")
-        a_face = gr.Number(1, label="face", precision=0)
-        a_yaw, a_pitch = gr.Number(0, label="yaw_deg"), gr.Number(0, label="pitch_deg")
+        a_face = NumberBox(1, label="face", precision=0)
+        a_yaw, a_pitch = NumberBox(0, label="yaw_deg"), NumberBox(0, label="pitch_deg")
         a_format = gr.Textbox("glb", label="format")
         a_picture = gr.Image(format="png", label="picture")
         a_mesh = gr.File(label="mesh")

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from preim3d.strengths import check_strengths, parse_strengths
+from preim3d.strengths import check_face, check_strengths, parse_strengths
 from preim3d.weights import check_weights, find_weights, read_json
 
 
@@ -57,7 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="an attribute and how far to move it, in standard deviations; may be repeated; `info` lists the names",
     )
     edit.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the results go")
-    edit.add_argument("--face", metavar="N", type=int, default=0, help="which face of several; 0 is the largest")
+    edit.add_argument("--face", metavar="N", type=int, default=1, help="which face of several; 1 is the largest")
     edit.add_argument(
         "--quality", choices=("fast", "normal", "best"), default="normal", help="how finely views are sampled"
     )
@@ -114,8 +114,7 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
 
 def run_edit(options: argparse.Namespace) -> int:
     strengths = parse_strengths(options.set)
-    if options.face < 0:
-        raise ValueError(f"--face counts from 0, the largest face, so it cannot be {options.face}.")
+    check_face(options.face)
     photos, skipped = list_photos(options.photo)
     weights = find_weights(options.weights)
     check_weights(weights.folder)

@@ -153,8 +153,8 @@ class FaceAligner:
         points = [p @ square[:2, :2].T + square[:2, 2] for p, square in zip(in_box, squares)]
         return points, [tuple(pair) for pair in angles.double().rad2deg().tolist()], disagreement.tolist(), reading
 
-    def choose(self, photo: Image.Image, number: int = 0, faces: list[Face] | None = None) -> Face:
-        """Face `number` of a photo, 0 the largest; `faces`, where they are known already, saves finding them again.
+    def choose(self, photo: Image.Image, number: int = 1, faces: list[Face] | None = None) -> Face:
+        """Face `number` of a photo, 1 the largest; `faces`, where they are known already, saves finding them again.
 
         Raises `PhotoError` if there is no such face, or it is too small."""
         faces = self.faces(photo) if faces is None else faces
@@ -163,19 +163,20 @@ class FaceAligner:
             raise PhotoError(
                 "no_face", f"No face found in the photo ({width} x {height} px): choose one that looks at the camera."
             )
-        if not 0 <= number < len(faces):
+        if not 1 <= number <= len(faces):
             raise PhotoError(
                 "no_such_face",
-                f"There is no face {number} in the photo: {len(faces)} found, numbered from 0 (the largest).",
+                f"There is no face {number} in the photo: {len(faces)} found, numbered from 1 (the largest).",
             )
-        if faces[number].width_px < MIN_FACE_PX:
+        face = faces[number - 1]
+        if face.width_px < MIN_FACE_PX:
             raise PhotoError(
-                "face_too_small", f"The face is {faces[number].width_px:.0f} px wide; {MIN_FACE_PX} px is the least."
+                "face_too_small", f"The face is {face.width_px:.0f} px wide; {MIN_FACE_PX} px is the least."
             )
-        return faces[number]
+        return face
 
-    def align_photo(self, photo: str | Path | bytes | Image.Image, face: int = 0) -> Image.Image:
-        """Any photo -> the EG3D crop (PIL, 512 x 512) of face number `face`, 0 the largest. Raises `PhotoError`."""
+    def align_photo(self, photo: str | Path | bytes | Image.Image, face: int = 1) -> Image.Image:
+        """Any photo -> the EG3D crop (PIL, 512 x 512) of face number `face`, 1 the largest. Raises `PhotoError`."""
         picture = load_photo(photo)
         return crop_face(picture, self.choose(picture, face))
 

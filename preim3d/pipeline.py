@@ -25,7 +25,7 @@ from preim3d.generator import Planes, TriPlaneGenerator
 from preim3d.landmarks import LandmarkNetwork
 from preim3d.mesh import Mesh, extract_mesh
 from preim3d.photo import load_photo
-from preim3d.strengths import check_strengths
+from preim3d.strengths import check_face, check_strengths
 from preim3d.turntable import Angles, depth_pictures
 from preim3d.weights import REMEDY, WeightsError, check_weights, find_weights
 
@@ -172,7 +172,7 @@ class Preim3DPipeline(DiffusionPipeline):
         photo: str | os.PathLike | bytes | Image.Image | None = None,
         strengths: Mapping[str, float] | None = None,
         *,
-        face: int = 0,
+        face: int = 1,
         crop: Image.Image | None = None,
         mesh: bool = False,
         quality: Literal["fast", "normal", "best"] = "normal",
@@ -183,7 +183,7 @@ class Preim3DPipeline(DiffusionPipeline):
         Args:
             photo: any portrait photo: a path, the bytes of a file, or a picture.
             strengths: by attribute, in standard deviations of its classifier's logit; 0 changes nothing.
-            face: which face of several, 0 being the largest.
+            face: which face of several, 1 being the largest.
             crop: a face crop as `align` makes it, in place of a photo.
             mesh: whether to extract the edited head's surface, which takes seconds on a CPU.
             quality: of the views: half as many samples along each ray, as in training, or twice as many and four rays
@@ -194,7 +194,7 @@ class Preim3DPipeline(DiffusionPipeline):
             ValueError: impossible arguments.
             PhotoError: the photo cannot be read, or has no such face.
         """
-        strengths = self.check_inputs(photo, crop, strengths or {}, quality)
+        strengths = self.check_inputs(photo, crop, strengths or {}, face, quality)
 
         camera_deg = faces_found = None
         if crop is None:
@@ -214,8 +214,11 @@ class Preim3DPipeline(DiffusionPipeline):
         )
         return output if return_dict else output.to_tuple()
 
-    def check_inputs(self, photo, crop, strengths: Mapping[str, float], quality: str = "normal") -> dict[str, float]:
+    def check_inputs(
+        self, photo, crop, strengths: Mapping[str, float], face: int = 1, quality: str = "normal"
+    ) -> dict[str, float]:
         """Everything that can be said before the work; returns the strengths as floats."""
+        check_face(face)
         if quality not in QUALITIES:
             raise ValueError(f"`quality` must be one of {', '.join(QUALITIES)}, not `{quality}`.")
         if (photo is None) == (crop is None):
@@ -226,15 +229,15 @@ class Preim3DPipeline(DiffusionPipeline):
             raise ValueError("These weights have no landmark network: give a `crop` in place of a `photo`.")
         return check_strengths(strengths, self.directions.names)
 
-    def align(self, photo: str | os.PathLike | bytes | Image.Image, face: int = 0) -> Image.Image:
-        """photo -> the upright crop of its `face`-th largest face, PIL RGB 512 x 512.
+    def align(self, photo: str | os.PathLike | bytes | Image.Image, face: int = 1) -> Image.Image:
+        """photo -> the upright crop of its face number `face`, 1 the largest, PIL RGB 512 x 512.
 
         Raises:
             PhotoError: the photo cannot be read, or has no such face.
         """
         return self.aligner.align_photo(photo, face)
 
-    def portrait(self, photo: str | os.PathLike | bytes | Image.Image, face: int = 0) -> Portrait:
+    def portrait(self, photo: str | os.PathLike | bytes | Image.Image, face: int = 1) -> Portrait:
         """The same, with the camera that took the photo and the number of its faces."""
         picture = load_photo(photo)
         faces = self.aligner.faces(picture)

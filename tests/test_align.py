@@ -151,9 +151,11 @@ def test_group_photo_has_six_faces_the_largest_first(aligner):
     assert len(faces) == 6
     widths = [face.width_px for face in faces]
     assert widths == sorted(widths, reverse=True)
-    assert aligner.choose(photo, faces=faces) is faces[0] and aligner.choose(photo, 5, faces) is faces[5]
+    assert aligner.choose(photo, faces=faces) is faces[0] and aligner.choose(photo, 6, faces) is faces[5]
     with pytest.raises(PhotoError, match="no face 9 in the photo: [67] found") as caught:
         aligner.choose(photo, 9, faces)
+    with pytest.raises(PhotoError, match="no face 0 .* numbered from 1"):
+        aligner.choose(photo, 0, faces)
     assert caught.value.reason == "no_such_face"
 
 

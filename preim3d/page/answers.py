@@ -42,7 +42,7 @@ class Answers(Showing):
         try:
             picture = load_photo(content)
             faces = self.aligner.faces(picture)
-            chosen = self.aligner.choose(picture, face - 1, faces)
+            chosen = self.aligner.choose(picture, face, faces)
         except PhotoError as error:
             gr.Warning(str(error))
             told = {"refused": file, "status": f"**{error}**"}

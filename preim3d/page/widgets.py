@@ -3,6 +3,7 @@
 import json
 
 import gradio as gr
+from gradio.data_classes import FileData
 
 
 class PhotoBox(gr.Image):
@@ -14,6 +15,45 @@ class PhotoBox(gr.Image):
 
     def get_block_name(self) -> str:
         return "image"
+
+
+class Upload(FileData):
+    """A file that was uploaded; anything else is answered with one sentence."""
+
+    model_config = {"title": "FileData"}  # the clients know it by this name
+
+    @classmethod
+    def model_validate(cls, *arguments, **named):
+        try:
+            return super().model_validate(*arguments, **named)
+        except ValueError:
+            raise gr.Error(
+                "`photo` must be one uploaded file: pass it as `photo=handle_file(...)`.", print_exception=False
+            ) from None
+
+
+class UploadBox(gr.File):
+    """Hands on the place of what was uploaded; Gradio's own leaves an empty file beside each."""
+
+    def __init__(self, **named):
+        super().__init__(**named)
+        self.data_model = Upload
+
+    def preprocess(self, payload):
+        return payload and payload.path
+
+    def get_block_name(self) -> str:
+        return "file"
+
+
+class NumberBox(gr.Number):
+    """Hands on whatever a program sent: the endpoints say in words what is wrong with it, which Gradio does not."""
+
+    def preprocess(self, payload):
+        return payload
+
+    def get_block_name(self) -> str:
+        return "number"
 
 
 VIEWER_HTML = """
