@@ -22,6 +22,7 @@ import torch
 from diffusers.utils import logging
 
 from preim3d.directions import ATTRIBUTES, MAIN_ATTRIBUTES
+from preim3d.options import whole_number
 from preim3d.page.answers import Answers
 from preim3d.page.api import Api
 from preim3d.page.examples import find_examples, visit_example
@@ -41,20 +42,23 @@ parser = argparse.ArgumentParser(
 )
 parser.add_argument("--weights", metavar="DIR", help="a folder in pipeline layout; default: the bundled one")
 parser.add_argument("--host", help="default: 127.0.0.1, this machine only; 0.0.0.0 lets others in")
-parser.add_argument("--port", type=int, help="default: the first free one from 7860")
+parser.add_argument("--port", type=whole_number(1, 65535), help="default: the first free one from 7860")
 parser.add_argument("--share", action="store_true", help="also open a public address at gradio.live")
 parser.add_argument(
     "--device", metavar="cpu|cuda", default=os.environ.get("PREIM3D_DEVICE"), help="default: cuda where there is one"
 )
 parser.add_argument(
     "--queue-size",
-    type=int,
+    type=whole_number(1),
     default=os.environ.get("PREIM3D_QUEUE_SIZE", "30"),
     help="visitors who may wait; the next one is told so at once",
 )
 options = parser.parse_args(None if __name__ == "__main__" else [])
 
-FORGET_S = int(os.environ.get("PREIM3D_FORGET_S", "3600"))  # how long files and latents are kept
+try:
+    FORGET_S = whole_number(1)(os.environ.get("PREIM3D_FORGET_S", "3600"))  # how long files and latents are kept
+except argparse.ArgumentTypeError as error:
+    parser.error(f"environment variable PREIM3D_FORGET_S: {error}")
 READER = Path(__file__).parent / "weights" / "reader"
 
 logging.disable_progress_bar()  # one for each network, over in a moment

@@ -124,38 +124,44 @@ class Preim3DPipeline(DiffusionPipeline):
         self.aligner: FaceAligner | None = None
 
     @classmethod
-    def from_pretrained(
-        cls, weights: str | os.PathLike | None = None, dtype: torch.dtype = torch.float32, **components
-    ) -> "Preim3DPipeline":
+    def from_pretrained(cls, weights: str | os.PathLike | None = None, **components) -> "Preim3DPipeline":
         """Loads a folder in pipeline layout; None takes PREIM3D_WEIGHTS or the bundled default.
+
+        Networks are in float32 in memory, whatever they are on disk; `view_precision` says where bfloat16 is faster.
 
         Args:
             weights: the folder.
-            dtype: of the networks in memory, whatever it is on disk.
             components: networks to take in place of the folder's, as in diffusers.
 
         Raises:
             WeightsError: a file is missing or damaged, or the parts do not belong together.
+            ValueError: another argument, such as a `dtype`.
         """
+        for name in components:
+            if name not in (*COMPONENT_CLASSES, "origin_directions"):
+                raise ValueError(
+                    f"`from_pretrained` does not take `{name}`: besides the weights it takes networks, as"
+                    f" {', '.join(f'`{known}`' for known in COMPONENT_CLASSES)} or `origin_directions`, in float32."
+                )
         folder = find_weights(weights).folder
         check_weights(folder)
         for name, network_class in COMPONENT_CLASSES.items():
             if name not in components:
-                components[name] = load_component(network_class, folder / name, dtype)
+                components[name] = load_component(network_class, folder / name, torch.float32)
         if (folder / "origin_directions").is_dir() and "origin_directions" not in components:
-            components["origin_directions"] = load_component(Directions, folder / "origin_directions", dtype)
+            components["origin_directions"] = load_component(Directions, folder / "origin_directions", torch.float32)
         pipeline = cls(**components)
         pair = fingerprint(pipeline.encoder, pipeline.generator)
         for directions in (pipeline.directions, pipeline.origin_directions):
             if directions is not None and directions.config.fingerprint not in ("", pair):
                 raise WeightsError(
-                    f"The directions in {folder} were learned with another encoder or generator;"
-                    " learn them again with python -m train.directions."
+                    f"The directions in {folder} were learned with another encoder or generator, or one of the three"
+                    f" is damaged; {REMEDY}, or learn them again with python -m train.directions."
                 )
         if (folder / "landmarks").is_dir():
             # The aligner would not miss a tensor.
-            load_component(LandmarkNetwork, folder / "landmarks", dtype)
-            load_component(FaceMesh, folder / "landmarks" / "mesh", dtype)
+            load_component(LandmarkNetwork, folder / "landmarks", torch.float32)
+            load_component(FaceMesh, folder / "landmarks" / "mesh", torch.float32)
             pipeline.landmarks_folder = folder / "landmarks"
             pipeline.aligner = FaceAligner(folder / "landmarks")
         return pipeline

@@ -9,13 +9,13 @@ import base64
 import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from preim3d.directions import Directions
 from preim3d.edits import Edit, Plan, check_plan
 from preim3d.files import whole_file
+from preim3d.options import given_path
 
 
 VERSION = 1
@@ -98,14 +98,17 @@ def load_recipe(text: str | bytes, directions: Directions, origin_directions: Di
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m preim3d.recipe", description="A recipe -> its pose grid and mesh.")
-    parser.add_argument("recipe", type=Path, metavar="RECIPE")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where grid.png and head.glb go")
+    parser.add_argument("recipe", type=given_path, metavar="RECIPE")
+    parser.add_argument("--out", type=given_path, required=True, metavar="DIR", help="where grid.png and head.glb go")
     parser.add_argument("--weights", metavar="DIR", help="a folder in pipeline layout; default: the bundled one")
     options = parser.parse_args(arguments)
+
+    from diffusers.utils import logging
 
     from preim3d.mesh import mesh_bytes
     from preim3d.pipeline import Preim3DPipeline, grid_sheet
 
+    logging.disable_progress_bar()  # one for each network, over in a moment
     try:
         text = options.recipe.read_bytes()
         pipeline = Preim3DPipeline.from_pretrained(options.weights)
