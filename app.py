@@ -27,7 +27,7 @@ from preim3d.page.answers import Answers
 from preim3d.page.api import Api
 from preim3d.page.examples import find_examples, visit_example
 from preim3d.page.gpu import Gpu
-from preim3d.page.showing import REFINE_COST
+from preim3d.page.showing import REFINE_COST, still_current
 from preim3d.page.verdict import SPACES, Verdict
 from preim3d.page.visitor import Visitor, salt_uploads, sweep_forever
 from preim3d.page.widgets import CSS, HEAD, THEME, NumberBox, PhotoBox, UploadBox, edit_list, safe_marks, viewer
@@ -146,7 +146,7 @@ def add_slider(name: str) -> None:
 
 with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), FORGET_S)) as demo:
     start = visit_example(first) if first else Visitor()
-    session = gr.State(start, time_to_live=FORGET_S, delete_callback=lambda visitor: visitor.delete_files())
+    session = gr.State(start, time_to_live=FORGET_S, delete_callback=Visitor.leave)
     # Which session the browser shows. When it has ended, the server's state is another one's, and says so.
     owner = gr.Textbox(start.key, visible="hidden", elem_id="owner")
     # What the sliders are worth, see `Answers.note_sliders`: when the server last moved them, and the browser's clock.
@@ -306,14 +306,14 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
 
             @functools.wraps(answer)
             def place(*arguments, **named):
-                return {boxes[name]: value for name, value in answer(*arguments, **named).items()}
+                return {boxes[name]: value for name, value in still_current(answer)(*arguments, **named).items()}
 
             return place
 
         @functools.wraps(answer)
         def place_each(*arguments, **named):
             told = {}
-            for new in answer(*arguments, **named):
+            for new in still_current(answer)(*arguments, **named):
                 told |= {name: value for name, value in new.items() if name not in told_once}
                 yield {boxes[name]: value for name, value in {**told, **new}.items()}
 
@@ -338,6 +338,7 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
     refining = refine.click(placed(answers.refine), current, shown, show_progress_on=refined, **on_gpu)
     # Not `input`: emptying the box is that as well, and a photo would be ignored while that event is in the works.
     chosen = {"trigger_mode": "multiple", **on_gpu}
+    photo.upload(answers.note_photo, [session, photo], None, queue=False, trigger_mode="multiple", **hidden)
     read = photo.upload(placed(answers.show_photo), [session, photo, gr.State(None)], shown, **chosen)
     read.then(None, [photo, refused], photo, js=DROP_REFUSED, **private)
     heads = [

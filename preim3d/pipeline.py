@@ -26,7 +26,7 @@ from preim3d.landmarks import LandmarkNetwork
 from preim3d.mesh import Mesh, extract_mesh
 from preim3d.photo import load_photo
 from preim3d.strengths import check_face, check_strengths
-from preim3d.turntable import Angles, depth_pictures
+from preim3d.turntable import Angles, DepthRange, depth_pictures, depth_range
 from preim3d.weights import REMEDY, WeightsError, check_weights, find_weights
 
 
@@ -299,9 +299,14 @@ class Preim3DPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def views_and_depths(
-        self, head: Head, cameras: Tensor | None = None, quality: Literal["fast", "normal", "best"] = "normal"
-    ) -> tuple[list[Image.Image], list[Image.Image]]:
-        """The same, and for each the depth as a grey picture, near being light."""
+        self,
+        head: Head,
+        cameras: Tensor | None = None,
+        quality: Literal["fast", "normal", "best"] = "normal",
+        between: DepthRange | None = None,
+    ) -> tuple[list[Image.Image], list[Image.Image], DepthRange]:
+        """The same, and for each the depth as a grey picture, near being light; and the range of depth that they show,
+        which is that of these views unless it is given. Frames of one film need one range, or they flicker."""
         config, (rays, samples) = self.generator.config, QUALITIES[quality]
         sizes = {
             "ray_resolution": round(rays * config.ray_resolution),
@@ -318,7 +323,8 @@ class Preim3DPipeline(DiffusionPipeline):
             ]
         images = torch.cat([output.image for output in outputs])
         depth, opacity = (torch.cat([getattr(output, name) for output in outputs]) for name in ("depth", "opacity"))
-        return pictures(images), depth_pictures(depth, opacity, images.shape[-1])
+        between = between or depth_range(depth, opacity)
+        return pictures(images), depth_pictures(depth, opacity, images.shape[-1], between), between
 
     def mesh(self, head: Head, resolution: int = 144, faces: int = 50_000) -> Mesh:
         """Its surface, on a grid of resolution^3 cells; `faces` triangles at most."""

@@ -66,9 +66,9 @@ class Gpu:
         is there."""
         head = self.head(asked)
         seats = cameras(turn_angles(angles), self.pivot)
-        frames, depths = [], []
+        frames, depths, between = [], [], None
         for first, last in ((0, 1), (1, GRID.stop), (GRID.stop, 20), (20, 30), (30, len(seats))):
-            pictures, depth = self.pipeline.views_and_depths(head, seats[first:last])
+            pictures, depth, between = self.pipeline.views_and_depths(head, seats[first:last], between=between)
             frames += pictures
             depths += depth
             yield "frames", frames, depths
@@ -82,7 +82,7 @@ class Gpu:
 
     def look_from(self, asked: EditedHead, angles: Angles) -> tuple[Image.Image, Image.Image]:
         """One picture, and its depth."""
-        pictures, depths = self.pipeline.views_and_depths(self.head(asked), cameras([angles], self.pivot))
+        pictures, depths, _ = self.pipeline.views_and_depths(self.head(asked), cameras([angles], self.pivot))
         return pictures[0], depths[0]
 
     def nine_views(self, asked: EditedHead) -> list[Image.Image]:
