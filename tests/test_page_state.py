@@ -220,3 +220,16 @@ def test_all_frames_of_a_head_show_depth_in_one_range(answers, with_head, upload
     monkeypatch.setattr(answers.gpu.pipeline, "views_and_depths", noted)
     list(answers.show_both(with_head()))
     assert len(ranges) > 2 and len(set(ranges)) == 1
+
+
+def test_the_edited_picture_is_dimmed_until_it_is_true(answers, with_head):
+    """After a recipe or a refinement the head comes first, then its edits."""
+    visitor = with_head()
+    visitor.history.plan = Plan((Edit(answers.names[0], 1.0),))
+    told = [new for new in answers.show_both(visitor) if "viewer" in new]
+    pending = [new["viewer"]["pending"] for new in told]
+    assert pending == sorted(pending, reverse=True) and pending[0] and not pending[-1]
+    sheets = [(new["viewer"]["pending"], new["edited"] is None) for new in told if "edited" in new]
+    assert sheets == [(True, True), (False, False)]
+    visitor.history.plan = Plan()
+    assert not any(new["viewer"]["pending"] for new in answers.show_both(visitor) if "viewer" in new)

@@ -86,6 +86,7 @@ class Showing:
         total = len(turn_angles())
         before = None if original else visitor.front
         visitor.unfinished = True
+        pending = original and bool(self.asked(visitor).strengths)  # the edits are not in these pictures yet
         for kind, *things in visitor.while_current(steps):
             if not original and visitor.slid != visitor.applied:
                 return
@@ -99,12 +100,14 @@ class Showing:
                 if original:
                     visitor.front, visitor.frames = frames[0], packed
                 shown = view_value(visitor, packed, depth, len(frames), len(frames) if original else total)
+                shown["pending"] = pending and original
                 boxes = {"session": visitor, "viewer": shown}
                 if len(frames) == 1:
                     boxes |= {"verdict": self.describe(visitor, frames[0], before), **self.plan_boxes(visitor)}
                 elif len(frames) == GRID.stop:
                     sheet = visitor.keep_picture("grid.png" if original else "edited.png", grid_sheet(frames[GRID]))
-                    boxes |= {"grid": sheet, "edited": sheet} if original else {"edited": sheet}
+                    of_edited = None if pending and original else sheet
+                    boxes |= {"grid": sheet, "edited": of_edited} if original else {"edited": sheet}
                 yield boxes
         visitor.unfinished = False
 

@@ -122,6 +122,7 @@ function draw() {
     const canvas = side("canvas", which), context = canvas.getContext("2d"), name = side("select", which).value;
     const image = images[name];
     context.clearRect(0, 0, canvas.width, canvas.height);
+    canvas.style.opacity = name === "edited" && props.value && props.value.pending ? 0.35 : 1;
     side(".tag", which).textContent = names[name] || "";
     if (!image || !image.complete || !image.naturalWidth) continue;
     if (name === "photo") { context.drawImage(image, 0, 0, canvas.width, canvas.height); continue; }
@@ -206,8 +207,9 @@ load();
 
 def viewer(value: dict) -> gr.HTML:
     """Photo, reconstruction, edit and depth of one head, turned in the browser. The value, by name of the picture:
-    {"src": an address, "count": how many frames it packs}; and "angles" of the frames, and "columns" as packed. The
-    event `look` has `yaw` and `pitch` in degrees, where it stands."""
+    {"src": an address, "count": how many frames it packs}; "angles" of the frames, "columns" as packed, and "pending"
+    while the edited pictures are still those before the edits, which dims them. The event `look` has `yaw` and
+    `pitch` in degrees, where it stands."""
     return gr.HTML(
         value,
         html_template=VIEWER_HTML,
