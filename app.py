@@ -372,14 +372,14 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
         a_strengths = gr.JSON({}, label="strengths")
         a_face = NumberBox(1, label="face", precision=0)
         a_yaw, a_pitch = NumberBox(0, label="yaw_deg"), NumberBox(0, label="pitch_deg")
-        a_format = gr.Textbox("glb", label="format")
+        a_format, a_texture = gr.Textbox("glb", label="format"), gr.Checkbox(False, label="texture")
         a_picture = gr.Image(format="png", label="picture")
         a_mesh = gr.File(label="mesh")
         on_gpu["api_visibility"] = "public"
         for endpoint, inputs, output in (
             (api.edit_portrait, [a_photo, a_strengths, a_face, a_yaw, a_pitch], a_picture),
             (api.pose_grid, [a_photo, a_strengths, a_face], a_picture),
-            (api.mesh, [a_photo, a_strengths, a_face, a_format], a_mesh),
+            (api.mesh, [a_photo, a_strengths, a_face, a_format, a_texture], a_mesh),
         ):
             gr.Button().click(endpoint, inputs, output, api_name=endpoint.__name__, **on_gpu)
 

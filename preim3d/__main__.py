@@ -61,6 +61,11 @@ def make_parser() -> argparse.ArgumentParser:
     edit.add_argument("--out", metavar="DIR", type=given_path, required=True, help="where the results go")
     edit.add_argument("--face", metavar="N", type=int, default=1, help="which face of several; 1 is the largest")
     edit.add_argument(
+        "--texture",
+        action="store_true",
+        help="head.glb has 10,000 triangles and a picture of the colours, not 50,000 and a colour at each corner",
+    )
+    edit.add_argument(
         "--quality", choices=("fast", "normal", "best"), default="normal", help="how finely views are sampled"
     )
     add_machine_options(edit)
@@ -242,7 +247,7 @@ def edit_photo(
     from preim3d.pipeline import grid_sheet
     from preim3d.turntable import cameras
 
-    head = pipeline(photo, strengths, face=options.face, mesh=True, quality=options.quality)
+    head = pipeline(photo, strengths, face=options.face, mesh=True, texture=options.texture, quality=options.quality)
     yaw_deg, pitch_deg = head.camera_deg
     number = "1 face" if head.faces_found == 1 else f"{head.faces_found} faces"
     this = "this one" if head.faces_found == 1 else f"face {options.face}{' (the largest)' * (options.face == 1)}"
@@ -261,7 +266,7 @@ def edit_photo(
         "likeness": likeness and {"distance": round(likeness.distance, 4), "words": likeness.words},
         "strengths": strengths,
         "grid": {"pitch_deg": PITCHES_DEG, "yaw_deg": YAWS_DEG},
-        "mesh": {"vertices": len(head.mesh.vertices), "faces": len(head.mesh.faces)},
+        "mesh": {"vertices": len(head.mesh.vertices), "faces": len(head.mesh.faces), "unit": "metre"},
         "files": RESULTS[:-1],
         "weights": pipeline.directions.config.fingerprint,
         "w": [[float(str(number)) for number in row] for row in head.w],  # float32 has fewer digits than float64

@@ -23,7 +23,7 @@ from preim3d.face_mesh import FaceMesh
 from preim3d.film import angle_label, pictures, pose_sheet
 from preim3d.generator import Planes, TriPlaneGenerator
 from preim3d.landmarks import LandmarkNetwork
-from preim3d.mesh import Mesh, extract_mesh
+from preim3d.mesh import FACES, TEXTURE_PX, TEXTURED_FACES, Mesh, extract_mesh
 from preim3d.photo import load_photo
 from preim3d.strengths import check_face, check_strengths
 from preim3d.turntable import Angles, DepthRange, depth_pictures, depth_range
@@ -181,6 +181,7 @@ class Preim3DPipeline(DiffusionPipeline):
         face: int = 1,
         crop: Image.Image | None = None,
         mesh: bool = False,
+        texture: bool = False,
         quality: Literal["fast", "normal", "best"] = "normal",
         return_dict: bool = True,
     ) -> Preim3DOutput | tuple:
@@ -191,7 +192,9 @@ class Preim3DPipeline(DiffusionPipeline):
             strengths: by attribute, in standard deviations of its classifier's logit; 0 changes nothing.
             face: which face of several, 1 being the largest.
             crop: a face crop as `align` makes it, in place of a photo.
-            mesh: whether to extract the edited head's surface, which takes seconds on a CPU.
+            mesh: whether to extract the edited head's surface.
+            texture: the surface is of fewer triangles and has a picture of its colours, 1024 px wide, in place of
+                colours at the vertices; that takes some seconds on a CPU.
             quality: of the views: half as many samples along each ray, as in training, or twice as many and four rays
                 for each one.
             return_dict: a `Preim3DOutput` rather than a tuple of its fields.
@@ -201,6 +204,8 @@ class Preim3DPipeline(DiffusionPipeline):
             PhotoError: the photo cannot be read, or has no such face.
         """
         strengths = self.check_inputs(photo, crop, strengths or {}, face, quality)
+        if texture and not mesh:
+            raise ValueError("A `texture` is part of the mesh: give `mesh=True`, too.")
 
         camera_deg = faces_found = None
         if crop is None:
@@ -213,7 +218,7 @@ class Preim3DPipeline(DiffusionPipeline):
         # An edit of nothing is the reconstruction itself, not a second rendering of it.
         edited = head if w_edit is w else self.head(w_edit)
         edited_views = views if edited is head else self.views(edited, quality=quality)
-        surface = self.mesh(edited) if mesh else None
+        surface = self.mesh(edited, texture=texture) if mesh else None
 
         output = Preim3DOutput(
             crop, as_array(w), as_array(w_edit), views, edited_views, surface, camera_deg, faces_found
@@ -326,8 +331,9 @@ class Preim3DPipeline(DiffusionPipeline):
         between = between or depth_range(depth, opacity)
         return pictures(images), depth_pictures(depth, opacity, images.shape[-1], between), between
 
-    def mesh(self, head: Head, resolution: int = 144, faces: int = 50_000) -> Mesh:
-        """Its surface, on a grid of resolution^3 cells; `faces` triangles at most."""
+    def mesh(self, head: Head, resolution: int = 144, faces: int | None = None, texture: bool = False) -> Mesh:
+        """Its surface, on a grid of resolution^3 cells; `faces` triangles at most, by default 50,000, or 10,000 under
+        a texture."""
         config = self.generator.config
 
         def density(axis: Tensor):
@@ -341,7 +347,8 @@ class Preim3DPipeline(DiffusionPipeline):
             bust=BUST if config.has_back else None,
             level=config.surface_density,
             resolution=resolution,
-            faces=faces,
+            faces=faces or (TEXTURED_FACES if texture else FACES),
+            texture_px=TEXTURE_PX if texture else None,
         )
 
 

@@ -27,6 +27,10 @@ def test_the_endpoints_give_a_picture_a_grid_and_meshes(client, portrait):
     for format, head in (("glb", b"glTF"), ("obj", b"#"), ("ply", b"ply")):
         mesh = client.predict(photo, {}, 1, format, api_name="/mesh")
         assert Path(mesh).read_bytes().startswith(head)
+    mesh = client.predict(photo=photo, texture=True, api_name="/mesh")
+    assert b"baseColorTexture" in Path(mesh).read_bytes()
+    with pytest.raises(gradio_client.exceptions.AppError, match="written into a 'glb' only, not into 'ply'"):
+        client.predict(photo=photo, format="ply", texture=True, api_name="/mesh")
 
 
 @pytest.mark.parametrize(

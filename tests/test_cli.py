@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trimesh
 from killing import left_by_a_killed_process
 from PIL import Image
 
@@ -62,6 +63,16 @@ def test_the_result_is_readable_and_exact(command, pipeline, portrait, tmp_path)
     assert len(lines) < 40 + len(result["w"])
     w = pipeline.encode(pipeline.align(portrait))[0].numpy()
     assert np.array_equal(np.array(result["w"], np.float32), w)
+
+
+def test_the_mesh_is_in_metres_and_textured_on_request(command, pipeline, portrait, tmp_path):
+    size = 0.42 * np.ptp(pipeline(portrait, mesh=True).mesh.vertices, axis=0)
+    for out, words in (("plain", []), ("textured", ["--texture"])):
+        assert command("edit", portrait, "--out", tmp_path / out, *words)[0] == 0
+        mesh = trimesh.load(tmp_path / out / "head.glb", force="mesh")
+        assert np.allclose(mesh.extents, size, rtol=0.02)
+        result = json.loads((tmp_path / out / "result.json").read_text())
+        assert result["mesh"]["unit"] == "metre" and (mesh.visual.uv is not None) == (out == "textured")
 
 
 def test_which_of_several_faces_is_told_and_counts_from_1(command, portrait, tmp_path):

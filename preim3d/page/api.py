@@ -37,15 +37,21 @@ class Api:
         views = self.gpu.nine_views(self.asked(photo, strengths, face))
         return Visitor().keep_picture("grid.png", grid_sheet(views))
 
-    def mesh(self, photo: str, strengths: dict, face: int, format: str) -> str:
-        """A portrait photo and strengths by attribute -> the edited head's surface as a "glb", "obj" or "ply" file.
-        `face` chooses among several, 1 being the largest."""
+    def mesh(self, photo: str, strengths: dict, face: int, format: str, texture: bool) -> str:
+        """A portrait photo and strengths by attribute -> the edited head's surface in metres, as a "glb", "obj" or
+        "ply" file; a "glb" may have a texture in place of colours at its vertices. `face` chooses among several, 1
+        being the largest."""
 
         def check():
             if format not in ("glb", "obj", "ply"):
                 raise ValueError(f"`format` is {format!r}; 'glb', 'obj' and 'ply' are allowed.")
+            if not isinstance(texture, bool):
+                raise ValueError(f"`texture` must be true or false, not {texture!r}.")
+            if texture and format != "glb":
+                raise ValueError(f"A `texture` is written into a 'glb' only, not into {format!r}.")
 
-        return Visitor().keep(f"head.{format}", self.gpu.mesh(self.asked(photo, strengths, face, check), format))
+        content = self.gpu.mesh(self.asked(photo, strengths, face, check), format, texture)
+        return Visitor().keep(f"head.{format}", content)
 
     def asked(self, photo: str | None, strengths: dict, face: int, check=lambda: None) -> EditedHead:
         """The crop and the checked strengths, once `check` has passed all else that was asked; the uploaded file is

@@ -88,8 +88,9 @@ class Gpu:
     def nine_views(self, asked: EditedHead) -> list[Image.Image]:
         return self.pipeline.views(self.head(asked))
 
-    def mesh(self, asked: EditedHead, format: str) -> bytes:
-        return mesh_bytes(self.pipeline.mesh(self.head(asked)), format, {"strengths": asked.strengths})
+    def mesh(self, asked: EditedHead, format: str, texture: bool = False) -> bytes:
+        surface = self.pipeline.mesh(self.head(asked), texture=texture)
+        return mesh_bytes(surface, format, {"strengths": asked.strengths})
 
     def film(self, asked: EditedHead) -> Iterator[list[Image.Image]]:
         """The frames of one round, some at a time."""
