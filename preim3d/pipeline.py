@@ -26,6 +26,7 @@ from preim3d.landmarks import LandmarkNetwork
 from preim3d.mesh import FACES, TEXTURE_PX, TEXTURED_FACES, Mesh, extract_mesh
 from preim3d.photo import load_photo
 from preim3d.strengths import check_face, check_strengths
+from preim3d.texture import check_texture
 from preim3d.turntable import Angles, DepthRange, depth_pictures, depth_range
 from preim3d.weights import REMEDY, WeightsError, check_weights, find_weights
 
@@ -206,6 +207,8 @@ class Preim3DPipeline(DiffusionPipeline):
         strengths = self.check_inputs(photo, crop, strengths or {}, face, quality)
         if texture and not mesh:
             raise ValueError("A `texture` is part of the mesh: give `mesh=True`, too.")
+        if texture:
+            check_texture()
 
         camera_deg = faces_found = None
         if crop is None:

@@ -2,12 +2,12 @@
 
 A texture coordinate is [0, 1] to the right and upwards, as trimesh has it; row 0 of a picture is its top."""
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import trimesh
-import xatlas
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import KDTree
@@ -26,8 +26,17 @@ class Flat(NamedTuple):
     uv: np.ndarray  # [V', 2]
 
 
+def check_texture() -> None:
+    """Raises ValueError where the package that lays surfaces out is missing: not every machine has it ready-made."""
+    if importlib.util.find_spec("xatlas") is None:
+        raise ValueError("A texture needs the package xatlas: run `pip install xatlas`, or leave the texture out.")
+
+
 def unwrap(vertices: np.ndarray, triangles: np.ndarray, size_px: int) -> Flat:
     """Charts of little distortion, packed into one picture. Takes a second for 10,000 triangles, five for 20,000."""
+    check_texture()
+    import xatlas
+
     atlas, pack = xatlas.Atlas(), xatlas.PackOptions()
     pack.resolution, pack.padding, pack.bilinear = size_px, PADDING_PX, True
     atlas.add_mesh(vertices.astype(np.float32), triangles.astype(np.uint32))

@@ -258,6 +258,7 @@ def head_mesh() -> Mesh:
 
 @pytest.fixture(scope="module")
 def textured_mesh() -> Mesh:
+    pytest.importorskip("xatlas")
     return extract_mesh(on_grid(head), head_color, box_size=BOX, level=LEVEL, faces=5_000, texture_px=512)
 
 

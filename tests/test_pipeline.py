@@ -1,5 +1,7 @@
 """The whole chain on tiny networks: a crop in; latents, nine views and a mesh out."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -90,6 +92,12 @@ def test_a_textured_mesh_is_smaller_and_has_its_picture(pipeline, crop):
     assert mesh.texture.shape == (1024, 1024, 3) and len(mesh.faces) <= 10_000
     radius = np.linalg.norm(mesh.vertices, axis=1)
     assert 0.15 < radius.min() and radius.max() < 0.4
+
+
+def test_a_missing_package_is_told_before_the_work(pipeline, monkeypatch):
+    monkeypatch.setitem(sys.modules, "xatlas", None)
+    with pytest.raises(ValueError, match="run `pip install xatlas`, or leave the texture out"):
+        pipeline("nowhere.jpg", mesh=True, texture=True)
 
 
 def test_quality_is_the_number_of_samples(pipeline, crop):

@@ -10,6 +10,7 @@ from preim3d.page.gpu import EditedHead, Gpu
 from preim3d.page.visitor import Visitor, take_upload
 from preim3d.pipeline import Preim3DPipeline, grid_sheet
 from preim3d.strengths import check_face, check_strengths
+from preim3d.texture import check_texture
 
 
 class Api:
@@ -49,6 +50,8 @@ class Api:
                 raise ValueError(f"`texture` must be true or false, not {texture!r}.")
             if texture and format != "glb":
                 raise ValueError(f"A `texture` is written into a 'glb' only, not into {format!r}.")
+            if texture:
+                check_texture()
 
         content = self.gpu.mesh(self.asked(photo, strengths, face, check), format, texture)
         return Visitor().keep(f"head.{format}", content)
