@@ -21,7 +21,7 @@ from preim3d.strengths import check_strengths, parse_strengths
 from preim3d.weights import check_weights, find_weights, read_json
 
 
-# What in a folder is taken for a photo; HEIC is among them as `load_photo` says in words why it cannot be read.
+# What in a folder is taken for a photo.
 PICTURES = set(".jpg .jpeg .jfif .png .webp .tif .tiff .bmp .gif .ppm .avif .heic .heif".split())
 RESULTS = ("crop.png", "grid.png", "edited_grid.png", "head.glb", "result.json")
 

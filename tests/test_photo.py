@@ -1,16 +1,20 @@
 """photo.py: any file becomes an upright RGB picture or one sentence."""
 
 import io
+import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps
 
 from preim3d.photo import MAX_SIDE_PX, NEUTRAL, PhotoError, load_photo
 
 
+CASES = Path(__file__).parents[2] / "shared" / "cases"
 WIDTH, HEIGHT = 140, 100
 PIXELS = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
 
@@ -102,10 +106,11 @@ def test_pil_image_is_left_as_it_was(tmp_path):
     assert image.size == (WIDTH, HEIGHT) and image.getexif()[0x0112] == 6
 
 
-def test_large_is_reduced():
-    photo = load_photo(encode(Image.new("RGB", (9000, 900), (10, 200, 30)), "JPEG"))
-    assert photo.width <= MAX_SIDE_PX and abs(photo.width / photo.height - 10) < 0.1
-    assert load_photo(encode(Image.new("L", (5000, 500)), "PNG")).size == (MAX_SIDE_PX, 410)
+def test_only_huge_is_reduced():
+    """A panorama keeps its pixels, and so its faces."""
+    assert load_photo(encode(Image.new("RGB", (12000, 1500), (10, 200, 30)), "JPEG")).size == (12000, 1500)
+    assert load_photo(encode(Image.new("RGB", (10000, 8000)), "JPEG")).size == (5000, 4000)
+    assert load_photo(encode(Image.new("L", (MAX_SIDE_PX + 8000, 500)), "PNG")).size == (MAX_SIDE_PX, 400)
 
 
 def test_too_large_is_refused_by_its_header():
@@ -147,8 +152,119 @@ def test_not_a_picture(tmp_path):
     assert reason_and_words(b"hello, this is text")[0] == "not_an_image"
     assert reason_and_words(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n")[0] == "not_an_image"
     reason, words = reason_and_words(b"\x00\x00\x00\x18ftypheic" + bytes(64))
-    assert reason == "unsupported" and "HEIC" in words
+    assert reason == "damaged" and "HEIC" in words and "JPEG" in words
     assert reason_and_words(tmp_path / "none.jpg")[0] == "missing"
     assert reason_and_words(tmp_path)[0] == "missing"
     (tmp_path / "empty.jpg").touch()
     assert reason_and_words(str(tmp_path / "empty.jpg"))[0] == "empty"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Colours.
+
+
+def wide_profile(primaries: dict[bytes, tuple[float, float, float]], gamma: float = 1.8) -> bytes:
+    """An ICC profile (version 2) of these primaries in D50, as the standard lays it out."""
+
+    def number(value: float) -> bytes:
+        return struct.pack(">i", round(value * 65536))
+
+    tags = {name: b"XYZ \0\0\0\0" + b"".join(map(number, xyz)) for name, xyz in primaries.items()}
+    tags[b"wtpt"] = b"XYZ \0\0\0\0" + b"".join(map(number, (0.9642, 1.0, 0.8249)))
+    curve = b"curv\0\0\0\0" + struct.pack(">IHxx", 1, round(gamma * 256))
+    tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
+    tags[b"desc"] = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"wide\0" + bytes(81)
+    tags[b"cprt"] = b"text\0\0\0\0none\0\0\0\0"
+    place, table, content = 132 + 12 * len(tags), struct.pack(">I", len(tags)), b""
+    for name, tag in tags.items():
+        table += name + struct.pack(">II", place + len(content), len(tag))
+        content += tag
+    head = bytearray(128)
+    head[8:12], head[12:24], head[36:40] = b"\x02\x40\0\0", b"mntrRGB XYZ ", b"acsp"
+    head[68:80] = b"".join(map(number, (0.9642, 1.0, 0.8249)))
+    head[:4] = struct.pack(">I", place + len(content))
+    return bytes(head) + table + content
+
+
+# Columns of the standards' matrices from linear RGB to XYZ, brought to D50.
+DISPLAY_P3 = {b"rXYZ": (0.5151, 0.2412, -0.0011), b"gXYZ": (0.292, 0.6922, 0.0419), b"bXYZ": (0.1571, 0.0666, 0.7841)}
+PROPHOTO = {b"rXYZ": (0.7977, 0.288, 0.0), b"gXYZ": (0.1352, 0.7119, 0.0), b"bXYZ": (0.0313, 0.0001, 0.8249)}
+ADOBE_RGB = {b"rXYZ": (0.6097, 0.3111, 0.0195), b"gXYZ": (0.2053, 0.6257, 0.0609), b"bXYZ": (0.1492, 0.0632, 0.7446)}
+SRGB = {b"rXYZ": (0.4361, 0.2225, 0.0139), b"gXYZ": (0.3851, 0.7169, 0.0971), b"bXYZ": (0.1431, 0.0606, 0.7141)}
+
+
+def as_profile_has_it(pixels: np.ndarray, primaries: dict, gamma: float) -> np.ndarray:
+    """sRGB -> the numbers that the profile has for the same colours, by the standards' formulas."""
+    x = pixels / 255.0
+    linear = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+    xyz = linear @ np.array(list(SRGB.values()))
+    own = np.clip(xyz @ np.linalg.inv(np.array(list(primaries.values()))), 0, 1)
+    return (255 * own ** (1 / gamma)).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "HEIF"])
+@pytest.mark.parametrize("primaries, gamma", [(DISPLAY_P3, 2.2), (PROPHOTO, 1.8), (ADOBE_RGB, 2.2)])
+def test_colours_of_a_profile_become_srgb(primaries, gamma, kind):
+    smooth = np.asarray(Image.fromarray(PIXELS[::25, ::28]).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
+    stored = Image.fromarray(as_profile_has_it(smooth, primaries, gamma))
+    quality = {"subsampling": 0} if kind == "JPEG" else {"chroma": 444} if kind == "HEIF" else {}
+    options = {"icc_profile": wide_profile(primaries, gamma), "quality": 100, **quality}
+    photo = load_photo(encode(stored, kind, **options, **({"lossless": True} if kind == "WEBP" else {})))
+    assert np.abs(np.asarray(photo).astype(int) - smooth).mean() < 2
+    assert np.abs(np.asarray(stored).astype(int) - smooth).mean() > 6  # what it was without
+
+
+def test_colours_of_the_case_become_srgb():
+    if not CASES.is_dir():
+        pytest.skip(f"{CASES} is not there")
+    import skimage.data
+
+    difference = np.asarray(load_photo(CASES / "icc_prophoto.jpg")).astype(int) - skimage.data.astronaut()
+    # Single pixels have JPEG's noise, 2.2 of 255.
+    assert np.abs(difference.reshape(64, 8, 64, 8, 3).mean((1, 3))).mean() < 1
+    assert np.abs(difference).mean() < 2.5
+
+
+def test_transparency_stays_where_a_profile_is():
+    rgba = picture("RGBA")
+    rgba.putalpha(0)
+    profile = wide_profile(PROPHOTO)
+    assert load_photo(encode(rgba, "PNG", icc_profile=profile)).getpixel((3, 3)) == NEUTRAL
+    rgba.putalpha(255)
+    opaque = load_photo(encode(picture(), "PNG", icc_profile=profile))
+    assert np.array_equal(np.asarray(load_photo(encode(rgba, "PNG", icc_profile=profile))), np.asarray(opaque))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "LA"])
+def test_a_profile_that_changes_nothing_or_makes_no_sense_is_left_out(mode):
+    """sRGB's own, a broken one, and one for pixels of another kind."""
+    plain = load_photo(encode(picture(mode), "PNG"))
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for profile in (srgb, srgb[:200], b"no profile", *([wide_profile(PROPHOTO)] if mode == "L" else [])):
+        assert np.array_equal(np.asarray(load_photo(encode(picture(mode), "PNG", icc_profile=profile))), plain)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# HEIC.
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_heic(orientation):
+    pillow_heif.register_heif_opener()
+    smooth = Image.fromarray(PIXELS[::25, ::28]).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = np.asarray(ImageOps.exif_transpose(with_exif(smooth, exif))).astype(int)
+    photo = load_photo(encode(smooth, "HEIF", quality=95, chroma=444, exif=exif.tobytes()))
+    assert photo.mode == "RGB" and np.abs(np.asarray(photo) - upright).mean() < 3
+
+
+def with_exif(image: Image.Image, exif: Image.Exif) -> Image.Image:
+    return Image.open(io.BytesIO(encode(image, "PNG", exif=exif)))
+
+
+def test_heic_that_is_damaged_or_too_large():
+    pillow_heif.register_heif_opener()
+    whole = encode(Image.new("RGB", (9000, 8000)), "HEIF", quality=10)
+    assert reason_and_words(whole) == ("too_large", "The picture has 72 megapixels; 64 is the most: save a smaller copy.")
+    assert reason_and_words(encode(picture(), "HEIF")[:2000])[0] == "damaged"
