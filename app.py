@@ -22,14 +22,15 @@ import torch
 from diffusers.utils import logging
 
 from preim3d.directions import ATTRIBUTES, MAIN_ATTRIBUTES
+from preim3d.options import whole_number
 from preim3d.page.answers import Answers
 from preim3d.page.api import Api
 from preim3d.page.examples import find_examples, visit_example
 from preim3d.page.gpu import Gpu
-from preim3d.page.showing import REFINE_COST
+from preim3d.page.showing import REFINE_COST, still_current
 from preim3d.page.verdict import SPACES, Verdict
 from preim3d.page.visitor import Visitor, salt_uploads, sweep_forever
-from preim3d.page.widgets import CSS, HEAD, THEME, PhotoBox, edit_list, safe_marks, viewer
+from preim3d.page.widgets import CSS, HEAD, THEME, NumberBox, PhotoBox, UploadBox, edit_list, safe_marks, viewer
 from preim3d.pipeline import Preim3DPipeline
 from preim3d.strengths import STRENGTH_LIMIT
 from preim3d.weights import BUNDLED, WeightsError, find_weights
@@ -41,20 +42,23 @@ parser = argparse.ArgumentParser(
 )
 parser.add_argument("--weights", metavar="DIR", help="a folder in pipeline layout; default: the bundled one")
 parser.add_argument("--host", help="default: 127.0.0.1, this machine only; 0.0.0.0 lets others in")
-parser.add_argument("--port", type=int, help="default: the first free one from 7860")
+parser.add_argument("--port", type=whole_number(1, 65535), help="default: the first free one from 7860")
 parser.add_argument("--share", action="store_true", help="also open a public address at gradio.live")
 parser.add_argument(
     "--device", metavar="cpu|cuda", default=os.environ.get("PREIM3D_DEVICE"), help="default: cuda where there is one"
 )
 parser.add_argument(
     "--queue-size",
-    type=int,
+    type=whole_number(1),
     default=os.environ.get("PREIM3D_QUEUE_SIZE", "30"),
     help="visitors who may wait; the next one is told so at once",
 )
 options = parser.parse_args(None if __name__ == "__main__" else [])
 
-FORGET_S = int(os.environ.get("PREIM3D_FORGET_S", "3600"))  # how long files and latents are kept
+try:
+    FORGET_S = whole_number(1)(os.environ.get("PREIM3D_FORGET_S", "3600"))  # how long files and latents are kept
+except argparse.ArgumentTypeError as error:
+    parser.error(f"environment variable PREIM3D_FORGET_S: {error}")
 READER = Path(__file__).parent / "weights" / "reader"
 
 logging.disable_progress_bar()  # one for each network, over in a moment
@@ -142,7 +146,7 @@ def add_slider(name: str) -> None:
 
 with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), FORGET_S)) as demo:
     start = visit_example(first) if first else Visitor()
-    session = gr.State(start, time_to_live=FORGET_S, delete_callback=lambda visitor: visitor.delete_files())
+    session = gr.State(start, time_to_live=FORGET_S, delete_callback=Visitor.leave)
     # Which session the browser shows. When it has ended, the server's state is another one's, and says so.
     owner = gr.Textbox(start.key, visible="hidden", elem_id="owner")
     # What the sliders are worth, see `Answers.note_sliders`: when the server last moved them, and the browser's clock.
@@ -302,14 +306,14 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
 
             @functools.wraps(answer)
             def place(*arguments, **named):
-                return {boxes[name]: value for name, value in answer(*arguments, **named).items()}
+                return {boxes[name]: value for name, value in still_current(answer)(*arguments, **named).items()}
 
             return place
 
         @functools.wraps(answer)
         def place_each(*arguments, **named):
             told = {}
-            for new in answer(*arguments, **named):
+            for new in still_current(answer)(*arguments, **named):
                 told |= {name: value for name, value in new.items() if name not in told_once}
                 yield {boxes[name]: value for name, value in {**told, **new}.items()}
 
@@ -334,6 +338,7 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
     refining = refine.click(placed(answers.refine), current, shown, show_progress_on=refined, **on_gpu)
     # Not `input`: emptying the box is that as well, and a photo would be ignored while that event is in the works.
     chosen = {"trigger_mode": "multiple", **on_gpu}
+    photo.upload(answers.note_photo, [session, photo], None, queue=False, trigger_mode="multiple", **hidden)
     read = photo.upload(placed(answers.show_photo), [session, photo, gr.State(None)], shown, **chosen)
     read.then(None, [photo, refused], photo, js=DROP_REFUSED, **private)
     heads = [
@@ -363,18 +368,18 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
     format_choice.input(placed(answers.choose_format), [*current, format_choice], [download, status], **on_gpu)
 
     with gr.Column(visible=False):  # what the endpoints take and give
-        a_photo = gr.File(label="photo")
+        a_photo = UploadBox(label="photo")
         a_strengths = gr.JSON({}, label="strengths")
-        a_face = gr.Number(1, label="face", precision=0)
-        a_yaw, a_pitch = gr.Number(0, label="yaw_deg"), gr.Number(0, label="pitch_deg")
-        a_format = gr.Textbox("glb", label="format")
+        a_face = NumberBox(1, label="face", precision=0)
+        a_yaw, a_pitch = NumberBox(0, label="yaw_deg"), NumberBox(0, label="pitch_deg")
+        a_format, a_texture = gr.Textbox("glb", label="format"), gr.Checkbox(False, label="texture")
         a_picture = gr.Image(format="png", label="picture")
         a_mesh = gr.File(label="mesh")
         on_gpu["api_visibility"] = "public"
         for endpoint, inputs, output in (
             (api.edit_portrait, [a_photo, a_strengths, a_face, a_yaw, a_pitch], a_picture),
             (api.pose_grid, [a_photo, a_strengths, a_face], a_picture),
-            (api.mesh, [a_photo, a_strengths, a_face, a_format], a_mesh),
+            (api.mesh, [a_photo, a_strengths, a_face, a_format, a_texture], a_mesh),
         ):
             gr.Button().click(endpoint, inputs, output, api_name=endpoint.__name__, **on_gpu)
 

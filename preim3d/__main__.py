@@ -10,14 +10,16 @@ Torch is imported after everything that a person may have mistyped has been chec
 """
 
 import argparse
+import io
 import json
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from preim3d.strengths import check_strengths, parse_strengths
+from preim3d.files import cannot_be_written, staging_folder, sweep
+from preim3d.options import given_path
+from preim3d.strengths import check_face, check_strengths, parse_strengths
 from preim3d.weights import check_weights, find_weights, read_json
 
 
@@ -48,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="reconstruct and edit one photo, or every photo of a folder",
         epilog="example: python -m preim3d edit portrait.jpg --set smile=2 --set age=-1 --out out",
     )
-    edit.add_argument("photo", metavar="PHOTO|FOLDER", type=Path, help="a portrait photo, or a folder of them")
+    edit.add_argument("photo", metavar="PHOTO|FOLDER", type=given_path, help="a portrait photo, or a folder of them")
     edit.add_argument(
         "--set",
         metavar="NAME=STRENGTH",
@@ -56,8 +58,13 @@ def make_parser() -> argparse.ArgumentParser:
         default=[],
         help="an attribute and how far to move it, in standard deviations; may be repeated; `info` lists the names",
     )
-    edit.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the results go")
-    edit.add_argument("--face", metavar="N", type=int, default=0, help="which face of several; 0 is the largest")
+    edit.add_argument("--out", metavar="DIR", type=given_path, required=True, help="where the results go")
+    edit.add_argument("--face", metavar="N", type=int, default=1, help="which face of several; 1 is the largest")
+    edit.add_argument(
+        "--texture",
+        action="store_true",
+        help="head.glb has 10,000 triangles and a picture of the colours, not 50,000 and a colour at each corner",
+    )
     edit.add_argument(
         "--quality", choices=("fast", "normal", "best"), default="normal", help="how finely views are sampled"
     )
@@ -73,7 +80,9 @@ def make_parser() -> argparse.ArgumentParser:
     info.set_defaults(run=run_info)
 
     bench = commands.add_parser("bench", help="measure how fast and how large everything is on this machine")
-    bench.add_argument("photo", metavar="PHOTO", type=Path, nargs="?", help="default: the astronaut of scikit-image")
+    bench.add_argument(
+        "photo", metavar="PHOTO", type=given_path, nargs="?", help="default: the astronaut of scikit-image"
+    )
     bench.add_argument(
         "--full-size",
         action="store_true",
@@ -89,12 +98,12 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="Each file is recognised by its content; any of them alone is converted too.",
     )
     convert.add_argument(
-        "--eg3d", metavar="FILE", type=Path, help="network pickle, or the generator that torch.save wrote"
+        "--eg3d", metavar="FILE", type=given_path, help="network pickle, or the generator that torch.save wrote"
     )
-    convert.add_argument("--encoder", metavar="FILE", type=Path, help="checkpoint of the encoder")
-    convert.add_argument("--identity", metavar="FILE", type=Path, help="identity network, model_ir_se50.pth")
-    convert.add_argument("--directions", metavar="DIR|FILE", type=Path, help="a direction, or a folder of them")
-    convert.add_argument("--out", metavar="DIR", type=Path, required=True, help="the weights folder")
+    convert.add_argument("--encoder", metavar="FILE", type=given_path, help="checkpoint of the encoder")
+    convert.add_argument("--identity", metavar="FILE", type=given_path, help="identity network, model_ir_se50.pth")
+    convert.add_argument("--directions", metavar="DIR|FILE", type=given_path, help="a direction, or a folder of them")
+    convert.add_argument("--out", metavar="DIR", type=given_path, required=True, help="the weights folder")
     convert.set_defaults(run=run_convert)
     return parser
 
@@ -114,15 +123,14 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
 
 def run_edit(options: argparse.Namespace) -> int:
     strengths = parse_strengths(options.set)
-    if options.face < 0:
-        raise ValueError(f"--face counts from 0, the largest face, so it cannot be {options.face}.")
+    check_face(options.face)
     photos, skipped = list_photos(options.photo)
     weights = find_weights(options.weights)
     check_weights(weights.folder)
     strengths = check_strengths(strengths, read_json(weights.folder / "directions" / "config.json", "names")["names"])
     folders = result_folders(options.photo, photos, options.out)
 
-    with staging_folder(options.out) as staging:
+    with staging_near(options.out) as staging:
         print(weights.source, file=sys.stderr)
         pipeline, identity = load_networks(weights.folder, options.device)
         if not options.photo.is_dir():
@@ -182,17 +190,17 @@ def result_folders(path: Path, photos: list[Path], out: Path) -> list[Path]:
     return folders
 
 
-def staging_folder(out: Path) -> tempfile.TemporaryDirectory:
+def staging_near(out: Path):
     """A hidden folder on the same disk as `out`, where results are made before they are moved there whole.
 
     Raises:
         ValueError: nothing can be written there.
     """
-    parent = out.absolute()
-    while not parent.exists():
-        parent = parent.parent
+    nearest, *above = (place for place in (out.absolute(), *out.absolute().parents) if place.exists())
+    for place in above:  # where a run that was killed had it, before `out` was there
+        sweep(place)
     try:
-        return tempfile.TemporaryDirectory(prefix=".preim3d-", dir=parent)
+        return staging_folder(nearest)
     except OSError as error:
         raise ValueError(f"Nothing can be written to {out} ({error.strerror}); choose another --out.") from None
 
@@ -239,10 +247,11 @@ def edit_photo(
     from preim3d.pipeline import grid_sheet
     from preim3d.turntable import cameras
 
-    head = pipeline(photo, strengths, face=options.face, mesh=True, quality=options.quality)
+    head = pipeline(photo, strengths, face=options.face, mesh=True, texture=options.texture, quality=options.quality)
     yaw_deg, pitch_deg = head.camera_deg
     number = "1 face" if head.faces_found == 1 else f"{head.faces_found} faces"
-    found = [f"{number} found; this one is seen from yaw {yaw_deg:.0f}, pitch {pitch_deg:.0f} degrees."]
+    this = "this one" if head.faces_found == 1 else f"face {options.face}{' (the largest)' * (options.face == 1)}"
+    found = [f"{number} found; {this} is seen from yaw {yaw_deg:.0f}, pitch {pitch_deg:.0f} degrees."]
     likeness = None
     if identity is not None:
         seat = cameras([head.camera_deg], pipeline.generator.config.pivot)
@@ -253,30 +262,58 @@ def edit_photo(
         "photo": photo.name,
         "faces_found": head.faces_found,
         "face": options.face,
-        "camera": {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg},
-        "likeness": likeness and likeness._asdict(),
+        "camera": {"yaw_deg": round(yaw_deg, 2), "pitch_deg": round(pitch_deg, 2)},
+        "likeness": likeness and {"distance": round(likeness.distance, 4), "words": likeness.words},
         "strengths": strengths,
         "grid": {"pitch_deg": PITCHES_DEG, "yaw_deg": YAWS_DEG},
-        "mesh": {"vertices": len(head.mesh.vertices), "faces": len(head.mesh.faces)},
+        "mesh": {"vertices": len(head.mesh.vertices), "faces": len(head.mesh.faces), "unit": "metre"},
         "files": RESULTS[:-1],
         "weights": pipeline.directions.config.fingerprint,
-        "w": head.w.tolist(),
+        "w": [[float(str(number)) for number in row] for row in head.w],  # float32 has fewer digits than float64
     }
-    with tempfile.TemporaryDirectory(dir=staging) as made:
-        head.crop.save(Path(made, "crop.png"))
-        grid_sheet(head.views).save(Path(made, "grid.png"))
-        grid_sheet(head.edited_views).save(Path(made, "edited_grid.png"))
-        Path(made, "head.glb").write_bytes(mesh_bytes(head.mesh, "glb", {"strengths": strengths}))
-        Path(made, "result.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-        publish(Path(made), folder)
+    contents = {
+        "crop.png": png(head.crop),
+        "grid.png": png(grid_sheet(head.views)),
+        "edited_grid.png": png(grid_sheet(head.edited_views)),
+        "head.glb": mesh_bytes(head.mesh, "glb", {"strengths": strengths}),
+        "result.json": (readable(result) + "\n").encode(),
+    }
+    publish(contents, Path(staging), folder)
     return found
 
 
-def publish(made: Path, folder: Path) -> None:
-    """Moves the finished results to their folder, on the same disk; other files there stay."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in RESULTS:
-        os.replace(made / name, folder / name)
+def png(picture) -> bytes:
+    with io.BytesIO() as file:
+        picture.save(file, "PNG")
+        return file.getvalue()
+
+
+def publish(contents: dict[str, bytes], staging: Path, folder: Path) -> None:
+    """Writes the results to `staging`, then moves them to their folder, on the same disk; other files there stay.
+
+    Raises:
+        OSError: one sentence about the file that could not be written.
+    """
+    name = RESULTS[0]
+    try:
+        for name, content in contents.items():
+            (staging / name).write_bytes(content)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in contents:
+            os.replace(staging / name, folder / name)
+    except OSError as error:
+        raise cannot_be_written(folder / name, error) from error
+
+
+def readable(value, indent: str = "") -> str:
+    """JSON with an object's entries, and a matrix' rows, on a line each, but arrays on one."""
+    inner = indent + "  "
+    if isinstance(value, dict) and value:
+        lines = [f"{inner}{json.dumps(key)}: {readable(entry, inner)}" for key, entry in value.items()]
+        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        return "[\n" + ",\n".join(inner + json.dumps(row) for row in value) + f"\n{indent}]"
+    return json.dumps(value)
 
 
 # ----------------------------------------------------------------------------
@@ -296,10 +333,11 @@ def run_info(options: argparse.Namespace) -> int:
         known = "?" if accuracy is None else f"{accuracy:.0%}"
         print(f"  {name:<20}{label:<22}{group:<16}{known:>8}  {low:+g} to {high:+g}")
     if (weights.folder / "evaluation.json").is_file():
-        evaluation = read_json(weights.folder / "evaluation.json")
-        for key, value in evaluation.items():
-            if isinstance(value, int | float | str):
-                print(f"{key}: {value}")
+        measured = read_json(weights.folder / "evaluation.json")
+        print(f"Measured ({weights.folder / 'evaluation.json'} has the protocol, and more):")
+        for key, value in measured.items():
+            if isinstance(value, int | float | str) and len(str(value)) < 80:
+                print(f"  {key}: {value}")
     return 0
 
 

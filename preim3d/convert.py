@@ -8,10 +8,8 @@ is converted too; when generator and encoder have come together, the latent aver
 offset from is computed anew, as PREIM3D's code does.
 """
 
-import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +17,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from preim3d.camera import PIVOT, RADIUS, camera_from_angles
 from preim3d.directions import ATTRIBUTES, Attribute, Directions, fingerprint
 from preim3d.encoder import PortraitEncoder
+from preim3d.files import cannot_be_written, staging_folder
 from preim3d.generator import TriPlaneGenerator
 from preim3d.irse import IdentityNetwork
 from preim3d.pickles import Record, read_file
 from preim3d.pipeline import load_component
 from preim3d.renderer import PLANE_AXES
 from preim3d.strengths import STRENGTH_LIMIT
-from preim3d.weights import BUNDLED
+from preim3d.weights import BUNDLED, checksum
 
 
 GENERATOR, ENCODER, IDENTITY, DIRECTION = "a generator", "an encoder", "an identity network", "a direction"
@@ -386,44 +386,52 @@ def _sources(founds: list[Found], out: Path) -> list[dict]:
     kinds = {found.kind for found in founds}
     earlier = json.loads((out / "sources.json").read_text("utf-8")) if (out / "sources.json").is_file() else []
     new = [
-        {"file": f.path.name, "kind": f.kind, "bytes": f.path.stat().st_size, "sha256": _sha256(f.path)}
+        {"file": f.path.name, "kind": f.kind, "bytes": f.path.stat().st_size, "sha256": checksum(f.path)}
         for f in founds
     ]
     return [row for row in earlier if row["kind"] not in kinds] + new
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _write(parts: Mapping[str, torch.nn.Module], out: Path, sources: list[dict]) -> None:
-    """Makes everything in a folder beside `out`, then moves it there part by part."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".preim3d-", dir=out.parent) as made:
-        made = Path(made)
-        for name, network in parts.items():
-            network.save_pretrained(made / name)
-            config = made / name / "config.json"
-            # diffusers notes the folder that a part was loaded from, which is nobody's business.
-            kept = {
-                key: value for key, value in json.loads(config.read_text("utf-8")).items() if key != "_name_or_path"
-            }
-            config.write_text(json.dumps(kept, indent=2) + "\n", "utf-8")
-        shutil.copytree(BUNDLED / "landmarks", made / "landmarks")  # ours; finds the face in a photo
-        shutil.copy(BUNDLED / "model_index.json", made)
-        (made / "sources.json").write_text(json.dumps(sources, indent=2) + "\n", "utf-8")
-        (made / "README.md").write_text(model_card(sources), "utf-8")
-        out.mkdir(exist_ok=True)
-        for path in made.iterdir():
-            target = out / path.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            path.replace(target)
+    """Makes everything in a folder beside `out`, then moves it there part by part.
+
+    Raises:
+        OSError: one sentence, where the disk takes no more.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with staging_folder(out.parent) as made:
+            _make(Path(made), parts, out, sources)
+            out.mkdir(exist_ok=True)
+            for path in Path(made).iterdir():
+                target = out / path.name
+                if target.is_dir():
+                    shutil.rmtree(target)
+                path.replace(target)
+    except (OSError, SafetensorError) as error:
+        raise cannot_be_written(out, error) from error
 
 
-def model_card(sources: list[dict]) -> str:
-    """What the folder was made of, and under which licences that is."""
+def _make(made: Path, parts: Mapping[str, torch.nn.Module], out: Path, sources: list[dict]) -> None:
+    """Writes to `made` what is to be new in `out`."""
+    for name, network in parts.items():
+        network.save_pretrained(made / name)
+        config = made / name / "config.json"
+        # diffusers notes the folder that a part was loaded from, which is nobody's business.
+        kept = {key: value for key, value in json.loads(config.read_text("utf-8")).items() if key != "_name_or_path"}
+        config.write_text(json.dumps(kept, indent=2) + "\n", "utf-8")
+    shutil.copytree(BUNDLED / "landmarks", made / "landmarks")  # ours; finds the face in a photo
+    shutil.copy(BUNDLED / "model_index.json", made)
+    (made / "sources.json").write_text(json.dumps(sources, indent=2) + "\n", "utf-8")
+    staying = [path for path in out.rglob("*.safetensors") if not (made / path.relative_to(out).parts[0]).exists()]
+    files = {path.relative_to(out): path for path in staying}
+    files |= {path.relative_to(made): path for path in made.rglob("*.safetensors")}
+    checksums = [f"{checksum(path)}  {name.as_posix()}" for name, path in sorted(files.items())]
+    (made / "README.md").write_text(model_card(sources, checksums), "utf-8")
+
+
+def model_card(sources: list[dict], checksums: list[str]) -> str:
+    """What the folder was made of, under which licences that is, and the checksums of its tensor files."""
     rows = [f"| {row['file']} | {row['kind']} | {row['bytes']} | `{row['sha256']}` |" for row in sources]
     licences = [f"- {LICENCES[kind]}" for kind in dict.fromkeys(row["kind"] for row in sources)]
     return "\n".join([
@@ -434,4 +442,5 @@ def model_card(sources: list[dict]) -> str:
         "- `landmarks`: ours, trained on photos and synthetic heads (CC BY 4.0; credits in weights/README.md)", "",
         "| file | what it is | bytes | sha256 |", "|---|---|---|---|", *rows, "",
         "A unit of a slider is a unit of alpha of the published directions; `age` is the negative of Young.", "",
+        "## Checksums (sha256)", "", "```", *checksums, "```", "",
     ])  # fmt: skip

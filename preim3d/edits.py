@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from preim3d.directions import Directions
+from preim3d.strengths import check_strengths
 
 
 class Edit(NamedTuple):
@@ -97,3 +98,21 @@ def planned(plan: Plan, directions: Directions) -> dict[str, float]:
     """What a plan comes to with these directions, as strengths; attributes that they do not know are left out."""
     known = {name: strength for name, strength in plan.strengths().items() if name in directions.names}
     return conditional(known, plan.protect, directions)
+
+
+def check_plan(plan: Plan, directions: Directions) -> dict[str, float]:
+    """The same, once every edit, switched on or not, and what comes out are known to be possible.
+
+    Raises:
+        ValueError: one sentence: an impossible strength, an edit or a protection that is there twice, or protecting
+            that takes more than is possible.
+    """
+    names = [edit.name for edit in plan.edits]
+    for kind, listed in (("edited", names), ("protected", plan.protect)):
+        if len(set(listed)) < len(listed):
+            raise ValueError(f"`{max(listed, key=listed.count)}` is {kind} twice; once is enough.")
+    check_strengths({edit.name: edit.strength for edit in plan.edits}, names)
+    try:
+        return check_strengths(planned(plan, directions), directions.names)
+    except ValueError as error:
+        raise ValueError(f"{error} Protecting takes more than that; protect less.") from None

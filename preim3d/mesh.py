@@ -1,7 +1,7 @@
 """Density and colour of a field -> closed coloured surface (`Mesh`) -> the bytes of a GLB, OBJ or PLY file.
 
-World as in `camera`: y up, the face looks to +z, as glTF wants it. Knows nothing of networks: the field is two
-functions, called for blocks of points, so that memory stays bounded:
+World as in `camera`: y up, the face looks to +z, as glTF wants it; files are in metres. Knows nothing of networks: the
+field is two functions, called for blocks of points, so that memory stays bounded:
     density(axis)(index) -> [N] raw density, inside where it is above `level`, at points of a grid: coordinates [n]
                             (float32 tensor on the CPU), the same in x, y and z, and places on the axis [N, 3] (int64)
     color(points) -> [N, 3] sRGB in [0, 1] of points [N, 3] (float32 tensor on the CPU)
@@ -20,20 +20,29 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from skimage.measure import marching_cubes
 
+from preim3d.texture import bake, textured_glb, unwrap
+
 
 BLOCK_CELLS = 4  # Side of a block of the grid: the coarse grid has one point every so many cells.
 CUT_STEEPNESS = 3000.0  # Raw density per side of the box, across a cut: far steeper than the field itself.
+# Eyes are .150 apart on reconstructed heads, and .063 m on people's (Dodgson 2004). A head is then .26 m high.
+METRES = 0.42
+FACES = 50_000
+TEXTURED_FACES = 10_000  # To lay out more takes ever longer, and what is small is in the texture.
+TEXTURE_PX = 1024  # A pixel is half a millimetre wide.
 POINTS_PER_CALL = 2**16  # Points that one call of the field gets: 64 Ki points of 32 features are 8 MB.
 
 
 @dataclass
 class Mesh:
-    """A closed triangle mesh with a colour per vertex."""
+    """A closed triangle mesh with a colour per vertex; or with a texture, and then cut open where its charts meet."""
 
     vertices: np.ndarray  # [V, 3] float32, world units
     faces: np.ndarray  # [F, 3] int32, counter-clockwise seen from outside
     normals: np.ndarray  # [V, 3] float32, unit length, outwards
     colors: np.ndarray  # [V, 3] float32, sRGB in [0, 1]
+    uv: np.ndarray | None = None  # [V, 2] float32 in [0, 1], to the right and upwards
+    texture: np.ndarray | None = None  # [S, S, 3] uint8, sRGB, the top row first
 
 
 @torch.no_grad()
@@ -44,8 +53,9 @@ def extract_mesh(
     box_size: float,  # Side of the cube around the origin where the field is known, in world units.
     level: float,  # Raw density at the surface. EG3D's reference takes 10.
     resolution: int = 128,  # Cells along a side, a multiple of BLOCK_CELLS.
-    faces: int = 50_000,  # Triangles at most.
+    faces: int = FACES,  # Triangles at most.
     bust: tuple[float, float] | None = None,  # Radius and bottom of the upright cylinder that the surface is cut to.
+    texture_px: int | None = None,  # Side of a texture; None: there is none.
 ) -> Mesh:
     """The outer surface of the field: its largest closed piece, in about `faces` triangles, with a colour per vertex.
 
@@ -56,24 +66,40 @@ def extract_mesh(
         raise ValueError(f"`resolution` is {resolution}, but must be a multiple of {BLOCK_CELLS} from 16 to 512.")
     if faces < 100:
         raise ValueError(f"`faces` is {faces}, but a head needs at least 100 triangles.")
+    if texture_px is not None and not 64 <= texture_px <= 8192:
+        raise ValueError(f"`texture_px` is {texture_px}, but must be from 64 to 8192.")
     if bust is not None:
         density = cut_to_bust(density, *bust, level=level, slope=box_size * CUT_STEEPNESS)
     values = density_grid(density, box_size, level, resolution)
     vertices, triangles = isosurface(values, box_size, level)
-    vertices, triangles = largest_component(vertices, triangles)
+    vertices, triangles = exact = largest_component(vertices, triangles)
     if len(triangles) > faces:
         vertices, triangles = fast_simplification.simplify(vertices, triangles, target_count=faces)
         vertices, triangles = largest_component(*without_pinches(vertices, triangles))
+
+    def color_at(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+        # A ray from outside gathers its colour just below the surface; on the surface itself it is half that of the
+        # air. A hair outside the box there is nothing, at its very side there is.
+        below = np.clip(points - normals * (0.5 * box_size / resolution), -box_size / 2, box_size / 2)
+        return in_blocks(color, below.astype(np.float32)).clip(0, 1)
+
     normals = vertex_normals(vertices, triangles)
-    # A ray from outside gathers its colour just below the surface; on the surface itself it is half that of the air.
-    # A hair outside the box there is nothing, at its very side there is.
-    below = np.clip(vertices - normals * (0.5 * box_size / resolution), -box_size / 2, box_size / 2)
-    colors = in_blocks(color, below.astype(np.float32))
-    return Mesh(
+    mesh = Mesh(
         vertices.astype(np.float32),
         triangles.astype(np.int32),
         normals.astype(np.float32),
-        np.clip(colors, 0, 1),
+        color_at(vertices, normals),
+    )
+    if texture_px is None:
+        return mesh
+    flat = unwrap(vertices, triangles, texture_px)
+    return Mesh(
+        mesh.vertices[flat.origins],
+        flat.triangles.astype(np.int32),
+        mesh.normals[flat.origins],
+        mesh.colors[flat.origins],
+        flat.uv,
+        bake(flat, vertices, exact[0], vertex_normals(*exact), color_at, texture_px),
     )
 
 
@@ -266,11 +292,15 @@ def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 
 
 def mesh_bytes(mesh: Mesh, format: str = "glb", extras: dict | None = None) -> bytes:
-    """The whole file: "glb", "obj" or "ply". `extras` (JSON-able) is kept in the GLB's `asset.extras`.
+    """The whole file, in metres: "glb", "obj" or "ply". `extras` (JSON-able) is kept in the GLB's `asset.extras`.
 
     Raises:
-        ValueError: when the format is another.
+        ValueError: when the format is another, or has no place for the texture.
     """
+    if mesh.texture is not None:
+        if format != "glb":
+            raise ValueError(f"A texture is written into a 'glb' only, not into `format` {format!r}.")
+        return textured_glb(METRES * mesh.vertices, mesh.faces, mesh.normals, mesh.uv, mesh.texture, extras)
     if format == "glb":
         return glb_bytes(mesh, extras)
     if format not in ("obj", "ply"):
@@ -278,7 +308,7 @@ def mesh_bytes(mesh: Mesh, format: str = "glb", extras: dict | None = None) -> b
     import trimesh
 
     surface = trimesh.Trimesh(
-        mesh.vertices,
+        METRES * mesh.vertices,
         mesh.faces,
         vertex_normals=mesh.normals,
         vertex_colors=np.round(mesh.colors * 255).astype(np.uint8),
@@ -294,7 +324,7 @@ def glb_bytes(mesh: Mesh, extras: dict | None = None) -> bytes:
     Our own, because trimesh's GLB has no material (polished metal by default: black in three.js), and sRGB
     colours where the standard (section 3.7.2.1) wants linear ones.
     """
-    positions = np.ascontiguousarray(mesh.vertices, dtype="<f4")
+    positions = np.ascontiguousarray(METRES * mesh.vertices, dtype="<f4")
     # 16 bits, as 8 linear ones are too few in the dark; a fourth number fills the stride, which must divide by 4.
     colors = np.zeros((len(mesh.colors), 4), dtype="<u2")
     colors[:, :3] = np.round(srgb_to_linear(mesh.colors) * 65535)

@@ -23,10 +23,10 @@ from preim3d.face_mesh import FaceMesh
 from preim3d.film import angle_label, pictures, pose_sheet
 from preim3d.generator import Planes, TriPlaneGenerator
 from preim3d.landmarks import LandmarkNetwork
-from preim3d.mesh import Mesh, extract_mesh
+from preim3d.mesh import FACES, TEXTURE_PX, TEXTURED_FACES, Mesh, extract_mesh
 from preim3d.photo import load_photo
-from preim3d.strengths import check_strengths
-from preim3d.turntable import Angles, depth_pictures
+from preim3d.strengths import check_face, check_strengths
+from preim3d.turntable import Angles, DepthRange, depth_pictures, depth_range
 from preim3d.weights import REMEDY, WeightsError, check_weights, find_weights
 
 
@@ -124,38 +124,44 @@ class Preim3DPipeline(DiffusionPipeline):
         self.aligner: FaceAligner | None = None
 
     @classmethod
-    def from_pretrained(
-        cls, weights: str | os.PathLike | None = None, dtype: torch.dtype = torch.float32, **components
-    ) -> "Preim3DPipeline":
+    def from_pretrained(cls, weights: str | os.PathLike | None = None, **components) -> "Preim3DPipeline":
         """Loads a folder in pipeline layout; None takes PREIM3D_WEIGHTS or the bundled default.
+
+        Networks are in float32 in memory, whatever they are on disk; `view_precision` says where bfloat16 is faster.
 
         Args:
             weights: the folder.
-            dtype: of the networks in memory, whatever it is on disk.
             components: networks to take in place of the folder's, as in diffusers.
 
         Raises:
             WeightsError: a file is missing or damaged, or the parts do not belong together.
+            ValueError: another argument, such as a `dtype`.
         """
+        for name in components:
+            if name not in (*COMPONENT_CLASSES, "origin_directions"):
+                raise ValueError(
+                    f"`from_pretrained` does not take `{name}`: besides the weights it takes networks, as"
+                    f" {', '.join(f'`{known}`' for known in COMPONENT_CLASSES)} or `origin_directions`, in float32."
+                )
         folder = find_weights(weights).folder
         check_weights(folder)
         for name, network_class in COMPONENT_CLASSES.items():
             if name not in components:
-                components[name] = load_component(network_class, folder / name, dtype)
+                components[name] = load_component(network_class, folder / name, torch.float32)
         if (folder / "origin_directions").is_dir() and "origin_directions" not in components:
-            components["origin_directions"] = load_component(Directions, folder / "origin_directions", dtype)
+            components["origin_directions"] = load_component(Directions, folder / "origin_directions", torch.float32)
         pipeline = cls(**components)
         pair = fingerprint(pipeline.encoder, pipeline.generator)
         for directions in (pipeline.directions, pipeline.origin_directions):
             if directions is not None and directions.config.fingerprint not in ("", pair):
                 raise WeightsError(
-                    f"The directions in {folder} were learned with another encoder or generator;"
-                    " learn them again with python -m train.directions."
+                    f"The directions in {folder} were learned with another encoder or generator, or one of the three"
+                    f" is damaged; {REMEDY}, or learn them again with python -m train.directions."
                 )
         if (folder / "landmarks").is_dir():
             # The aligner would not miss a tensor.
-            load_component(LandmarkNetwork, folder / "landmarks", dtype)
-            load_component(FaceMesh, folder / "landmarks" / "mesh", dtype)
+            load_component(LandmarkNetwork, folder / "landmarks", torch.float32)
+            load_component(FaceMesh, folder / "landmarks" / "mesh", torch.float32)
             pipeline.landmarks_folder = folder / "landmarks"
             pipeline.aligner = FaceAligner(folder / "landmarks")
         return pipeline
@@ -172,9 +178,10 @@ class Preim3DPipeline(DiffusionPipeline):
         photo: str | os.PathLike | bytes | Image.Image | None = None,
         strengths: Mapping[str, float] | None = None,
         *,
-        face: int = 0,
+        face: int = 1,
         crop: Image.Image | None = None,
         mesh: bool = False,
+        texture: bool = False,
         quality: Literal["fast", "normal", "best"] = "normal",
         return_dict: bool = True,
     ) -> Preim3DOutput | tuple:
@@ -183,9 +190,11 @@ class Preim3DPipeline(DiffusionPipeline):
         Args:
             photo: any portrait photo: a path, the bytes of a file, or a picture.
             strengths: by attribute, in standard deviations of its classifier's logit; 0 changes nothing.
-            face: which face of several, 0 being the largest.
+            face: which face of several, 1 being the largest.
             crop: a face crop as `align` makes it, in place of a photo.
-            mesh: whether to extract the edited head's surface, which takes seconds on a CPU.
+            mesh: whether to extract the edited head's surface.
+            texture: the surface is of fewer triangles and has a picture of its colours, 1024 px wide, in place of
+                colours at the vertices; that takes some seconds on a CPU.
             quality: of the views: half as many samples along each ray, as in training, or twice as many and four rays
                 for each one.
             return_dict: a `Preim3DOutput` rather than a tuple of its fields.
@@ -194,7 +203,9 @@ class Preim3DPipeline(DiffusionPipeline):
             ValueError: impossible arguments.
             PhotoError: the photo cannot be read, or has no such face.
         """
-        strengths = self.check_inputs(photo, crop, strengths or {}, quality)
+        strengths = self.check_inputs(photo, crop, strengths or {}, face, quality)
+        if texture and not mesh:
+            raise ValueError("A `texture` is part of the mesh: give `mesh=True`, too.")
 
         camera_deg = faces_found = None
         if crop is None:
@@ -207,15 +218,18 @@ class Preim3DPipeline(DiffusionPipeline):
         # An edit of nothing is the reconstruction itself, not a second rendering of it.
         edited = head if w_edit is w else self.head(w_edit)
         edited_views = views if edited is head else self.views(edited, quality=quality)
-        surface = self.mesh(edited) if mesh else None
+        surface = self.mesh(edited, texture=texture) if mesh else None
 
         output = Preim3DOutput(
             crop, as_array(w), as_array(w_edit), views, edited_views, surface, camera_deg, faces_found
         )
         return output if return_dict else output.to_tuple()
 
-    def check_inputs(self, photo, crop, strengths: Mapping[str, float], quality: str = "normal") -> dict[str, float]:
+    def check_inputs(
+        self, photo, crop, strengths: Mapping[str, float], face: int = 1, quality: str = "normal"
+    ) -> dict[str, float]:
         """Everything that can be said before the work; returns the strengths as floats."""
+        check_face(face)
         if quality not in QUALITIES:
             raise ValueError(f"`quality` must be one of {', '.join(QUALITIES)}, not `{quality}`.")
         if (photo is None) == (crop is None):
@@ -226,15 +240,15 @@ class Preim3DPipeline(DiffusionPipeline):
             raise ValueError("These weights have no landmark network: give a `crop` in place of a `photo`.")
         return check_strengths(strengths, self.directions.names)
 
-    def align(self, photo: str | os.PathLike | bytes | Image.Image, face: int = 0) -> Image.Image:
-        """photo -> the upright crop of its `face`-th largest face, PIL RGB 512 x 512.
+    def align(self, photo: str | os.PathLike | bytes | Image.Image, face: int = 1) -> Image.Image:
+        """photo -> the upright crop of its face number `face`, 1 the largest, PIL RGB 512 x 512.
 
         Raises:
             PhotoError: the photo cannot be read, or has no such face.
         """
         return self.aligner.align_photo(photo, face)
 
-    def portrait(self, photo: str | os.PathLike | bytes | Image.Image, face: int = 0) -> Portrait:
+    def portrait(self, photo: str | os.PathLike | bytes | Image.Image, face: int = 1) -> Portrait:
         """The same, with the camera that took the photo and the number of its faces."""
         picture = load_photo(photo)
         faces = self.aligner.faces(picture)
@@ -290,9 +304,14 @@ class Preim3DPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def views_and_depths(
-        self, head: Head, cameras: Tensor | None = None, quality: Literal["fast", "normal", "best"] = "normal"
-    ) -> tuple[list[Image.Image], list[Image.Image]]:
-        """The same, and for each the depth as a grey picture, near being light."""
+        self,
+        head: Head,
+        cameras: Tensor | None = None,
+        quality: Literal["fast", "normal", "best"] = "normal",
+        between: DepthRange | None = None,
+    ) -> tuple[list[Image.Image], list[Image.Image], DepthRange]:
+        """The same, and for each the depth as a grey picture, near being light; and the range of depth that they show,
+        which is that of these views unless it is given. Frames of one film need one range, or they flicker."""
         config, (rays, samples) = self.generator.config, QUALITIES[quality]
         sizes = {
             "ray_resolution": round(rays * config.ray_resolution),
@@ -309,10 +328,12 @@ class Preim3DPipeline(DiffusionPipeline):
             ]
         images = torch.cat([output.image for output in outputs])
         depth, opacity = (torch.cat([getattr(output, name) for output in outputs]) for name in ("depth", "opacity"))
-        return pictures(images), depth_pictures(depth, opacity, images.shape[-1])
+        between = between or depth_range(depth, opacity)
+        return pictures(images), depth_pictures(depth, opacity, images.shape[-1], between), between
 
-    def mesh(self, head: Head, resolution: int = 144, faces: int = 50_000) -> Mesh:
-        """Its surface, on a grid of resolution^3 cells; `faces` triangles at most."""
+    def mesh(self, head: Head, resolution: int = 144, faces: int | None = None, texture: bool = False) -> Mesh:
+        """Its surface, on a grid of resolution^3 cells; `faces` triangles at most, by default 50,000, or 10,000 under
+        a texture."""
         config = self.generator.config
 
         def density(axis: Tensor):
@@ -326,7 +347,8 @@ class Preim3DPipeline(DiffusionPipeline):
             bust=BUST if config.has_back else None,
             level=config.surface_density,
             resolution=resolution,
-            faces=faces,
+            faces=faces or (TEXTURED_FACES if texture else FACES),
+            texture_px=TEXTURE_PX if texture else None,
         )
 
 

@@ -7,15 +7,15 @@ makes out/grid.png and out/head.glb of it again."""
 import argparse
 import base64
 import json
-import math
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from preim3d.edits import Edit, Plan, planned
-from preim3d.strengths import check_strengths
+from preim3d.directions import Directions
+from preim3d.edits import Edit, Plan, check_plan
+from preim3d.files import whole_file
+from preim3d.options import given_path
 
 
 VERSION = 1
@@ -50,16 +50,17 @@ class Recipe:
         return json.dumps(content, indent=2) + "\n"
 
 
-def load_recipe(text: str | bytes, directions) -> Recipe:
+def load_recipe(text: str | bytes, directions: Directions, origin_directions: Directions | None = None) -> Recipe:
     """The text of a file -> `Recipe`, checked against the directions of the weights that it is to be used with.
 
     Raises:
-        RecipeError: it is no recipe, is damaged, or was made with other weights.
+        RecipeError: it is no recipe, is damaged, asks for impossible edits, or was made with other weights.
     """
     if len(text) > LARGEST_BYTES:
         raise RecipeError(f"The file has {len(text) / 1e6:.1f} MB; a recipe has {LARGEST_BYTES / 1e6:g} MB at most.")
     try:
-        content = json.loads(text)
+        # Some editors put a byte order mark before the text; of bytes, `loads` takes it away itself.
+        content = json.loads(text.removeprefix("\ufeff") if isinstance(text, str) else text)
         version, made_with = content["preim3d_recipe"], content["weights"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise RecipeError("The file is not a recipe: choose one that was downloaded here before.") from None
@@ -73,41 +74,53 @@ def load_recipe(text: str | bytes, directions) -> Recipe:
         )
     try:
         w = np.frombuffer(base64.b64decode(content["w"], validate=True), "<f4").reshape(content["shape"])
-        edits = tuple(Edit(str(e["name"]), float(e["strength"]), bool(e["on"])) for e in content["edits"])
-        protect = tuple(str(name) for name in content["protect"])
+        edits = tuple(Edit(e["name"], float(e["strength"]), e["on"]) for e in content["edits"])
+        protect = tuple(content["protect"])
         space = content.get("space", "inversion")  # recipes from before there was a choice do not say
         yaw, pitch = float(content["camera"]["yaw_deg"]), float(content["camera"]["pitch_deg"])
-        check_strengths({edit.name: edit.strength for edit in edits} | dict.fromkeys(protect, 0), directions.names)
         whole = w.shape == (config.num_ws, config.w_dim) and np.isfinite(w).all() and abs(w).max() < 1e4
-        whole &= math.isfinite(yaw) and math.isfinite(pitch) and abs(yaw) <= 90 and abs(pitch) <= 90
-        whole &= space in ("inversion", "origin") and len({edit.name for edit in edits}) == len(edits)
+        whole &= abs(yaw) <= 90 and abs(pitch) <= 90  # neither is true of NaN
+        whole &= space in ("inversion", "origin") and all(isinstance(edit.on, bool) for edit in edits)
+        whole &= {*protect, *(edit.name for edit in edits)} <= set(directions.names)
     except (ValueError, KeyError, TypeError, OverflowError):
         whole = False
     if not whole:
         raise RecipeError("The recipe is damaged: its latent or its edits cannot be read; use another copy.")
-    return Recipe(w.astype(np.float32), Plan(edits, protect, space), yaw, pitch)
+    plan, spaces = Plan(edits, protect, space), {"inversion": directions, "origin": origin_directions}
+    if spaces[space] is None:
+        raise RecipeError("The recipe's edits are of the original space, whose directions these weights lack.")
+    try:
+        check_plan(plan, spaces[space])
+    except ValueError as error:
+        raise RecipeError(f"The recipe cannot be used: {error}") from None
+    return Recipe(w.astype(np.float32), plan, yaw, pitch)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m preim3d.recipe", description="A recipe -> its pose grid and mesh.")
-    parser.add_argument("recipe", type=Path, metavar="RECIPE")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where grid.png and head.glb go")
+    parser.add_argument("recipe", type=given_path, metavar="RECIPE")
+    parser.add_argument("--out", type=given_path, required=True, metavar="DIR", help="where grid.png and head.glb go")
     parser.add_argument("--weights", metavar="DIR", help="a folder in pipeline layout; default: the bundled one")
     options = parser.parse_args(arguments)
+
+    from diffusers.utils import logging
 
     from preim3d.mesh import mesh_bytes
     from preim3d.pipeline import Preim3DPipeline, grid_sheet
 
+    logging.disable_progress_bar()  # one for each network, over in a moment
     try:
         text = options.recipe.read_bytes()
         pipeline = Preim3DPipeline.from_pretrained(options.weights)
-        recipe = load_recipe(text, pipeline.directions)
-        options.out.mkdir(parents=True, exist_ok=True)
+        recipe = load_recipe(text, pipeline.directions, pipeline.origin_directions)
         space = recipe.plan.space
-        strengths = planned(recipe.plan, pipeline.directions_of(space))
+        strengths = check_plan(recipe.plan, pipeline.directions_of(space))
         head = pipeline.head(pipeline.edit(recipe.w, strengths, space))
-        grid_sheet(pipeline.views(head)).save(options.out / "grid.png")
-        (options.out / "head.glb").write_bytes(mesh_bytes(pipeline.mesh(head), "glb", {"strengths": strengths}))
+        grid, mesh = grid_sheet(pipeline.views(head)), pipeline.mesh(head)
+        with whole_file(options.out / "grid.png") as file:
+            grid.save(file)
+        with whole_file(options.out / "head.glb") as file:
+            file.write_bytes(mesh_bytes(mesh, "glb", {"strengths": strengths}))
     except (ValueError, OSError) as error:
         print(f"preim3d.recipe: {error}", file=sys.stderr)
         return 1

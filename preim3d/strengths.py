@@ -1,11 +1,23 @@
-"""`smile=2`, as a person writes it, as checked strengths {"smile": 2.0}. No torch: a mistake is answered at once."""
+"""What a person asks for, checked: `smile=2` as {"smile": 2.0}, which face. No torch: a mistake is told at once."""
 
 import difflib
 import math
+import numbers
 from collections.abc import Iterable, Mapping
 
 
 STRENGTH_LIMIT = 10.0  # the range of the reference demo; far outside it, w leaves the space that the generator knows
+
+
+def check_face(face: int) -> int:
+    """Which face of a photo is meant, as a whole number from 1, the largest; a program may send 1.0.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(face, bool) or not isinstance(face, numbers.Real) or not 1 <= face < math.inf or face != int(face):
+        raise ValueError(f"`face` counts from 1, the largest face, so it cannot be {face!r}.")
+    return int(face)
 
 
 def parse_strengths(words: Iterable[str]) -> dict[str, float]:
@@ -47,8 +59,8 @@ def check_strengths(strengths: Mapping[str, float], known: Iterable[str]) -> dic
             raise ValueError(f"`{name}` is no attribute of these weights; {hint} known ones are {', '.join(known)}.")
         try:
             number = float(strength)
-        except (TypeError, ValueError):
-            raise ValueError(f"The strength of `{name}` must be a number, not `{strength}`.") from None
+        except (TypeError, ValueError, OverflowError):  # the last of an integer of hundreds of digits
+            raise ValueError(f"The strength of `{name}` must be a number, not `{str(strength)[:40]}`.") from None
         if not math.isfinite(number) or abs(number) > STRENGTH_LIMIT:
             raise ValueError(
                 f"The strength of `{name}` must lie in {-STRENGTH_LIMIT:g}..{STRENGTH_LIMIT:g}, not `{strength}`."

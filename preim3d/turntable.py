@@ -20,6 +20,7 @@ GRID = slice(1, 10)  # the frames of the pose grid
 FRAME_PX = 256  # at most: forty of them are sent to the browser
 
 Angles = tuple[float, float]  # yaw and nominal pitch in degrees
+DepthRange = tuple[float, float]  # distances from the camera, near and far
 
 
 def turn_angles(photo: Angles = (0.0, 0.0)) -> list[Angles]:
@@ -46,16 +47,27 @@ def pack(frames: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
+def depth_range(
+    depth: torch.Tensor,  # [B, 1, H, W]
+    opacity: torch.Tensor,  # [B, 1, H, W] in [0, 1]
+) -> DepthRange:
+    """Distances of the nearest and the farthest point of the heads, but for a few outliers; 0 and 1 where there is
+    nothing."""
+    solid = depth[opacity > 0.5]
+    if not len(solid):
+        return 0.0, 1.0
+    near, far = solid.quantile(torch.tensor([0.005, 0.995]).to(depth)).tolist()
+    return near, far
+
+
 def depth_pictures(
     depth: torch.Tensor,  # [B, 1, H, W]
     opacity: torch.Tensor,  # [B, 1, H, W] in [0, 1]
     size: int,  # side of the pictures
+    between: DepthRange,
 ) -> list[Image.Image]:
-    """Grey pictures: the nearest point of all is white, the farthest of the heads dark grey, what is behind black."""
-    solid = opacity > 0.5
-    if not solid.any():
-        return [Image.new("L", (size, size)) for _ in depth]
-    near, far = depth[solid].quantile(torch.tensor([0.005, 0.995]).to(depth))
-    grey = (1 - 0.8 * ((depth - near) / (far - near).clamp(min=1e-6)).clamp(0, 1)) * solid
+    """Grey pictures: what is as near as the range begins is white, where it ends dark grey, behind the head black."""
+    near, far = between
+    grey = (1 - 0.8 * ((depth - near) / max(far - near, 1e-6)).clamp(0, 1)) * (opacity > 0.5)
     pixels = (grey[:, 0].float().cpu().numpy() * 255).round().astype(np.uint8)
     return [Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR) for picture in pixels]

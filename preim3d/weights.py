@@ -1,5 +1,6 @@
 """Where the weights come from, a folder or the Hub, and whether they are whole. No torch: mistakes are told soon."""
 
+import hashlib
 import json
 import os
 import re
@@ -15,6 +16,8 @@ BUNDLED = Path(__file__).resolve().parent.parent / "weights" / "faces"
 # A repository of the Hub, and perhaps a branch, tag or commit of it; folders come first.
 HUB_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 HUB_FILES = ("*.json", "*.safetensors", "README.md")  # nothing else is read
+# A line of the card, README.md, as sha256sum writes it.
+CHECKSUM = re.compile(r"^([0-9a-f]{64})  (\S+\.safetensors)$", re.MULTILINE)
 REMEDY = "restore the folder from the repository, or name another one"
 
 
@@ -45,6 +48,8 @@ def find_weights(explicit: str | os.PathLike | None = None) -> Weights:
         name, reason = os.environ["PREIM3D_WEIGHTS"], "from PREIM3D_WEIGHTS"
     else:
         name, reason = os.fspath(BUNDLED), "bundled"
+    if not name.strip():
+        raise WeightsError(f"The name of the weights is empty ({reason}); {REMEDY} with --weights.")
     folder, source = Path(name), f"Weights: {name} ({reason})."
     if not folder.is_dir():
         hub = HUB_ID.fullmatch(name)
@@ -93,7 +98,8 @@ def download(repository: str, revision: str | None, reason: str) -> Path:
 
 
 def check_weights(folder: Path) -> None:
-    """Reads every JSON and the header of every tensor file: a truncated or a missing one is named before any work.
+    """Reads every JSON and the header of every tensor file, and compares the latter with the card: what is missing,
+    truncated or altered is named before any work.
 
     Raises:
         WeightsError: the first file that is missing or damaged.
@@ -114,6 +120,7 @@ def check_weights(folder: Path) -> None:
             for place in places:
                 read_json(folder / place / "config.json", "_class_name")
                 check_tensors(folder / place)
+    check_card(folder)
 
 
 def identity_folder(folder: Path) -> Path | None:
@@ -161,3 +168,24 @@ def check_tensors(folder: Path) -> None:
             raise WeightsError(f"The weights file {path} cannot be read; {REMEDY}.") from None
         except SafetensorError:
             raise WeightsError(f"The weights file {path} is damaged (not whole); {REMEDY}.") from None
+
+
+def check_card(folder: Path) -> None:
+    """Tensor files must be those whose checksums stand in the folder's card, where it has any: a changed byte would
+    give another head, or have the directions refused in its place. Takes a tenth of a second for 70 MB.
+
+    Raises:
+        WeightsError: the first file that is another one.
+    """
+    card = folder / "README.md"
+    listed = CHECKSUM.findall(card.read_text("utf-8", "replace")) if card.is_file() else []
+    for digest, name in listed:
+        path = folder / name
+        if path.is_file() and checksum(path) != digest:
+            raise WeightsError(f"The weights file {path} is damaged (not the one that {card} lists); {REMEDY}.")
+
+
+def checksum(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,7 @@
 """A whole pipeline of tiny networks, and a photo, for the tests of what is built of several rooms."""
 
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -129,6 +130,15 @@ def portrait(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("photos") / "astronaut.jpg"
     Image.fromarray(skimage.data.astronaut()).save(path, quality=95)
     return path
+
+
+@pytest.fixture
+def small_files_only():
+    """No file can grow beyond 10 KB, as on a disk that is nearly full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from preim3d.generator import TriPlaneGenerator
 from preim3d.irse import IdentityNetwork
 from preim3d.pickles import ALLOWED, Global, Record
 from preim3d.pipeline import Preim3DPipeline
-from preim3d.weights import BUNDLED, check_weights
+from preim3d.weights import BUNDLED, WeightsError, check_weights
 
 
 pytestmark = pytest.mark.skipif(not (BUNDLED / "landmarks").is_dir(), reason="weights/faces/landmarks is not there")
@@ -126,6 +126,24 @@ def test_parts_that_come_one_by_one_make_the_same_folder(files, tmp_path):
         other = tmp_path / "in turn" / path.relative_to(tmp_path / "at once")
         if path.name not in ("sources.json", "README.md"):  # these list the files in the order of their coming
             assert path.read_bytes() == other.read_bytes(), path
+
+
+def test_a_converted_folder_knows_its_files_also_those_of_earlier_parts(files, tmp_path):
+    convert([files["module"]], tmp_path / "w")
+    convert([files["encoder"], *sorted(files["directions"].iterdir())], tmp_path / "w")
+    check_weights(tmp_path / "w")
+    path = next((tmp_path / "w" / "generator").glob("*.safetensors"))
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 64
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="generator/.* is damaged"):
+        check_weights(tmp_path / "w")
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(files, tmp_path, small_files_only):
+    with pytest.raises(OSError, match=r"w cannot be written \(.*File too large.*\): make room on its disk, or choose"):
+        convert([files["module"]], tmp_path / "w")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_whole_folder_is_a_pipeline(files, encoder, tmp_path, capsys):

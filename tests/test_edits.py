@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from preim3d.edits import Edit, History, Plan, conditional
+from preim3d.directions import Directions
+from preim3d.edits import Edit, History, Plan, check_plan, conditional
 from preim3d.pipeline import as_array, grid_sheet
 from preim3d.recipe import Recipe, RecipeError, load_recipe
 from preim3d.refine import STEPS, refine
@@ -19,6 +20,7 @@ from preim3d.turntable import GRID, TURN_YAWS_DEG, cameras, pack, turn_angles
 
 
 ROOT = Path(__file__).resolve().parent.parent
+CASES = ROOT.parent / "shared" / "cases"
 
 
 @pytest.fixture
@@ -88,6 +90,39 @@ def test_a_recipe_restores_everything_and_its_command_the_picture(pipeline, tiny
     assert (tmp_path / "head.glb").read_bytes()[:4] == b"glTF"
 
 
+def test_a_recipe_with_a_byte_order_mark_is_read(pipeline, w):
+    text = Recipe(w, Plan((Edit("smile", 1.5),))).dumps(pipeline.directions.config.fingerprint)
+    for marked in ("\ufeff" + text, text.encode("utf-8-sig"), text.encode("utf-16")):
+        assert load_recipe(marked, pipeline.directions).plan.strengths() == {"smile": 1.5}
+
+
+@pytest.mark.parametrize("name", ["recipe_protect_bypass.json", "recipe_nan_bypass.json"])
+def test_given_recipes_with_impossible_edits_are_refused(pipeline, w, name):
+    if not CASES.is_dir():
+        pytest.skip(f"{CASES} is not there")
+    ours = json.loads(Recipe(w, Plan()).dumps(pipeline.directions.config.fingerprint))
+    given = json.loads((CASES / name).read_text()) | {key: ours[key] for key in ("weights", "shape", "w")}
+    with pytest.raises(RecipeError, match="strength of `smile` must lie in"):
+        load_recipe(json.dumps(given), pipeline.directions)
+
+
+def test_a_plan_is_possible_only_if_what_it_comes_to_is(pipeline):
+    directions = Directions(**pipeline.directions.config)
+    directions.vectors.copy_(pipeline.directions.vectors)
+    directions.vectors[0] = 3 * directions.vectors[1]  # protecting age takes away thrice what smile is worth
+    assert check_plan(Plan((Edit("smile", 3.0),)), directions) == {"smile": 3.0}
+    plan = Plan((Edit("smile", 4.0),), ("age",))
+    with pytest.raises(ValueError, match="strength of `age` .* protect less"):
+        check_plan(plan, directions)
+    text = Recipe(np.zeros(directions.vectors.shape[1:], np.float32), plan).dumps(directions.config.fingerprint)
+    with pytest.raises(RecipeError, match="cannot be used: The strength of `age` .* protect less"):
+        load_recipe(text, directions)
+
+
+def edit(name: str, strength: float) -> dict:
+    return {"name": name, "strength": strength, "on": True}
+
+
 @pytest.mark.parametrize(
     "change, sentence",
     [
@@ -95,8 +130,16 @@ def test_a_recipe_restores_everything_and_its_command_the_picture(pipeline, tiny
         ({"weights": "other"}, "made with weights 'other'"),
         ({"w": "!"}, "damaged"),
         ({"shape": [1, 2]}, "damaged"),
-        ({"edits": [{"name": "nose", "strength": 1, "on": True}]}, "damaged"),
-        ({"edits": [{"name": "smile", "strength": math.inf, "on": True}]}, "damaged"),
+        ({"edits": [edit("nose", 1)]}, "damaged"),
+        ({"edits": [edit("smile", math.inf)]}, "strength of `smile` must lie in -10..10, not `inf`"),
+        # Off, or protected from itself, it must be possible all the same: the next click switches it on.
+        ({"edits": [edit("smile", math.nan) | {"on": False}]}, "must lie in -10..10"),
+        ({"edits": [edit("smile", 1e30)], "protect": ["smile"]}, "must lie in -10..10, not `1e\\+30`"),
+        ({"edits": [edit("smile", math.nan)], "protect": ["smile"]}, "must lie in -10..10, not `nan`"),
+        ({"edits": [edit("smile", 1) | {"on": "no"}]}, "damaged"),
+        ({"edits": [edit("smile", 1), edit("smile", 2)]}, "`smile` is edited twice"),
+        ({"protect": ["age", "age"]}, "`age` is protected twice"),
+        ({"space": "origin"}, "these weights lack"),
         ({"camera": {}}, "damaged"),
         ({"camera": {"yaw_deg": math.nan, "pitch_deg": 0}}, "damaged"),
         (None, "not a recipe"),

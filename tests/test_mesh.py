@@ -31,6 +31,7 @@ from preim3d.mesh import (
     mesh_bytes,
     srgb_to_linear,
 )
+from preim3d.weights import BUNDLED
 
 
 GLTF = Path(__file__).parent / "gltf"
@@ -255,6 +256,11 @@ def head_mesh() -> Mesh:
     return extract_mesh(on_grid(head), head_color, box_size=BOX, level=LEVEL)
 
 
+@pytest.fixture(scope="module")
+def textured_mesh() -> Mesh:
+    return extract_mesh(on_grid(head), head_color, box_size=BOX, level=LEVEL, faces=5_000, texture_px=512)
+
+
 def glb_document(glb: bytes) -> dict:
     return json.loads(glb[20 : 20 + struct.unpack("<I", glb[12:16])[0]])
 
@@ -268,7 +274,8 @@ def test_glb_is_small_linear_and_carries_its_recipe(head_mesh):
 
     scene = trimesh.load(io.BytesIO(glb), file_type="glb", process=False)
     (read,) = scene.geometry.values()
-    assert np.array_equal(read.vertices, head_mesh.vertices) and np.array_equal(read.faces, head_mesh.faces)
+    assert np.allclose(read.vertices, 0.42 * head_mesh.vertices, atol=1e-7)
+    assert np.array_equal(read.faces, head_mesh.faces)
     view = document["bufferViews"][2]
     start = 28 + struct.unpack("<I", glb[12:16])[0] + view["byteOffset"]
     colors = np.frombuffer(glb, "<u2", view["byteLength"] // 2, start).reshape(-1, 4)[:, :3]
@@ -282,9 +289,81 @@ def test_srgb_to_linear_at_known_points():
 @pytest.mark.parametrize("format", ["obj", "ply"])
 def test_obj_and_ply_come_back(head_mesh, format):
     read = trimesh.load(io.BytesIO(mesh_bytes(head_mesh, format)), file_type=format, process=False)
-    assert np.allclose(read.vertices, head_mesh.vertices, atol=1e-6) and np.array_equal(read.faces, head_mesh.faces)
+    assert np.allclose(read.vertices, 0.42 * head_mesh.vertices, atol=1e-6) and np.array_equal(
+        read.faces, head_mesh.faces
+    )
     assert np.allclose(read.visual.vertex_colors[:, :3] / 255, head_mesh.colors, atol=1 / 255)
     assert (b"vn " if format == "obj" else b"float nx") in mesh_bytes(head_mesh, format)
+
+
+def test_a_texture_has_the_colors_of_the_field(textured_mesh):
+    """Read at random places of the surface, as a viewer reads it: the colour just below them."""
+    mesh = textured_mesh
+    assert mesh.texture.shape == (512, 512, 3) and mesh.texture.dtype == np.uint8
+    assert mesh.uv.shape == (len(mesh.vertices), 2) and 0 <= mesh.uv.min() and mesh.uv.max() <= 1
+    assert len(mesh.faces) <= 5_000
+    read = trimesh.load(io.BytesIO(mesh_bytes(mesh, "glb")), file_type="glb", force="mesh", process=False)
+    assert np.allclose(read.extents, 0.42 * np.ptp(mesh.vertices, axis=0), atol=1e-6)
+    places, faces = trimesh.sample.sample_surface(read, 5_000, seed=0)
+    weights = trimesh.triangles.points_to_barycentric(read.triangles[faces], places)
+    uv = np.einsum("nk,nkc->nc", weights, read.visual.uv[read.faces[faces]])
+    found = read.visual.material.baseColorTexture.convert("RGB")
+    assert found.size == (512, 512)
+    rows, columns = ((np.array([1 - uv[:, 1], uv[:, 0]]) * 512).astype(int)).clip(0, 511)
+    found = np.asarray(found)[rows, columns] / 255
+    points = places / 0.42 - 0.5 * BOX / 128 * read.face_normals[faces]
+    wanted = head_color(torch.from_numpy(points)).numpy()
+    # Nearly everywhere: this field's colours change at once, and a pixel or a triangle may lie on either side.
+    assert (np.abs(found - wanted).max(1) < 0.02).mean() > 0.96
+
+
+def test_a_texture_follows_the_surface_not_the_triangles():
+    """A ball of very few triangles, whose sides lie far below the surface: each pixel has the surface's colour."""
+    ball = functools.partial(sphere, center=(0, 0, 0))
+
+    def depth_color(points):  # tells the distance to the middle
+        return (points.norm(dim=-1, keepdim=True) / 0.3 - 0.5).expand(-1, 3)
+
+    mesh = extract_mesh(on_grid(ball), depth_color, box_size=BOX, level=LEVEL, faces=100, texture_px=128)
+    below = (0.3 - 0.5 * BOX / 128) / 0.3 - 0.5
+    assert np.abs(mesh.texture / 255 - below).max() < 0.02
+    middle = mesh.vertices[mesh.faces].mean(1)
+    assert np.linalg.norm(middle, axis=1).min() < 0.28  # whose colour would be .43, not .49
+
+
+def test_a_texture_takes_no_other_format_or_size(textured_mesh):
+    with pytest.raises(ValueError, match="'glb' only, not into `format` 'obj'"):
+        mesh_bytes(textured_mesh, "obj")
+    with pytest.raises(ValueError, match="`texture_px` is 0, but"):
+        extract_mesh(on_grid(head), head_color, box_size=BOX, level=LEVEL, texture_px=0)
+
+
+def test_the_textured_glb_carries_its_recipe_under_no_light(textured_mesh):
+    document = glb_document(mesh_bytes(textured_mesh, "glb", extras={"strengths": {"smile": 2.0}}))
+    assert document["asset"]["extras"] == {"strengths": {"smile": 2.0}}
+    (material,) = document["materials"]
+    assert "KHR_materials_unlit" in material["extensions"]
+    assert material["pbrMetallicRoughness"]["metallicFactor"] == 0
+    (primitive,) = document["meshes"][0]["primitives"]
+    assert "COLOR_0" not in primitive["attributes"]  # it would be multiplied with the texture
+
+
+def test_the_same_texture_twice(textured_mesh):
+    again = extract_mesh(on_grid(head), head_color, box_size=BOX, level=LEVEL, faces=5_000, texture_px=512)
+    assert mesh_bytes(again) == mesh_bytes(textured_mesh)
+
+
+def test_bundled_heads_are_as_large_as_peoples():
+    """Down to the chest they are a third of a metre high; chin to crown, with hair, a quarter."""
+    examples = sorted((BUNDLED / "examples").glob("*/head.glb"))
+    if not examples:
+        pytest.skip("weights/faces holds no examples")
+    for path in examples:
+        mesh = trimesh.load(path, force="mesh", process=False)
+        assert 0.28 < mesh.extents[1] < 0.36, path
+        front = mesh.vertices[(np.abs(mesh.vertices[:, 0]) < 0.01) & (mesh.vertices[:, 2] > 0)]
+        tip = front[front[:, 2].argmax(), 1]  # of the nose: about the middle between chin and crown
+        assert 0.14 < mesh.bounds[1, 1] - tip < 0.2, path
 
 
 def test_unknown_format_is_named(head_mesh):
@@ -297,13 +376,21 @@ def needs_npm(package: str) -> None:
         pytest.skip(f"{package} is not installed: run `npm install` in tests/gltf")
 
 
-@pytest.mark.parametrize("resolution, faces", [(64, 5_000), (256, 200_000)])
-def test_khronos_validator_finds_nothing(tmp_path, resolution, faces):
-    """Neither error nor warning, information or hint; with 16 and with 32 bit indices."""
+@pytest.mark.parametrize("resolution, faces, texture_px", [(64, 5_000, None), (256, 200_000, None), (64, 5_000, 256)])
+def test_khronos_validator_finds_nothing(tmp_path, resolution, faces, texture_px):
+    """Neither error nor warning, information or hint; with 16 and with 32 bit indices, and with a texture."""
     needs_npm("gltf-validator")
     if shutil.which("node") is None:
         pytest.skip("node is not installed")
-    mesh = extract_mesh(on_grid(head), head_color, box_size=BOX, level=LEVEL, resolution=resolution, faces=faces)
+    mesh = extract_mesh(
+        on_grid(head),
+        head_color,
+        box_size=BOX,
+        level=LEVEL,
+        resolution=resolution,
+        faces=faces,
+        texture_px=texture_px,
+    )
     assert (len(mesh.vertices) > 65535) == (faces > 100_000)
     (tmp_path / "head.glb").write_bytes(mesh_bytes(mesh, "glb", extras={"level": LEVEL}))
     command = ["node", str(GLTF / "validate.mjs"), str(tmp_path / "head.glb")]
@@ -326,13 +413,14 @@ def viewer_url():
         server.shutdown()
 
 
-def test_three_js_shows_the_colors_of_the_field(head_mesh, viewer_url, browser):
+@pytest.mark.parametrize("kind", ["head_mesh", "textured_mesh"])
+def test_three_js_shows_the_colors_of_the_field(kind, viewer_url, browser, request):
     """Neither black nor washed out, upright, the face towards +z: the picture's pixels are the sRGB that went in."""
     needs_npm("three")
     page = browser.new_page(viewport={"width": 512, "height": 512})
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    glb = mesh_bytes(head_mesh, "glb")
+    glb = mesh_bytes(request.getfixturevalue(kind), "glb")
     page.route("**/head.glb", lambda route: route.fulfill(body=glb, content_type="model/gltf-binary"))
     page.goto(f"{viewer_url}?model=head.glb")
     page.wait_for_function("document.title == 'ready'", timeout=60_000)

@@ -198,7 +198,7 @@ def test_one_of_several_faces_is_picked_and_an_attribute_protected(page, portrai
     wait_for_change(page, "grid", None)
     page.locator("#picker").get_by_text("Face 2").click()
     wait_for_change(page, "crop", crop)
-    assert code(page, "python", "face=1") and code(page, "command", "--face 1")
+    assert code(page, "python", "face=2") and code(page, "command", "--face 2")
 
     before = set_slider(page, "smile", 2)
     assert "'age'" not in code(page, "python", "'smile': 2")

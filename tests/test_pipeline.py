@@ -85,6 +85,13 @@ def test_the_mesh_of_the_ball_is_a_ball(pipeline, crop):
     assert (outward > 0.5).mean() > 0.99
 
 
+def test_a_textured_mesh_is_smaller_and_has_its_picture(pipeline, crop):
+    mesh = pipeline(crop=crop, mesh=True, texture=True).mesh
+    assert mesh.texture.shape == (1024, 1024, 3) and len(mesh.faces) <= 10_000
+    radius = np.linalg.norm(mesh.vertices, axis=1)
+    assert 0.15 < radius.min() and radius.max() < 0.4
+
+
 def test_quality_is_the_number_of_samples(pipeline, crop):
     head, camera = pipeline.head(pipeline.encode(crop)), camera_from_angles(0.3, 0.1)[None]
     exact = np.asarray(pictures(pipeline.generator.render(head.planes, camera, head.w, 64, 64, 64).image)[0], float)
@@ -106,6 +113,10 @@ def test_the_sheet_has_nine_cells(pipeline, crop):
         ({}, "either a `photo` or a `crop`"),
         ({"photo": "a.jpg", "crop": Image.new("RGB", (8, 8))}, "either a `photo` or a `crop`"),
         ({"crop": "a.jpg"}, "`crop` must be a PIL image"),
+        ({"photo": "a.jpg", "face": 0}, "`face` counts from 1, the largest face, so it cannot be 0"),
+        ({"photo": "a.jpg", "face": 1.5}, "so it cannot be 1.5"),
+        ({"photo": "a.jpg", "face": "left"}, "so it cannot be 'left'"),
+        ({"crop": Image.new("RGB", (8, 8)), "texture": True}, "give `mesh=True`, too"),
         ({"crop": Image.new("RGB", (8, 8)), "quality": "good"}, "`quality` must be one of fast, normal, best"),
         ({"crop": Image.new("RGB", (8, 8)), "strengths": {"smiel": 1}}, "did you mean `smile`"),
         ({"crop": Image.new("RGB", (8, 8)), "strengths": {"smile": float("nan")}}, "strength of `smile`"),

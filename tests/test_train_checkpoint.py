@@ -56,11 +56,33 @@ def test_a_failed_save_leaves_the_earlier_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
 
 
-def test_one_part_can_be_taken(tmp_path):
-    parts, _ = make_run()
-    checkpoint.save(tmp_path / "run.pt", parts, step=1)
-    taken = checkpoint.load_part(tmp_path / "run.pt", "model")
-    assert torch.equal(taken["weight"], parts["model"].weight)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_a_run_on_a_gpu_resumes_with_its_generators(tmp_path):
+    def make():
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Dropout(0.5)).cuda()
+        parts = {"model": model, "optimizer": torch.optim.Adam(model.parameters(), 1e-2)}
+        return parts, torch.Generator().manual_seed(0)
+
+    def go_on(parts, draws, steps):
+        losses = []
+        for _ in range(steps):
+            loss = parts["model"](torch.rand(4, 3, generator=draws).cuda()).square().mean()
+            parts["optimizer"].zero_grad()
+            loss.backward()
+            parts["optimizer"].step()
+            losses.append(loss.item())
+        return losses
+
+    whole = go_on(*make(), 10)
+    parts, draws = make()
+    go_on(parts, draws, 4)
+    checkpoint.save(tmp_path / "run.pt", parts, step=4, notes={"draws": draws.get_state()})
+    parts, draws = make()
+    torch.rand(5, device="cuda")
+    draws.set_state(checkpoint.load(tmp_path / "run.pt", parts)["notes"]["draws"])
+    assert {state["step"].device.type for state in parts["optimizer"].state.values()} == {"cpu"}
+    assert go_on(parts, draws, 6) == whole[4:]
 
 
 def test_progress_ends_with_its_budget_and_names_a_nan():

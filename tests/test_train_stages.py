@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from packing import pack_faces
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from preim3d.camera import camera_from_angles
 from preim3d.directions import Directions
+from preim3d.efficientnet import EfficientNetLite0
 from preim3d.encoder import PortraitEncoder
 from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import FaceIdentity
@@ -204,6 +205,38 @@ def test_a_stage_resumes(stages, capsys):
     assert "at step 4" in capsys.readouterr().out
     report = json.loads((stages / "attributes" / "report.json").read_text())
     assert report["trained"]["steps"] == 6
+
+
+def test_a_reader_that_was_stopped_goes_on_as_if_it_had_not_been(stages, tmp_path, monkeypatch):
+    """With dropout, which draws from torch's own generator, and a precision that is measured."""
+    torch.manual_seed(0)
+    save_file(EfficientNetLite0().state_dict(), tmp_path / "lite0.safetensors")
+    draw_batch, settle, drawn = attributes.draw_batch, attributes.settle, []
+
+    def learn(out, last=None):
+        def draw(*arguments):
+            drawn.append(out)
+            if drawn.count(out) == last:
+                raise OSError("stopped")
+            return draw_batch(*arguments)
+
+        monkeypatch.setattr(attributes, "draw_batch", draw)
+        words = (*READER, *inputs(stages), "--body", tmp_path / "lite0.safetensors", "--seen", 16)
+        words += ("--precision", "auto", "--out", tmp_path / out, "--steps", 3, "--save-seconds", 0, "--threads", 1)
+        return attributes.main([str(word) for word in words])
+
+    monkeypatch.setattr(attributes, "HEADS_EPOCHS", 1)
+    monkeypatch.setattr(attributes, "settle", lambda *given: settle(*given) and "float32")  # whichever was faster
+    assert learn("whole") == 0
+    once = drawn.count("whole")
+    assert learn("stopped", last=once) == 1  # in the last step
+    # Another machine might find the other one faster.
+    monkeypatch.setattr(attributes, "settle", lambda *_: pytest.fail("the precision was measured again"))
+    assert learn("stopped") == 0
+    whole, stopped = (torch.load(tmp_path / out / "checkpoint.pt", weights_only=True) for out in ("whole", "stopped"))
+    assert whole["step"] == stopped["step"] == 3 and torch.equal(whole["torch_rng"], stopped["torch_rng"])
+    for name, tensor in whole["parts"]["reader"].items():
+        assert torch.equal(tensor, stopped["parts"]["reader"][name]), name
 
 
 def test_batches_have_their_shapes_and_ranges(tmp_path):

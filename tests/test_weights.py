@@ -1,5 +1,6 @@
 """Where weights come from, and that each way of being missing or damaged is one sentence."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -126,12 +127,49 @@ def test_a_tensor_of_another_shape_is_one_sentence(folder):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["encoder", "generator", "directions", "identity", "landmarks/mesh"])
+def test_a_changed_byte_is_told_of_the_right_file(folder, name):
+    """In the middle of the numbers, where no header tells of it, and the directions alone would not fit."""
+    path = folder / name / TENSORS
+    if not path.is_file():
+        pytest.skip("weights/faces/landmarks is not there")
+    files = sorted(folder.rglob("*.safetensors"))
+    lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(folder)}" for file in files]
+    (folder / "README.md").write_text("# A card\n\n```\n" + "\n".join(lines) + "\n```\n")
+    Preim3DPipeline.from_pretrained(folder)
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 64
+    path.write_bytes(content)
+    for load in (check_weights, Preim3DPipeline.from_pretrained):
+        with pytest.raises(WeightsError, match=f"{name}/.* is damaged"):
+            load(folder)
+
+
+def test_the_bundled_files_are_those_of_their_card():
+    if not (weights.BUNDLED / "README.md").is_file():
+        pytest.skip("weights/faces is not there")
+    listed = weights.CHECKSUM.findall((weights.BUNDLED / "README.md").read_text("utf-8"))
+    files = {str(path.relative_to(weights.BUNDLED)) for path in weights.BUNDLED.rglob("*.safetensors")}
+    assert {name for _, name in listed} == files
+    check_weights(weights.BUNDLED)
+
+
+def test_networks_are_in_float32_and_no_other_type_is_offered(folder):
+    with pytest.raises(ValueError, match="does not take `dtype`: .* in float32"):
+        Preim3DPipeline.from_pretrained(folder, dtype=torch.bfloat16)
+    pipeline = Preim3DPipeline.from_pretrained(folder)
+    again = Preim3DPipeline.from_pretrained(folder, encoder=pipeline.encoder)
+    assert again.encoder is pipeline.encoder and again.generator.dtype == torch.float32
+
+
 def test_directions_of_another_pair_are_refused(folder):
     path = folder / "encoder" / TENSORS
     tensors = load_file(path)
     tensors["latent_average"] = tensors["latent_average"] + 1
     save_file(tensors, path)
-    with pytest.raises(WeightsError, match="learned with another encoder or generator"):
+    with pytest.raises(
+        WeightsError, match="learned with another encoder or generator, or one of the three is damaged"
+    ):
         Preim3DPipeline.from_pretrained(folder)
 
 

@@ -95,14 +95,16 @@ def train(args: argparse.Namespace) -> None:
     reader.to(device)
     optimizer = torch.optim.AdamW(reader.parameters(), args.rate, weight_decay=0.01)
     parts = {"reader": reader, "optimizer": optimizer}
-    state = {"step": 0, "seconds": 0.0}
+    state = {"step": 0, "seconds": 0.0, "notes": {}}
     if (out / "checkpoint.pt").exists():
-        state = checkpoint.load(out / "checkpoint.pt", parts, rng=rng, device=device)
+        state = checkpoint.load(out / "checkpoint.pt", parts, rng=rng)
         draws.set_state(state["notes"]["draws"])
         print(f"Resumed {out / 'checkpoint.pt'} at step {state['step']}.")
     elif args.body:
         fit_heads(reader, lambda: draw_batch(args.batch, people, pictures, heads, rng, draws), args.seen, draws)
-    precision = settle(args.precision, reader, torch.zeros(args.batch, 3, args.size, args.size, device=device))
+    # What was measured once holds for the whole run. In evaluation: the measurement must not draw from the generators.
+    sample = torch.zeros(args.batch, 3, args.size, args.size, device=device)
+    precision = state["notes"].get("precision") or settle(args.precision, reader.eval(), sample)
 
     def save() -> None:
         checkpoint.save(
@@ -111,7 +113,7 @@ def train(args: argparse.Namespace) -> None:
             step=progress.step,
             seconds=progress.seconds,
             rng=rng,
-            notes={"draws": draws.get_state()},
+            notes={"draws": draws.get_state(), "precision": precision},
         )
 
     progress = Progress(args.minutes, args.steps, step=state["step"], seconds=state["seconds"])

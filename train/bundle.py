@@ -9,7 +9,6 @@
 What is not given stays as it is in the folder. The reader goes beside the folder, as weights/reader."""
 
 import argparse
-import hashlib
 import json
 import shutil
 import sys
@@ -26,6 +25,7 @@ from preim3d.generator import TriPlaneGenerator
 from preim3d.landmarks import LandmarkNetwork
 from preim3d.pipeline import Preim3DPipeline, load_component
 from preim3d.reader import HeadReader
+from preim3d.weights import checksum
 from train.identity_weights import from_dlib
 from train.model_card import card, with_headlines
 
@@ -168,7 +168,7 @@ def check_size(folder: Path) -> None:
 def write_card(folder: Path) -> None:
     """README.md of the folder: its text, the evaluation's figures, the checksums of every other file."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "README.md")
-    checksums = "\n".join(f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(folder)}" for p in files)
+    checksums = "\n".join(f"{checksum(p)}  {p.relative_to(folder)}" for p in files)
     size_mb = sum(p.stat().st_size for p in files) / 1e6
     (folder / "README.md").write_text(card(folder, size_mb, checksums))
     print(f"wrote {folder / 'README.md'}: {len(files)} files, {size_mb:.1f} MB")

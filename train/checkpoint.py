@@ -19,7 +19,7 @@ def save(
     *,
     step: int,  # Steps done.
     seconds: float = 0.0,  # Time spent, over all the pieces of the run.
-    rng: np.random.Generator | None = None,  # The run's own numpy generator; torch's global one is always kept.
+    rng: np.random.Generator | None = None,  # The run's own numpy generator; torch's global ones are always kept.
     notes: dict[str, Any] | None = None,  # Plain numbers, strings, lists, tensors.
 ) -> None:
     """Write a checkpoint beside `path` and move it into place, so that a kill at any moment leaves the old file or
@@ -33,6 +33,8 @@ def save(
         "step": step,
         "seconds": seconds,
         "torch_rng": torch.get_rng_state(),
+        # Dropout on a GPU draws from that GPU's own.
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         "numpy_rng": None if rng is None else rng.bit_generator.state,
         "notes": notes or {},
     }
@@ -90,21 +92,19 @@ def load(
     parts: dict[str, Any],
     *,
     rng: np.random.Generator | None = None,
-    device: str | torch.device = "cpu",
 ) -> dict[str, Any]:
-    """Put a checkpoint's state back into `parts` (by name; a name the file lacks is a KeyError) and into the random
-    generators.
+    """Put a checkpoint's state back into `parts` (by name; a name the file lacks is a KeyError), wherever they are,
+    and into the random generators.
 
-    Returns {"step", "seconds", "notes"}. Nothing in the file is executed (weights_only)."""
-    state = torch.load(path, map_location=device, weights_only=True)
+    Returns {"step", "seconds", "notes"}; tensors among the notes are on the CPU, as the states of generators must be.
+    Nothing in the file is executed (weights_only)."""
+    # Not to the device of the parts: optimisers count their steps on the CPU, and each part copies what it takes.
+    state = torch.load(path, map_location="cpu", weights_only=True)
     for name, part in parts.items():
         part.load_state_dict(state["parts"][name])
-    torch.set_rng_state(state["torch_rng"].cpu())
+    torch.set_rng_state(state["torch_rng"])
+    for place, kept in zip(range(torch.cuda.device_count()), state.get("cuda_rng", [])):
+        torch.cuda.set_rng_state(kept, place)
     if rng is not None and state["numpy_rng"] is not None:
         rng.bit_generator.state = state["numpy_rng"]
     return {"step": state["step"], "seconds": state["seconds"], "notes": state["notes"]}
-
-
-def load_part(path: str | Path, name: str, device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:
-    """The state dict of one part, for a stage that starts from what another stage trained."""
-    return torch.load(path, map_location=device, weights_only=True)["parts"][name]

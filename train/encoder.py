@@ -88,7 +88,7 @@ def train(args: argparse.Namespace) -> None:
 
 def resume(path: Path, run: EncoderRun) -> dict:
     try:
-        return checkpoint.load(path, run.parts, device=run.device)
+        return checkpoint.load(path, run.parts)
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"{path} was made with other options ({error}); give those, or another --out.") from error
 

@@ -34,7 +34,7 @@ MESH_FACES = 20_000  # of the page's 50,000: these files are bundled
 def make_example(pipeline: Preim3DPipeline, crop: Image.Image, angles: Angles, folder: Path) -> None:
     """All that the page shows of a crop, whose camera stood at these angles, into `folder`."""
     head = pipeline.head(pipeline.encode(crop))
-    frames, depths = pipeline.views_and_depths(head, cameras(turn_angles(angles), pipeline.generator.config.pivot))
+    frames, depths, _ = pipeline.views_and_depths(head, cameras(turn_angles(angles), pipeline.generator.config.pivot))
     folder.mkdir(parents=True)
     crop.save(folder / "crop.webp", quality=90)
     grid_sheet(frames[GRID]).save(folder / "grid.webp", quality=90)

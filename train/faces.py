@@ -105,7 +105,7 @@ def train(args: argparse.Namespace) -> None:
     path = args.out / "checkpoint.pt"
     state = {"step": 0, "seconds": 0.0}
     if path.is_file():
-        state = checkpoint.load(path, run.parts, device=args.device)
+        state = checkpoint.load(path, run.parts)
         print(f"Resumed {path} at step {state['step']}.", file=sys.stderr)
     progress = Progress(args.minutes, args.steps, step=state["step"], seconds=state["seconds"])
     log = RunLog(args.out, progress.step)

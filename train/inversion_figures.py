@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from preim3d.film import pictures
-from preim3d.turntable import depth_pictures
+from preim3d.turntable import depth_pictures, depth_range
 from train import metrics
 from train.evaluation import Evaluation, pose, resized, sheet
 from train.optimise import optimise_latent
@@ -203,7 +203,8 @@ def draw_photos(evaluation: Evaluation) -> None:
             cameras = torch.cat([evaluation.own_cameras(np.array([row])), turned]).to(evaluation.device)
             w = w.to(evaluation.device)
             seen = evaluation.generator.render(evaluation.generator.planes(w), cameras, w)
-            depth = depth_pictures(seen.depth[:1].cpu(), seen.opacity[:1].cpu(), CROP_PX)[0]
+            solid = seen.depth[:1].cpu(), seen.opacity[:1].cpu()
+            depth = depth_pictures(*solid, CROP_PX, depth_range(*solid))[0]
             images = torch.cat([evaluation.photos(np.array([row]))[0], resized(seen.image, CROP_PX).cpu()])
             lines.append([*pictures(images), depth.convert("RGB")])
         if lines:

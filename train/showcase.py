@@ -75,7 +75,7 @@ def crops(pipeline: Preim3DPipeline, path: Path) -> list[Image.Image]:
     """The crop of every face in a photo, the largest first."""
     photo = load_photo(path)
     count = len(pipeline.aligner.faces(photo))
-    return [pipeline.align(photo, face) for face in range(max(1, count))]
+    return [pipeline.align(photo, face) for face in range(1, max(1, count) + 1)]
 
 
 def packed_crops(folder: Path | None, numbers: list[int]) -> list[Image.Image]:

@@ -1,6 +1,7 @@
 """What each event does: handlers that take the session's state and yield what is to be shown."""
 
 import math
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,16 +11,15 @@ from PIL import Image, ImageDraw, ImageOps
 
 from preim3d.align import Face, crop_face
 from preim3d.camera import FURTHEST_PITCH_DEG, FURTHEST_YAW_DEG
-from preim3d.edits import Plan
+from preim3d.edits import Plan, check_plan
 from preim3d.film import font, orbit_video
 from preim3d.page.examples import visit_example
 from preim3d.page.gpu import FILM_FRAMES
 from preim3d.page.showing import UNCHANGED, Boxes, Showing, view_value
-from preim3d.page.visitor import Visitor, data_uri, delete_upload, take_upload
+from preim3d.page.visitor import Visitor, data_uri, delete_upload, read_upload, take_upload
 from preim3d.photo import PhotoError, load_photo
 from preim3d.recipe import RecipeError, load_recipe
 from preim3d.refine import STEPS
-from preim3d.strengths import check_strengths
 from preim3d.turntable import turn_angles
 
 
@@ -35,27 +35,30 @@ class Answers(Showing):
         yield UNCHANGED
         if file is None:
             return
+        if visitor.gone or not visitor.stage.take_up(file):
+            if face is None:  # else it is the photo of the head that is shown
+                delete_upload(file)
+            return
         progress(0.1, "Finding the face")
+        # The photo of which another face is chosen is needed still, should that one be of no use.
+        content, name = (take_upload if face is None else read_upload)(file), Path(file).name
         face = face or 1
-        content, name = take_upload(file), Path(file).name
-        visitor.delete_files()
-        visitor = Visitor().after(visitor)
         try:
             picture = load_photo(content)
-            faces = self.aligner.faces(picture)
-            chosen = self.aligner.choose(picture, face - 1, faces)
+            faces = self.aligner.faces(picture, lambda: progress(0.2, "Still looking for a face, small ones too"))
+            chosen = self.aligner.choose(picture, face, faces)
         except PhotoError as error:
             gr.Warning(str(error))
-            told = {"refused": file, "status": f"**{error}**"}
-            yield {**self.cleared(), **self.owned(visitor), **self.plan_boxes(visitor), **told}
+            yield from self.refuse(visitor, file, str(error))
             return
+        visitor = Visitor().after(visitor)
         visitor.origin, visitor.photo_name, visitor.face = "photo", name, face
         visitor.crop, visitor.photo_angles = crop_face(picture, chosen), chosen.angles_deg
         choices = [(f"Face {number}", number) for number in range(1, len(faces) + 1)]
         yield {
             **self.cleared(),
             **self.owned(visitor),
-            "photo": visitor.keep(name, content),
+            "photo": visitor.keep(name, content, kind="photo"),
             "found": visitor.keep_picture("found.png", draw_faces(picture, faces, face - 1)),
             "crop": visitor.keep_picture("crop.png", visitor.crop),
             "picker": gr.Radio(choices=choices, value=face, visible=len(faces) > 1),
@@ -63,12 +66,31 @@ class Answers(Showing):
             **self.plan_boxes(visitor),
         }
         progress(0.3, "Reconstructing")
-        steps = self.gpu.start(visitor.crop, visitor.photo_angles)
+        yield from self.reconstruct(visitor)
+
+    def reconstruct(self, visitor: Visitor) -> Iterator[Boxes]:
+        """The head of the crop, bit by bit."""
+        visitor.unfinished = True
+        steps = visitor.while_current(self.gpu.start(visitor.crop, visitor.photo_angles))
         _, visitor.w = next(steps)
         yield from self.show_head(visitor, steps, original=True)
 
+    def refuse(self, visitor: Visitor, file: str, why: str) -> Iterator[Boxes]:
+        """A photo that is of no use: the head that was there, its edits and its photo stay, and are finished."""
+        told = {"refused": file, "status": f"**{why}**"}
+        if "photo" in visitor.files:
+            told |= {"photo": str(visitor.files["photo"][-1]), "picker": gr.Radio(value=visitor.face)}
+        yield told
+        if visitor.unfinished:
+            yield from self.reconstruct(visitor) if visitor.w is None else self.show_both(visitor)
+
+    def note_photo(self, visitor: Visitor, file: str | None) -> None:
+        """Before the photo waits in the queue: what is being rendered for another one may stop."""
+        if file is not None:
+            visitor.stage.await_photo(file)
+
     def choose_example(self, visitor: Visitor, event: gr.SelectData) -> Boxes:
-        visitor.delete_files()
+        visitor.stage.give_up_photo()
         return {**self.cleared(), **self.show_example(event.index, visitor), "photo": None, "status": self.prompt}
 
     def show_first_example(self, visitor: Visitor) -> Boxes:
@@ -96,14 +118,14 @@ class Answers(Showing):
     def use_recipe(self, visitor: Visitor, file: str) -> Iterator[Boxes]:
         """Everything as it was when the recipe was taken, but for the photo."""
         yield UNCHANGED
+        if visitor.gone:
+            delete_upload(file)
+            return
         content = take_upload(file)
         try:
-            recipe = load_recipe(content, self.directions["inversion"])
-            if recipe.plan.space not in self.directions:
-                raise RecipeError("The recipe's edits are of the original space, whose directions these weights lack.")
+            recipe = load_recipe(content, self.directions["inversion"], self.directions.get("origin"))
         except RecipeError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        visitor.delete_files()
         fresh = Visitor(origin="recipe", w=recipe.w, photo_angles=(recipe.yaw_deg, recipe.pitch_deg))
         visitor = fresh.after(visitor)
         visitor.history.plan = recipe.plan
@@ -118,12 +140,13 @@ class Answers(Showing):
 
     def forget(self, visitor: Visitor, file: str | None) -> Boxes:
         """Nothing of the photo is left: no file, no latent."""
+        visitor.stage.give_up_photo()
         return {**self.clear(visitor, file), "photo": None}
 
     def clear(self, visitor: Visitor, file: str | None) -> Boxes:
-        """The same when the photo box was emptied: it may hold a new photo by the time that this is told."""
-        visitor.delete_files()
-        visitor.w = visitor.crop = visitor.front = None  # whatever still runs for it stops
+        """The same when the photo box was emptied, unless it holds a new photo by now."""
+        if visitor.stage.awaited:
+            return UNCHANGED
         if file is not None:
             delete_upload(file)
         if self.examples:
@@ -207,15 +230,15 @@ class Answers(Showing):
             yield from self.follow(visitor, fresh)
 
     def follow(self, visitor: Visitor, plan: Plan) -> Iterator[Boxes]:
-        """Shows a new plan, which can be undone."""
+        """Shows a new plan, which can be undone; one that is impossible leaves all as it was."""
+        try:
+            check_plan(plan, self.directions[plan.space])
+        except ValueError as error:
+            yield {**self.slider_boxes(visitor, visitor.history.plan), **self.plan_boxes(visitor)}
+            raise gr.Error(str(error), print_exception=False) from None
         visitor.history.do(plan)
         yield self.plan_boxes(visitor)
-        asked = self.asked(visitor)
-        try:
-            check_strengths(asked.strengths, self.directions[plan.space].names)
-        except ValueError as error:
-            raise gr.Error(f"{error} Protecting takes more than that; protect less.", print_exception=False) from None
-        yield from self.show_head(visitor, self.gpu.show(asked, visitor.photo_angles))
+        yield from self.show_head(visitor, self.gpu.show(self.asked(visitor), visitor.photo_angles))
 
     def refine(self, visitor: Visitor, owner: str, progress=gr.Progress()) -> Iterator[Boxes]:
         """Optimises the latent; whatever is reached when it ends, or is stopped, stands."""
@@ -227,7 +250,7 @@ class Answers(Showing):
             return
         yield {"stop": gr.Button(interactive=True)}
         first = None
-        for done, error, w in self.gpu.refine(visitor.crop, visitor.w, visitor.photo_angles):
+        for done, error, w in visitor.while_current(self.gpu.refine(visitor.crop, visitor.w, visitor.photo_angles)):
             first = error if first is None else first
             visitor.w, visitor.refined, visitor.judged = w, visitor.refined or done > 0, {}
             progress((done, STEPS), "Refining", unit="steps")
@@ -248,12 +271,12 @@ class Answers(Showing):
         if not self.has_head(visitor, owner):
             return UNCHANGED
         frames = []
-        for part in self.gpu.film(self.asked(visitor)):
+        for part in visitor.while_current(self.gpu.film(self.asked(visitor))):
             frames += part
             progress((len(frames), FILM_FRAMES), "Rendering the orbit", unit="frames")
-        path = visitor.keep("orbit.mp4", b"")
-        orbit_video(frames, path)
-        return {"film": path}
+        with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+            orbit_video(frames, file.name)
+            return {"film": visitor.keep("orbit.mp4", Path(file.name).read_bytes())}
 
     def look(self, visitor: Visitor, owner: str, yaw_deg: float, pitch_deg: float) -> Boxes:
         """One picture from any side, and its depth."""

@@ -66,9 +66,9 @@ class Gpu:
         is there."""
         head = self.head(asked)
         seats = cameras(turn_angles(angles), self.pivot)
-        frames, depths = [], []
+        frames, depths, between = [], [], None
         for first, last in ((0, 1), (1, GRID.stop), (GRID.stop, 20), (20, 30), (30, len(seats))):
-            pictures, depth = self.pipeline.views_and_depths(head, seats[first:last])
+            pictures, depth, between = self.pipeline.views_and_depths(head, seats[first:last], between=between)
             frames += pictures
             depths += depth
             yield "frames", frames, depths
@@ -82,14 +82,15 @@ class Gpu:
 
     def look_from(self, asked: EditedHead, angles: Angles) -> tuple[Image.Image, Image.Image]:
         """One picture, and its depth."""
-        pictures, depths = self.pipeline.views_and_depths(self.head(asked), cameras([angles], self.pivot))
+        pictures, depths, _ = self.pipeline.views_and_depths(self.head(asked), cameras([angles], self.pivot))
         return pictures[0], depths[0]
 
     def nine_views(self, asked: EditedHead) -> list[Image.Image]:
         return self.pipeline.views(self.head(asked))
 
-    def mesh(self, asked: EditedHead, format: str) -> bytes:
-        return mesh_bytes(self.pipeline.mesh(self.head(asked)), format, {"strengths": asked.strengths})
+    def mesh(self, asked: EditedHead, format: str, texture: bool = False) -> bytes:
+        surface = self.pipeline.mesh(self.head(asked), texture=texture)
+        return mesh_bytes(surface, format, {"strengths": asked.strengths})
 
     def film(self, asked: EditedHead) -> Iterator[list[Image.Image]]:
         """The frames of one round, some at a time."""

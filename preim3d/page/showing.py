@@ -1,7 +1,9 @@
 """What stands on the page: the session's state -> new contents of boxes, by their elem_id."""
 
+import inspect
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from preim3d.edits import Plan, planned
 from preim3d.page.gpu import EditedHead, Gpu
 from preim3d.page.reproduce import python_and_command
 from preim3d.page.verdict import Verdict, unknown_here
-from preim3d.page.visitor import Visitor, data_uri
+from preim3d.page.visitor import OutOfDate, Visitor, data_uri
 from preim3d.pipeline import grid_sheet
 from preim3d.recipe import Recipe
 from preim3d.refine import STEPS
@@ -29,6 +31,29 @@ REFINE_COST = (
 
 # What a handler that yields at all must begin with, as one that yields nothing would empty every box.
 UNCHANGED: Boxes = {"status": gr.skip()}
+
+
+def still_current(answer: Callable) -> Callable:
+    """An answer that ends, telling nothing more, as soon as its session shows something else."""
+
+    def tell(visitor: Visitor, *arguments, **named) -> Boxes:
+        try:
+            told = answer(visitor, *arguments, **named)
+        except OutOfDate:
+            return UNCHANGED
+        return UNCHANGED if told.get("session", visitor).gone else told
+
+    def tell_each(visitor: Visitor, *arguments, **named) -> Iterator[Boxes]:
+        with suppress(OutOfDate):
+            for told in answer(visitor, *arguments, **named):
+                visitor = told.get("session", visitor)
+                if visitor.gone:
+                    visitor.delete_files()
+                # A new head is put into the session even while the next photo waits, which may be of no use.
+                if told is UNCHANGED or visitor.current or ("owner" in told and not visitor.gone):
+                    yield told
+
+    return tell_each if inspect.isgeneratorfunction(answer) else tell
 
 
 @dataclass
@@ -60,8 +85,10 @@ class Showing:
         Ends early where the sliders have moved on."""
         total = len(turn_angles())
         before = None if original else visitor.front
-        for kind, *things in steps:
-            if visitor.w is None or (not original and visitor.slid != visitor.applied):
+        visitor.unfinished = True
+        pending = original and bool(self.asked(visitor).strengths)  # the edits are not in these pictures yet
+        for kind, *things in visitor.while_current(steps):
+            if not original and visitor.slid != visitor.applied:
                 return
             if kind == "edited":
                 original, before = False, visitor.front
@@ -73,13 +100,16 @@ class Showing:
                 if original:
                     visitor.front, visitor.frames = frames[0], packed
                 shown = view_value(visitor, packed, depth, len(frames), len(frames) if original else total)
+                shown["pending"] = pending and original
                 boxes = {"session": visitor, "viewer": shown}
                 if len(frames) == 1:
                     boxes |= {"verdict": self.describe(visitor, frames[0], before), **self.plan_boxes(visitor)}
                 elif len(frames) == GRID.stop:
                     sheet = visitor.keep_picture("grid.png" if original else "edited.png", grid_sheet(frames[GRID]))
-                    boxes |= {"grid": sheet, "edited": sheet} if original else {"edited": sheet}
+                    of_edited = None if pending and original else sheet
+                    boxes |= {"grid": sheet, "edited": of_edited} if original else {"edited": sheet}
                 yield boxes
+        visitor.unfinished = False
 
     def show_mesh(self, visitor: Visitor) -> Boxes:
         """The newest mesh. An event of its own, as the viewer stays blank if it is told the same file twice."""
@@ -124,6 +154,7 @@ class Showing:
         empty = dict.fromkeys(("found", "crop", "grid", "edited", "model", "film", "looked", "depth"))
         empty |= {"viewer": {}, "verdict": "", "refined": REFINE_COST, "format": "GLB", "protect": []}
         empty |= {"picker": gr.Radio(visible=False), "download": gr.DownloadButton("Download GLB", interactive=False)}
+        empty["stop"] = gr.Button(interactive=False)
         return {**empty, **self.space_box("inversion"), **{f"slider-{name}": 0 for name in self.names}}
 
     def owned(self, visitor: Visitor) -> Boxes:
@@ -145,7 +176,7 @@ class Showing:
             gr.Error: the session's time has run out. The state is then as at first, while the browser still shows, and
                 owns, another one.
         """
-        if owner in visitor.former:  # asked of the head before this one, while this one was being made
+        if owner in visitor.stage.former:  # asked of the head before this one, while this one was being made
             return False
         if owner and owner != visitor.key:
             raise gr.Error(

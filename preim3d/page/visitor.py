@@ -6,6 +6,7 @@ import secrets
 import shutil
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,39 @@ from preim3d.judge import Judgement
 from preim3d.turntable import Angles
 
 
+class OutOfDate(Exception):
+    """Something else is shown by now: whatever was being made is neither kept nor shown."""
+
+
+@dataclass
+class Stage:
+    """What one browser is about: one head at a time. All work for another one is out of date and ends."""
+
+    shown: str = ""  # key of the visitor whose head is shown, or being made
+    former: list[str] = field(default_factory=list)  # of those before: the browser may still show one of them
+    awaited: str = ""  # where the photo lies that was dropped in last, until it is taken up
+    taken: str = ""  # where the one lay that was taken up last
+    given_up: set[str] = field(default_factory=set)  # photos that waited when the visitor chose something else
+
+    def await_photo(self, file: str) -> None:
+        """A photo was dropped in, and waits in the queue: what is being made before it is out of date."""
+        if file != self.taken:  # else this note was overtaken by the photo itself
+            self.awaited = file
+
+    def give_up_photo(self) -> None:
+        """Whatever photo waits is no longer wanted."""
+        self.given_up |= {self.awaited} - {""}
+        self.awaited = ""
+
+    def take_up(self, file: str) -> bool:
+        """Whether the photo, whose turn has come, is still wanted."""
+        if file in self.given_up or self.awaited not in ("", file):
+            self.given_up.discard(file)
+            return False
+        self.awaited, self.taken = "", file
+        return True
+
+
 KEPT_PER_KIND = 2  # files of one kind: the newest, and the one that a browser may still be loading
 
 
@@ -27,7 +61,8 @@ class Visitor:
     """The state of one session. Numbers and pictures, never planes or tensors: there may be hundreds."""
 
     key: str = field(default_factory=lambda: secrets.token_hex(8))  # the browser has it too: see `Showing.has_head`
-    former: tuple[str, ...] = ()  # keys of this session's heads before: the browser may still show one of them
+    stage: Stage = field(default_factory=Stage)  # the same one for all heads of a session
+    unfinished: bool = False  # some of the pictures are not there yet
     origin: str = "nothing"  # where the head is from: "example", "photo", "recipe" or "nothing" while there is none
     w: np.ndarray | None = None  # float32 [num_ws, w_dim], before the edits
     refined: bool = False
@@ -46,13 +81,49 @@ class Visitor:
     files: dict[str, list[Path]] = field(default_factory=dict)  # by kind, oldest first
     folder: Path | None = None
 
+    def __post_init__(self):
+        self.stage.shown = self.key
+
+    @property
+    def gone(self) -> bool:
+        """Whether another head has taken this one's place, or it was forgotten."""
+        return self.stage.shown != self.key
+
+    @property
+    def current(self) -> bool:
+        """Whether work for this head may go on."""
+        return not self.gone and not self.stage.awaited
+
+    def while_current(self, steps: Iterable) -> Iterator:
+        """The steps of some work; raises `OutOfDate` at the first that comes too late."""
+        for step in steps:
+            if not self.current:
+                raise OutOfDate
+            yield step
+
     def after(self, earlier: "Visitor") -> "Visitor":
-        """Itself, which takes the place of another one in its session."""
-        self.former = (*earlier.former, earlier.key)
+        """Itself, which takes the place of another one in its session; the other one's files go."""
+        self.stage = earlier.stage
+        self.stage.former.append(earlier.key)
+        self.stage.shown = self.key
+        earlier.delete_files()
         return self
 
-    def keep(self, name: str, content: bytes) -> str:
-        """Writes a file that only someone who was told its address can ask for; older ones of that name go."""
+    def leave(self) -> None:
+        """The session is over."""
+        if not self.gone:
+            self.stage.shown = ""
+        self.delete_files()
+
+    def keep(self, name: str, content: bytes, kind: str | None = None) -> str:
+        """Writes a file that only someone who was told its address can ask for; older ones of its kind, which is its
+        name unless another is given, go.
+
+        Raises:
+            OutOfDate: the head is gone, and so nothing of it may come back.
+        """
+        if self.gone:
+            raise OutOfDate
         if self.folder is None:
             # Gradio serves what lies in its upload folder, and deletes it after `delete_cache`.
             self.folder = Path(gr.utils.get_upload_folder(), secrets.token_hex(16))
@@ -60,10 +131,13 @@ class Visitor:
         place.mkdir(parents=True)
         path = place / name
         path.write_bytes(content)
-        kept = self.files.setdefault(name, [])
+        kept = self.files.setdefault(kind or name, [])
         kept.append(path)
         while len(kept) > KEPT_PER_KIND:
             shutil.rmtree(kept.pop(0).parent, ignore_errors=True)
+        if self.gone:  # forgotten while this was being written
+            self.delete_files()
+            raise OutOfDate
         return str(path)
 
     def keep_picture(self, name: str, picture: Image.Image) -> str:
@@ -78,14 +152,18 @@ class Visitor:
 
 def take_upload(file: str) -> bytes:
     """The content of an upload, whose file goes at once."""
+    content = read_upload(file)
+    delete_upload(file)
+    return content
+
+
+def read_upload(file: str) -> bytes:
     try:
-        content = Path(file).read_bytes()
+        return Path(file).read_bytes()
     except FileNotFoundError:
         raise gr.Error(
             "The uploaded file was kept for its time and is gone: upload it again.", print_exception=False
         ) from None
-    delete_upload(file)
-    return content
 
 
 def delete_upload(file: str) -> None:

@@ -3,6 +3,7 @@
 import json
 
 import gradio as gr
+from gradio.data_classes import FileData
 
 
 class PhotoBox(gr.Image):
@@ -14,6 +15,45 @@ class PhotoBox(gr.Image):
 
     def get_block_name(self) -> str:
         return "image"
+
+
+class Upload(FileData):
+    """A file that was uploaded; anything else is answered with one sentence."""
+
+    model_config = {"title": "FileData"}  # the clients know it by this name
+
+    @classmethod
+    def model_validate(cls, *arguments, **named):
+        try:
+            return super().model_validate(*arguments, **named)
+        except ValueError:
+            raise gr.Error(
+                "`photo` must be one uploaded file: pass it as `photo=handle_file(...)`.", print_exception=False
+            ) from None
+
+
+class UploadBox(gr.File):
+    """Hands on the place of what was uploaded; Gradio's own leaves an empty file beside each."""
+
+    def __init__(self, **named):
+        super().__init__(**named)
+        self.data_model = Upload
+
+    def preprocess(self, payload):
+        return payload and payload.path
+
+    def get_block_name(self) -> str:
+        return "file"
+
+
+class NumberBox(gr.Number):
+    """Hands on whatever a program sent: the endpoints say in words what is wrong with it, which Gradio does not."""
+
+    def preprocess(self, payload):
+        return payload
+
+    def get_block_name(self) -> str:
+        return "number"
 
 
 VIEWER_HTML = """
@@ -82,6 +122,7 @@ function draw() {
     const canvas = side("canvas", which), context = canvas.getContext("2d"), name = side("select", which).value;
     const image = images[name];
     context.clearRect(0, 0, canvas.width, canvas.height);
+    canvas.style.opacity = name === "edited" && props.value && props.value.pending ? 0.35 : 1;
     side(".tag", which).textContent = names[name] || "";
     if (!image || !image.complete || !image.naturalWidth) continue;
     if (name === "photo") { context.drawImage(image, 0, 0, canvas.width, canvas.height); continue; }
@@ -166,8 +207,9 @@ load();
 
 def viewer(value: dict) -> gr.HTML:
     """Photo, reconstruction, edit and depth of one head, turned in the browser. The value, by name of the picture:
-    {"src": an address, "count": how many frames it packs}; and "angles" of the frames, and "columns" as packed. The
-    event `look` has `yaw` and `pitch` in degrees, where it stands."""
+    {"src": an address, "count": how many frames it packs}; "angles" of the frames, "columns" as packed, and "pending"
+    while the edited pictures are still those before the edits, which dims them. The event `look` has `yaw` and
+    `pitch` in degrees, where it stands."""
     return gr.HTML(
         value,
         html_template=VIEWER_HTML,

@@ -47,7 +47,6 @@ class HeadMesh:
     vertices: np.ndarray  # [V, 3] float32, EG3D units
     faces: np.ndarray  # [F, 3] int64
     material: np.ndarray  # [F] int32
-    uv: np.ndarray  # [V, 2] float32
     rest: np.ndarray  # [V, 3] float32: where the vertex is on the average head (decimetres from between the eyes)
     masks: np.ndarray  # [V, 5] float32, see source.MASKS
     points: np.ndarray  # [5, 3] eye centres (image left first), nose tip, mouth corners
@@ -143,7 +142,7 @@ class HeadBuilder:
         if head.hat:  # the crown goes under the hat, and what would pierce it is cut
             hair = np.where(hair[:, 1:2] > 0.45, SKULL + (hair - SKULL) * np.float32(0.9), hair)
             faces = faces[hair[faces][:, :, 1].max(1) < 0.7]
-        soup.add(hair, faces, CURLS if head.hair_name == "afro01" else HAIR, uv=garment.uv)
+        soup.add(hair, faces, CURLS if head.hair_name == "afro01" else HAIR)
 
 
 def morph_weights(head: Head, expression: bool = True) -> dict[str, float]:
@@ -210,21 +209,12 @@ class _Soup:
     """Collects parts into one mesh."""
 
     def __init__(self):
-        self.vertices, self.faces, self.material, self.uv, self.rest, self.masks, self.count = (
-            [],
-            [],
-            [],
-            [],
-            [],
-            [],
-            0,
-        )
+        self.vertices, self.faces, self.material, self.rest, self.masks, self.count = [], [], [], [], [], 0
 
-    def add(self, vertices, faces, material, uv=None, rest=None, masks=None) -> int:
+    def add(self, vertices, faces, material, rest=None, masks=None) -> int:
         """Adds a part; gives the index of its first vertex."""
         first, n = self.count, len(vertices)
         self.vertices.append(np.asarray(vertices, np.float32))
-        self.uv.append(np.zeros((n, 2), np.float32) if uv is None else uv)
         self.rest.append(np.asarray(vertices if rest is None else rest, np.float32))
         self.masks.append(np.zeros((n, 5), np.float32) if masks is None else masks)
         self.count += n
@@ -240,7 +230,6 @@ class _Soup:
             vertices=to_frame(np.concatenate(self.vertices)).astype(np.float32),
             faces=np.concatenate(self.faces),
             material=np.concatenate(self.material),
-            uv=np.concatenate(self.uv).astype(np.float32),
             rest=np.concatenate(self.rest).astype(np.float32),
             masks=np.concatenate(self.masks).astype(np.float32),
             points=points.astype(np.float32),

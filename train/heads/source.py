@@ -35,7 +35,6 @@ class Garment:
     offset: np.ndarray  # [N, 3]
     scale: np.ndarray  # [3, 3] per axis: base vertex a, base vertex b, reference distance
     faces: np.ndarray  # [F, 3]
-    uv: np.ndarray  # [N, 2]
 
     def follow(self, base: np.ndarray) -> np.ndarray:
         """Vertices [N, 3] of the garment on a morphed base mesh [V, 3]."""
@@ -193,10 +192,10 @@ def _read_garment(path: Path) -> Garment:
             numbers = [float(x) for x in (key, *fields)]
             binding.append(numbers if len(numbers) == 9 else [numbers[0]] * 3 + [1, 0, 0, 0, 0, 0])
     binding = np.array(binding)
-    vertices, texture, groups = _read_obj(_existing(path.parent / obj))
+    vertices, _, groups = _read_obj(_existing(path.parent / obj))
     assert len(binding) == len(vertices), (path, len(binding), len(vertices))
     faces, faces_uv = _triangles([face for group in groups.values() for face in group])
-    # One vertex per (position, texture coordinate) pair, so that seams keep their two coordinates.
+    # One vertex per (position, texture coordinate) pair: where the makers cut it open, it is not shaded smoothly.
     pairs, corner = np.unique(np.stack([faces.ravel(), faces_uv.ravel()], 1), axis=0, return_inverse=True)
     binding = binding[pairs[:, 0]]
     return Garment(
@@ -205,7 +204,6 @@ def _read_garment(path: Path) -> Garment:
         offset=binding[:, 6:9].astype(np.float32),
         scale=np.array([scale[axis] for axis in "xyz"]),
         faces=corner.reshape(-1, 3).astype(np.int32),
-        uv=texture[pairs[:, 1]].astype(np.float32),
     )
 
 
