@@ -59,7 +59,7 @@ def cut_box(
     # One sample a pixel would alias where the face is large: take n x n and average.
     n = min(8, max(1, math.ceil(np.linalg.norm(to_photo[:2, 0]))))
     finer = to_photo @ np.diag([1 / n, 1 / n, 1])
-    fine = warp(photo, finer, n * size_px, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
+    fine = warp(photo, finer, (n * size_px, n * size_px), cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
     return cv2.resize(fine, (size_px, size_px), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
@@ -86,10 +86,11 @@ def square_to_photo(centre_px: np.ndarray, side_px: float, roll: float, size_px:
     return matrix
 
 
-def warp(source: np.ndarray, to_source: np.ndarray, size_px: int, interpolation: int, border: int) -> np.ndarray:
-    """Samples `source` on a square of `size_px`. OpenCV puts pixel centres at whole numbers, we at .5."""
+def warp(
+    source: np.ndarray, to_source: np.ndarray, size_px: tuple[int, int], interpolation: int, border: int
+) -> np.ndarray:
+    """Samples `source` on a picture of `size_px` (width, height). OpenCV puts pixel centres at whole numbers, we at
+    .5."""
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
     matrix = (np.linalg.inv(half) @ to_source @ half)[:2]
-    return cv2.warpAffine(
-        source, matrix, (size_px, size_px), flags=interpolation | cv2.WARP_INVERSE_MAP, borderMode=border
-    )
+    return cv2.warpAffine(source, matrix, size_px, flags=interpolation | cv2.WARP_INVERSE_MAP, borderMode=border)

@@ -2,6 +2,7 @@
 
 The five points are those of the EG3D crop (see align.py): eye centres, nose tip, mouth corners, image left first."""
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -9,9 +10,11 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 MIRRORED = (1, 0, 2, 4, 3)  # the order of the points in a mirrored face
+LEAST_SPREAD = 2e-3  # of a box in [0, 1]: a face has a hundred times that
 
 
 class Landmarks(NamedTuple):
@@ -52,8 +55,8 @@ class LandmarkNetwork(ModelMixin, ConfigMixin):
     ) -> Landmarks:
         size = self.config.input_size
         assert faces.shape[1:] == (1, size, size), faces.shape
-        # The floor keeps an even grey box (std 0) finite; it is 1/100 of the contrast of a face in [0, 1].
-        spread = faces.std((1, 2, 3), keepdim=True).clamp_min(2e-3)
+        # The floor keeps an even grey box (std 0) finite.
+        spread = faces.std((1, 2, 3), keepdim=True).clamp_min(LEAST_SPREAD)
         quarter = self.down4(self.stem((faces - faces.mean((1, 2, 3), keepdim=True)) / spread))
         eighth = self.down8(quarter)
         sixteenth = self.down16(eighth)
@@ -64,6 +67,19 @@ class LandmarkNetwork(ModelMixin, ConfigMixin):
         heatmaps = heatmaps.flatten(2).log_softmax(2).view_as(heatmaps)
         points = points_of_heatmaps(heatmaps)
         return Landmarks(points, self.face(sixteenth.mean((2, 3))).float()[:, 0], heatmaps)
+
+    STEP_PX = 16  # what the deepest level shrinks by
+
+    @torch.no_grad()
+    def everywhere(
+        self,
+        picture: Tensor,  # [1,1,H,W] grey, brightness and contrast (mean 0, spread 1) taken out around each pixel
+    ) -> Tensor:
+        """The face_logit of every box in a picture that begins at multiples of `STEP_PX`: [h,w]. Nearly what each box
+        alone would give: there, nothing is seen of what lies around it."""
+        deepest = self.down16(self.down8(self.down4(self.stem(picture))))
+        cells = F.conv2d(deepest, self.face.weight[..., None, None], self.face.bias)
+        return F.avg_pool2d(cells, self.config.input_size // self.STEP_PX, 1)[0, 0].float()
 
     @torch.no_grad()
     def read(self, faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,3 +134,11 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.body(x) + self.shortcut(x))
+
+
+def fold_batch_norms(network: nn.Module) -> None:
+    """Into the convolutions before them, in place: a network in eval mode then gives the same in 2/3 of the time."""
+    for part in [part for part in network.modules() if isinstance(part, nn.Sequential)]:
+        for place, (first, second) in enumerate(itertools.pairwise(list(part))):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                part[place], part[place + 1] = fuse_conv_bn_eval(first, second), nn.Identity()

@@ -14,7 +14,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
 MAX_MEGAPIXELS = 64  # to decode: 4 bytes a pixel, in up to three copies, are .8 of the 2 GB we allow ourselves
-MAX_SIDE_PX = 4096  # of the picture returned: the crop of a face that fills it is still many times what the model sees
+MAX_SIDE_PX = 32_000  # OpenCV samples no longer ones
 MIN_SIDE_PX = 64  # a face must be that wide (align.MIN_FACE_PX), so a picture must be, too
 NEUTRAL = (128, 128, 128)  # what shows through transparent pixels
 COLOURS = np.stack(np.meshgrid(*3 * [np.arange(0, 256, 17, dtype=np.uint8)]), -1).reshape(64, 64, 3)  # 16 of each
@@ -39,8 +39,9 @@ def load_photo(photo: str | Path | bytes | Image.Image) -> Image.Image:
     `MAX_MEGAPIXELS` (JPEG, which can be decoded small: over 179) is refused by its header, before a pixel is decoded.
     Raises `PhotoError`. A PIL image that was passed in stays as it was."""
     image = photo.copy() if isinstance(photo, Image.Image) else _open(photo)
-    # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, with a fraction of the memory; other formats take no notice.
-    image.draft(None, (MAX_SIDE_PX, MAX_SIDE_PX))
+    # JPEG can be decoded at half its size, with a fraction of the memory; other formats take no notice.
+    if image.width * image.height > MAX_MEGAPIXELS * 1e6:
+        image.draft(None, (image.width // 2, image.height // 2))
     _check_size(*image.size)
 
     # Pillow's decoders raise OSError, SyntaxError, ValueError, EOFError, struct.error and more on damaged files; to

@@ -7,15 +7,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preim3d.align import CROP_PX, Face, FaceAligner, _turn_back, crop_face, without_cast
+from preim3d.align import CROP_PX, Face, FaceAligner, crop_face, without_cast
 from preim3d.face_mesh import FaceMesh
-from preim3d.finder import InsightFaceFinder, find_insightface
-from preim3d.fit import CROP_SIDE, TEMPLATE, fit_template
+from preim3d.finder import (
+    NETWORK_SIDE,
+    InsightFaceFinder,
+    find_insightface,
+    search_plan,
+    sheet_of,
+    turn_back,
+    turned_copy,
+)
+from preim3d.fit import CROP_SIDE, FACE_WIDTH, TEMPLATE, fit_template
 from preim3d.photo import PhotoError, load_photo
 
 
 LANDMARKS = Path(__file__).parents[1] / "weights" / "faces" / "landmarks"
 CASES = Path(__file__).parents[2] / "shared" / "cases"
+REAL = Path(__file__).parents[2] / "shared" / "real" / "photos"
 # Where a frontal face lands in the crop.
 EXPECTED_PX = np.array([[187.7, 192.3], [324.0, 192.4], [256.7, 266.1], [200.7, 339.7], [310.5, 339.7]])
 
@@ -98,8 +107,42 @@ def test_points_of_a_turned_photo_turn_back(quarters):
     pixels = np.zeros((30, 50), np.uint8)
     pixels[7, 41] = 1
     (y,), (x,) = np.nonzero(np.rot90(pixels, quarters))
-    back = _turn_back(np.array([[x + 0.5, y + 0.5]]), quarters, (50, 30))
+    back = turn_back(np.array([[x + 0.5, y + 0.5]]), quarters, (30, 50))
     assert back.tolist() == [[41.5, 7.5]]
+
+
+@pytest.mark.parametrize("roll_deg", [0, 30, -75, 90, 180])
+def test_a_turned_copy_says_where_its_pixels_are_from(roll_deg):
+    """A bright spot of a photo, found in the copy."""
+    photo = np.zeros((300, 400), np.uint8)
+    photo[140:151, 230:241] = 255
+    copy, to_photo = turned_copy(photo, 200, math.radians(roll_deg), 64)
+    y, x = np.array(np.nonzero(copy == copy.max())).mean(1) + 0.5
+    assert np.abs(to_photo @ [x, y, 1] - [235.5, 145.5, 1]).max() < 2
+    assert min(copy.shape) >= 64
+
+
+def test_copies_lie_on_a_sheet_without_touching():
+    sizes = [(70, 100), (64, 64), (130, 90), (64, 200)]
+    copies = [np.random.default_rng(i).integers(0, 255, size, np.uint8) for i, size in enumerate(sizes)]
+    sheet, corners = sheet_of(copies, 64, 16)
+    owner = np.zeros(sheet.shape, int)
+    for (height, width), (top, left) in zip(sizes, corners):
+        assert top % 16 == left % 16 == 0
+        owner[top : top + height, left : left + width] += 1
+    assert owner.max() == 1 and np.abs(sheet[owner == 0]).max() == 0
+    top, left = corners[2]
+    inside = sheet[top + 32 : top + 98, left + 32 : left + 58]
+    assert abs(inside.mean()) < 0.2 and 0.7 < inside.std() < 1.3  # brightness and contrast are made even
+
+
+@pytest.mark.parametrize("photo_px", [64, 512, 4000, 12000])
+def test_faces_of_every_size_of_use_are_looked_for(photo_px):
+    """Some upright copy shows each at .85 to 1.6 of the size that the network was trained with."""
+    sides = sorted({side for _, copies in search_plan(photo_px) for side, roll_deg in copies if roll_deg == 0})
+    for face_px in np.geomspace(64, photo_px, 20):
+        box_px = face_px * NETWORK_SIDE / FACE_WIDTH  # of its box in the photo, to be 64 px
+        assert any(0.8 <= box_px * side / photo_px / 64 <= 1.7 for side in sides), face_px
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -176,7 +219,43 @@ def test_the_camera_is_that_of_the_upright_photo(aligner, astronaut, turn_deg):
     assert abs(yaw - 2) < 6 and abs(pitch + 6) < 8
 
 
-@pytest.mark.parametrize("name", ["rot90.jpg", "lowcontrast.png", "mask.jpg"])
+@pytest.mark.parametrize("turn_deg", [45, 135, 180, 270])
+@pytest.mark.parametrize("light", ["even", "half in shadow", "blue", "dim"])
+def test_the_camera_in_any_light_and_at_any_roll(aligner, astronaut, turn_deg, light):
+    pixels = np.asarray(astronaut).astype(float)
+    if light == "half in shadow":
+        pixels *= np.clip((np.arange(512) - 190) / 60, 0.12, 1)[None, :, None]
+    pixels *= {"blue": (0.25, 0.25, 1), "dim": (0.15,) * 3}.get(light, (1,) * 3)
+    turned = Image.fromarray(pixels.round().astype(np.uint8)).rotate(turn_deg, expand=True, fillcolor=(60, 60, 60))
+    yaw, pitch = aligner.choose(turned).angles_deg
+    assert abs(yaw - 1) < 6 and abs(pitch + 9) < 6
+
+
+def test_a_small_face_in_a_panorama(aligner):
+    if not CASES.is_dir():
+        pytest.skip(f"{CASES} is not there")
+    told = []
+    (face,) = aligner.faces(load_photo(CASES / "pano12000.jpg"), lambda: told.append("looking"))
+    assert face.width_px == pytest.approx(127, rel=0.1) and told == ["looking"]
+
+
+def test_nine_of_ten_tight_crops_are_found(aligner):
+    """Photos that end at the hairline, of people of all ages and ancestries."""
+    if not REAL.is_dir():
+        pytest.skip(f"{REAL} is not there")
+    from train.real_photos import RealPhotos
+
+    photos = RealPhotos(REAL)
+    rows = np.nonzero(photos.held)[0][::4]
+    found = 0
+    for pixels, corners in zip(photos.pixels(rows)[..., :3], photos.corners[rows]):
+        (left, top), (right, bottom) = (corners.min(0).clip(0, 256), corners.max(0).clip(0, 256))
+        tight = Image.fromarray(pixels[round(top) : round(bottom), round(left) : round(right)])
+        found += bool(aligner.faces(tight))
+    assert found >= 0.9 * len(rows)
+
+
+@pytest.mark.parametrize("name", ["rot90.jpg", "lowcontrast.png", "mask.jpg", "icc_prophoto.jpg"])
 def test_faces_that_were_missed_or_misread(aligner, name):
     if not CASES.is_dir():
         pytest.skip(f"{CASES} is not there")
@@ -249,7 +328,7 @@ def test_insightface_is_used_where_its_model_is(tmp_path):
     pytest.importorskip("onnxruntime")
     offsets = TEMPLATE[:, :2] * [1, -1] * 3
     write_detector(tmp_path / "det_test.onnx", column=10, row=8, stride=32, offsets=offsets)
-    (found,) = InsightFaceFinder(tmp_path).find(np.zeros((640, 640, 3), np.uint8), 400)
+    (found,) = next(InsightFaceFinder(tmp_path).searches(np.zeros((640, 640, 3), np.uint8)))
     assert np.allclose(found.points_px, np.array([320, 256]) + 0.5 + 32 * offsets, atol=0.01)
     assert found.confidence == pytest.approx(0.9)
     assert fit_template(found.points_px).scale_px == pytest.approx(96, rel=1e-3)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pillow_heif
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 from preim3d.photo import MAX_SIDE_PX, NEUTRAL, PhotoError, load_photo
 
@@ -106,10 +106,11 @@ def test_pil_image_is_left_as_it_was(tmp_path):
     assert image.size == (WIDTH, HEIGHT) and image.getexif()[0x0112] == 6
 
 
-def test_large_is_reduced():
-    photo = load_photo(encode(Image.new("RGB", (9000, 900), (10, 200, 30)), "JPEG"))
-    assert photo.width <= MAX_SIDE_PX and abs(photo.width / photo.height - 10) < 0.1
-    assert load_photo(encode(Image.new("L", (5000, 500)), "PNG")).size == (MAX_SIDE_PX, 410)
+def test_only_huge_is_reduced():
+    """A panorama keeps its pixels, and so its faces."""
+    assert load_photo(encode(Image.new("RGB", (12000, 1500), (10, 200, 30)), "JPEG")).size == (12000, 1500)
+    assert load_photo(encode(Image.new("RGB", (10000, 8000)), "JPEG")).size == (5000, 4000)
+    assert load_photo(encode(Image.new("L", (MAX_SIDE_PX + 8000, 500)), "PNG")).size == (MAX_SIDE_PX, 400)
 
 
 def test_too_large_is_refused_by_its_header():
@@ -247,18 +248,24 @@ def test_a_profile_that_changes_nothing_or_makes_no_sense_is_left_out(mode):
 # HEIC.
 
 
-def test_heic():
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_heic(orientation):
     pillow_heif.register_heif_opener()
     smooth = Image.fromarray(PIXELS[::25, ::28]).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
-    photo = load_photo(encode(smooth, "HEIF", quality=95, chroma=444))
-    assert photo.mode == "RGB" and np.abs(np.asarray(photo) - np.asarray(smooth).astype(int)).mean() < 3
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = np.asarray(ImageOps.exif_transpose(with_exif(smooth, exif))).astype(int)
+    photo = load_photo(encode(smooth, "HEIF", quality=95, chroma=444, exif=exif.tobytes()))
+    assert photo.mode == "RGB" and np.abs(np.asarray(photo) - upright).mean() < 3
 
 
-def test_heic_that_is_damaged_or_too_large():
+def with_exif(image: Image.Image, exif: Image.Exif) -> Image.Image:
+    return Image.open(io.BytesIO(encode(image, "PNG", exif=exif)))
+
+
+def test_heic_that_is_damaged_or_too_large(monkeypatch):
     pillow_heif.register_heif_opener()
-    whole = encode(Image.new("RGB", (9000, 8000)), "HEIF", quality=10)
-    assert reason_and_words(whole) == (
-        "too_large",
-        "The picture has 72 megapixels; 64 is the most: save a smaller copy.",
-    )
-    assert reason_and_words(encode(picture(), "HEIF")[:2000])[0] == "damaged"
+    whole = encode(picture(), "HEIF")
+    assert reason_and_words(whole[:2000])[0] == "damaged"
+    monkeypatch.setattr("preim3d.photo.MAX_MEGAPIXELS", 0.01)
+    assert reason_and_words(whole)[0] == "too_large"

@@ -45,7 +45,7 @@ class Answers(Showing):
         face = face or 1
         try:
             picture = load_photo(content)
-            faces = self.aligner.faces(picture)
+            faces = self.aligner.faces(picture, lambda: progress(0.2, "Still looking for a face, small ones too"))
             chosen = self.aligner.choose(picture, face, faces)
         except PhotoError as error:
             gr.Warning(str(error))
