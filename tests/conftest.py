@@ -1,5 +1,6 @@
 """A whole pipeline of tiny networks, and a photo, for the tests of what is built of several rooms."""
 
+import contextlib
 import os
 import resource
 import sys
@@ -132,13 +133,15 @@ def portrait(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
-def small_files_only():
-    """No file can grow beyond 10 KB, as on a disk that is nearly full."""
+@contextlib.contextmanager
+def nearly_full_disk():
+    """Within it, no file can grow beyond 10 KB. Only within: pytest's own log of the run may be a file and long."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
+from conftest import nearly_full_disk
 from killing import left_by_a_killed_process
 from PIL import Image
 
@@ -178,9 +179,10 @@ def test_empty_weights_are_not_the_current_folder(command, portrait, tmp_path):
     assert status == 1 and "The name of the weights is empty (as asked for)" in complained
 
 
-def test_a_full_disk_names_the_file_and_leaves_earlier_results(command, portrait, tmp_path, small_files_only):
+def test_a_full_disk_names_the_file_and_leaves_earlier_results(command, portrait, tmp_path):
     (tmp_path / "grid.png").write_bytes(b"earlier")
-    status, _, complained = command("edit", portrait, "--out", tmp_path)
+    with nearly_full_disk():
+        status, _, complained = command("edit", portrait, "--out", tmp_path)
     assert status == 1 and contents(tmp_path) == {"grid.png": b"earlier"}
     assert f"{tmp_path / 'crop.png'} cannot be written (File too large): make room on its disk, or" in complained
 

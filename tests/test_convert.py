@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import nearly_full_disk
 from published import (
     PLANE_AXES,
     original_modules,
@@ -140,8 +141,8 @@ def test_a_converted_folder_knows_its_files_also_those_of_earlier_parts(files, t
         check_weights(tmp_path / "w")
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(files, tmp_path, small_files_only):
-    with pytest.raises(OSError, match=r"w cannot be written \(.*File too large.*\): make room on its disk, or choose"):
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(files, tmp_path):
+    with nearly_full_disk(), pytest.raises(OSError, match=r"w cannot be written \(.*File too large.*\): make room on its disk, or choose"):
         convert([files["module"]], tmp_path / "w")
     assert list(tmp_path.iterdir()) == []
 
