@@ -175,6 +175,16 @@ class FaceAligner:
         points = [p @ square[:2, :2].T + square[:2, 2] for p, square in zip(in_box, squares)]
         return points, [tuple(pair) for pair in angles.double().rad2deg().tolist()], disagreement.tolist(), reading
 
+    def look(self, crop: Image.Image) -> tuple[tuple[float, float], np.ndarray]:
+        """What the mesh network sees in a crop: yaw and nominal pitch in degrees of the camera that took it, and where
+        the person is, [S,S] bool."""
+        size = self._mesh.config.input_size
+        small = np.asarray(crop.convert("RGB").resize((size, size), Image.Resampling.BOX), np.float32) / 255
+        box = torch.from_numpy(without_cast(small[None])).permute(0, 3, 1, 2)
+        _, angles, _, reading = self._mesh.read(box)
+        yaw, pitch = angles[0].double().rad2deg().tolist()
+        return (yaw, pitch), (reading.person[0, 0] > 0).numpy()
+
     def choose(self, photo: Image.Image, number: int = 1, faces: list[Face] | None = None) -> Face:
         """Face `number` of a photo, 1 the largest; `faces`, where they are known already, saves finding them again.
 

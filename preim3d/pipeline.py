@@ -20,19 +20,22 @@ from preim3d.camera import PITCHES_DEG, YAWS_DEG, grid_cameras
 from preim3d.directions import Directions, fingerprint
 from preim3d.encoder import PortraitEncoder
 from preim3d.face_mesh import FaceMesh
+from preim3d.feedback import Feedback, bring_nearer
 from preim3d.film import angle_label, pictures, pose_sheet
 from preim3d.generator import Planes, TriPlaneGenerator
+from preim3d.identity import FaceIdentity
 from preim3d.landmarks import LandmarkNetwork
 from preim3d.mesh import FACES, TEXTURE_PX, TEXTURED_FACES, Mesh, extract_mesh
 from preim3d.photo import load_photo
 from preim3d.strengths import check_face, check_strengths
 from preim3d.texture import check_texture
-from preim3d.turntable import Angles, DepthRange, depth_pictures, depth_range
-from preim3d.weights import REMEDY, WeightsError, check_weights, find_weights
+from preim3d.turntable import Angles, DepthRange, cameras, depth_pictures, depth_range
+from preim3d.weights import REMEDY, WeightsError, check_weights, find_weights, present
 
 
 LARGE_IMAGE = 512  # pixels along the side from which views are rendered in bfloat16
 COMPONENT_CLASSES = {"encoder": PortraitEncoder, "generator": TriPlaneGenerator, "directions": Directions}
+OPTIONAL_CLASSES = {"origin_directions": Directions, "feedback": Feedback, "identity": FaceIdentity}
 
 
 class Quality(NamedTuple):
@@ -99,6 +102,8 @@ class Preim3DPipeline(DiffusionPipeline):
         directions: strengths -> an offset of w; learned with this encoder and this generator.
         origin_directions: the same learned among sampled latents in place of encoded photos, to compare with (paper,
             section 3.4); None where the weights have none.
+        feedback: brings the encoder's w nearer to the photo; None where the weights have none.
+        identity: whose embeddings `feedback` compares; None without it.
 
     Example:
         >>> pipeline = Preim3DPipeline.from_pretrained("weights/faces")
@@ -107,7 +112,7 @@ class Preim3DPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "encoder->directions->generator"
-    _optional_components = ["origin_directions"]
+    _optional_components = list(OPTIONAL_CLASSES)
 
     def __init__(
         self,
@@ -115,10 +120,17 @@ class Preim3DPipeline(DiffusionPipeline):
         generator: TriPlaneGenerator,
         directions: Directions,
         origin_directions: Directions | None = None,
+        feedback: Feedback | None = None,
+        identity: FaceIdentity | None = None,
     ):
         super().__init__()
         self.register_modules(
-            encoder=encoder, generator=generator, directions=directions, origin_directions=origin_directions
+            encoder=encoder,
+            generator=generator,
+            directions=directions,
+            origin_directions=origin_directions,
+            feedback=feedback,
+            identity=identity,
         )
         # Not components: a face detector is no diffusers model. Without them, crops are taken but no photos.
         self.landmarks_folder: Path | None = None
@@ -139,25 +151,31 @@ class Preim3DPipeline(DiffusionPipeline):
             ValueError: another argument, such as a `dtype`.
         """
         for name in components:
-            if name not in (*COMPONENT_CLASSES, "origin_directions"):
+            if name not in COMPONENT_CLASSES | OPTIONAL_CLASSES:
+                *most, last = COMPONENT_CLASSES | OPTIONAL_CLASSES
                 raise ValueError(
                     f"`from_pretrained` does not take `{name}`: besides the weights it takes networks, as"
-                    f" {', '.join(f'`{known}`' for known in COMPONENT_CLASSES)} or `origin_directions`, in float32."
+                    f" {', '.join(f'`{known}`' for known in most)} or `{last}`, in float32."
                 )
         folder = find_weights(weights).folder
         check_weights(folder)
         for name, network_class in COMPONENT_CLASSES.items():
             if name not in components:
                 components[name] = load_component(network_class, folder / name, torch.float32)
-        if (folder / "origin_directions").is_dir() and "origin_directions" not in components:
-            components["origin_directions"] = load_component(Directions, folder / "origin_directions", torch.float32)
+        for name in present(folder):
+            if name not in components:
+                components[name] = load_component(OPTIONAL_CLASSES[name], folder / name, torch.float32)
         pipeline = cls(**components)
         pair = fingerprint(pipeline.encoder, pipeline.generator)
-        for directions in (pipeline.directions, pipeline.origin_directions):
-            if directions is not None and directions.config.fingerprint not in ("", pair):
+        for learned, stage in (
+            (pipeline.directions, "directions"),
+            (pipeline.origin_directions, "directions"),
+            (pipeline.feedback, "feedback"),
+        ):
+            if learned is not None and learned.config.fingerprint not in ("", pair):
                 raise WeightsError(
-                    f"The directions in {folder} were learned with another encoder or generator, or one of the three"
-                    f" is damaged; {REMEDY}, or learn them again with python -m train.directions."
+                    f"What lies in {folder / stage} was learned with another encoder or generator, or one of the three"
+                    f" is damaged; {REMEDY}, or learn it again with python -m train.{stage}."
                 )
         if (folder / "landmarks").is_dir():
             # The aligner would not miss a tensor.
@@ -260,11 +278,18 @@ class Preim3DPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def encode(self, crop: Image.Image) -> Tensor:
-        """crop -> w [1, num_ws, w_dim]."""
+        """crop -> w [1, num_ws, w_dim]: the encoder's, brought nearer to the photo where the weights can do that."""
         side = self.encoder.config.input_size
         pixels = np.asarray(crop.convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
         image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]  # [1, 3, side, side]
-        return self.encoder(image.to(self.device, self.encoder.dtype) / 127.5 - 1)
+        image = image.to(self.device, self.encoder.dtype) / 127.5 - 1
+        w = self.encoder(image)
+        if self.feedback is None or self.aligner is None:
+            return w
+        angles_deg, person = self.aligner.look(crop)
+        camera = cameras([angles_deg], self.generator.config.pivot).to(w)
+        mask = torch.from_numpy(person)[None, None].to(w)
+        return bring_nearer(w, image, mask, camera, self.generator, self.identity, self.feedback)
 
     def directions_of(self, space: Literal["inversion", "origin"]) -> Directions:
         """Those learned on encoded photos, or those learned among sampled latents.

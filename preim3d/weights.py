@@ -11,6 +11,8 @@ from safetensors import SafetensorError, safe_open
 
 
 COMPONENTS = {"encoder": "PortraitEncoder", "generator": "TriPlaneGenerator", "directions": "Directions"}
+# The last two only together: the identity network of converted weights is another one, and no part of the pipeline.
+OPTIONAL = {"origin_directions": "Directions", "feedback": "Feedback", "identity": "FaceIdentity"}
 TENSORS = "diffusion_pytorch_model.safetensors"
 BUNDLED = Path(__file__).resolve().parent.parent / "weights" / "faces"
 # A repository of the Hub, and perhaps a branch, tag or commit of it; folders come first.
@@ -107,8 +109,7 @@ def check_weights(folder: Path) -> None:
     pipeline = read_json(folder / "model_index.json", "_class_name")["_class_name"]
     if pipeline != "Preim3DPipeline":
         raise WeightsError(f"{folder} holds a {pipeline}, not a Preim3DPipeline; name another folder with --weights.")
-    optional = {"origin_directions": "Directions"} if (folder / "origin_directions").is_dir() else {}
-    for part, network in (COMPONENTS | optional).items():
+    for part, network in (COMPONENTS | {name: OPTIONAL[name] for name in present(folder)}).items():
         found = read_json(folder / part / "config.json", "_class_name")["_class_name"]
         if found != network:
             raise WeightsError(f"{folder / part} holds a {found}, not a {network}; {REMEDY}.")
@@ -121,6 +122,12 @@ def check_weights(folder: Path) -> None:
                 read_json(folder / place / "config.json", "_class_name")
                 check_tensors(folder / place)
     check_card(folder)
+
+
+def present(folder: Path) -> list[str]:
+    """Which of the optional components the weights have."""
+    with_feedback = ["feedback", "identity"] if (folder / "feedback").is_dir() else []
+    return [name for name in ("origin_directions",) if (folder / name).is_dir()] + with_feedback
 
 
 def identity_folder(folder: Path) -> Path | None:

@@ -152,12 +152,11 @@ def comparison_figures(evaluation: Evaluation) -> dict:
 
 @torch.no_grad()
 def time_figures(evaluation: Evaluation) -> dict:
-    """Seconds to encode one photo and generate one view of it."""
+    """Seconds to invert one photo and generate one view of it."""
     row, seconds = evaluation.subjects.held[:1], []
-    photo = resized(evaluation.photos(row)[0], evaluation.encoder.config.input_size)
     for turn in range(TIMED + 1):
         started = time.perf_counter()
-        w = evaluation.encoder(photo.to(evaluation.device))
+        w = evaluation.invert(evaluation.encoder, row).to(evaluation.device)
         evaluation.generator.render(
             evaluation.generator.planes(w), evaluation.own_cameras(row).to(evaluation.device), w
         ).image.cpu()
