@@ -10,6 +10,7 @@ landmarks.py   its network: a box -> five points and whether it is a face
 face_mesh.py   a box -> 120 points, yaw, pitch, the person: what align.py reads more finely
 fit.py         five points -> where the crop lies
 encoder.py     crop -> w [B, num_ws, w_dim]
+feedback.py    w and what its picture lacks -> a w nearer to the photo
 irse.py        the IR-SE-50 body of the encoder and of the identity network
 directions.py  strengths -> an offset of w
 strengths.py   `smile=2` -> a checked number

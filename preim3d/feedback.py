@@ -14,7 +14,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from .generator import TriPlaneGenerator
-from .identity import CHIP_CENTRE, CHIP_SIDE, FaceIdentity
+from .identity import FaceIdentity
 
 
 class Feedback(ModelMixin, ConfigMixin):
@@ -36,7 +36,7 @@ class Feedback(ModelMixin, ConfigMixin):
         self,
         num_ws: int = 14,
         w_dim: int = 256,
-        rank: int = 128,
+        rank: int = 64,
         embedding_size: int = 128,
         cells: int = 16,
         colour_weight: float = 0.1,
@@ -71,10 +71,8 @@ def coarse(images: Tensor, cells: int) -> Tensor:
 
 def compared_cells(person: Tensor, cells: int) -> Tensor:
     """Mask of the person [B, 1, S, S] in [0, 1] -> cells [B, 1, cells, cells] of 0 and 1: those that mostly show the
-    person, in the square of the face, beyond which a tight photo shows nothing."""
-    middles = (torch.arange(cells, device=person.device) + 0.5) / cells
-    inside_x, inside_y = ((middles - centre).abs() < CHIP_SIDE / 2 for centre in CHIP_CENTRE)
-    return (coarse(person, cells) > 0.5).float() * (inside_y[:, None] & inside_x)
+    person."""
+    return (coarse(person, cells) > 0.5).float()
 
 
 @torch.no_grad()

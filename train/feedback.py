@@ -106,6 +106,8 @@ class Learning:
 
     def draw(self, pairs: Pairs) -> None:
         """Until there are as many pairs as asked for. Which one comes next depends on how many there are alone."""
+        if len(pairs) >= self.args.pairs:
+            return
         rows = bases(self.photos, self.args.seed)
         ws = self.invert(rows)
         saved_at = time.monotonic()
@@ -224,9 +226,9 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=2000, help="a second each on one core")
     parser.add_argument("--ridge", type=float, default=3.0, help="more: smaller steps, which fit photos better")
-    parser.add_argument("--rank", type=int, default=128, help="directions of w that steps are made of")
+    parser.add_argument("--rank", type=int, default=64, help="directions of w that steps are made of")
     parser.add_argument("--colour-weight", type=float, default=0.1, help="of colours beside the embedding")
-    parser.add_argument("--steps", type=int, default=2, help="how often a step is taken; .3 s each on two cores")
+    parser.add_argument("--steps", type=int, default=1, help="how often a step is taken; .3 s each on two cores")
     parser.add_argument("--cells", type=int, default=16, help="side of the coarse pictures that are compared")
     parser.add_argument("--rays", type=int, default=64, help="along a side of the picture that is looked at")
     parser.add_argument("--held", type=int, default=40, help="held-out photos of the report")

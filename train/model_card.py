@@ -94,6 +94,7 @@ sets are neither shown nor part of this folder.
 FOLDERS = {
     "generator": "EG3D-shaped: W+ of {w_size} -> tri-planes {planes} -> {rays} rays -> {pixels} pixels",
     "encoder": "IR-SE encoder: {input_size} x {input_size} crop -> W+",
+    "feedback": "what a picture lacks of the photo -> the step of W+ that brings it",
     "directions": "named directions among inverted real photos, in standard deviations",
     "origin_directions": "the same learned in the generator's original space, to compare with",
     "landmarks": "finds faces, aligns them by 120 points, reads the photo's camera and where the person is",

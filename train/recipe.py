@@ -91,6 +91,13 @@ STAGES = (
         0.1,
     ),
     Stage(
+        "python -m train.feedback --weights weights/faces --photos dataset/real --out runs/feedback --pairs 1500\n"
+        "python -m train.bundle --feedback runs/feedback/feedback --out weights/faces",
+        "weights/faces, photos",
+        "weights/faces/feedback: the step of w that brings what a picture lacks of its photo",
+        25,
+    ),
+    Stage(
         "python -m train.attributes --data dataset/heads --photos dataset/real --labels fairface_label_train.csv \\\n"
         "    --weights weights/faces --held-out dataset/heldout --body lite0.safetensors --out runs/attributes \\\n"
         "    --minutes 30",

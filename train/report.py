@@ -38,8 +38,8 @@ EQUAL_GROUPS = 0.15  # how much worse than the mean a group may be before it mus
 
 PROTOCOL = """\
 {n} photos of real people that neither generator nor encoder was trained on (of them {full} with hair and shoulders; \
-the others, FairFace's, end at the hairline); {seeds}. Encoder: crop -> w -> picture of 256 px, 128 rays a side, \
-before plain grey. Identity: {identity}, Euclidean distance of its embeddings of the crop as it is and of the \
+the others, FairFace's, end at the hairline); {seeds}. Encoder: crop -> w{feedback} -> picture of 256 px, 128 rays a \
+side, before plain grey. Identity: {identity}, Euclidean distance of its embeddings of the crop as it is and of the \
 picture; dlib calls two photos the same person's below .6. own: from the photo's camera (MediaPipe's pose); frontal; \
 strangers: to the other photos; a-b: {views} per head, yaw uniform in [-b, -a] and [a, b], nominal pitch in [-20, 20] \
 degrees (EG3D's pitch p: sin(elevation) = 2 p / pi), 0-30: mean of the three bands. nearest_of_{among}: how often a \
@@ -69,6 +69,10 @@ def protocol(evaluation: Evaluation) -> str:
     return PROTOCOL.format(
         n=len(evaluation.ws),
         full=int(subjects.photos.full[subjects.held].sum()),
+        feedback=""
+        if evaluation.feedback is None
+        else f" -> {evaluation.feedback.config.steps} x feedback (train.feedback; camera and person as the face mesh "
+        "network sees them)",
         seeds=f"seed {seeds}" if len(args.seeds) == 1 else f"seeds {seeds}, mean; +-: largest less smallest",
         identity=f"{Path(args.identity).name} (given by the user)" if args.identity else "dlib's network",
         views="one view" if args.views == 1 else f"{args.views} views",
