@@ -25,7 +25,8 @@ pipeline.py    all of it, step by step, as one diffusers pipeline
 turntable.py   frames from all around, as one picture; depth pictures
 edits.py       a list of edits with undo, and what must not change with them
 recipe.py      latent, camera and edits as a small file
-refine.py      crop and w -> a w that looks more like the photo
+inversion.py   crop -> a head that looks more like the person, step by step
+tuning.py      what the planes of one head are tuned by
 identity.py    crop -> who it is, as an embedding (dlib's face network)
 judge.py       how alike photo and head are, by identity.py; what an edit did, by that and reader.py
 reader.py      picture of a head -> attributes

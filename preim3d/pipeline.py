@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -24,13 +25,25 @@ from preim3d.feedback import Feedback, bring_nearer
 from preim3d.film import angle_label, pictures, pose_sheet
 from preim3d.generator import Planes, TriPlaneGenerator
 from preim3d.identity import FaceIdentity
+from preim3d.inversion import Judges, Reached, Target, invert, load_judges
 from preim3d.landmarks import LandmarkNetwork
 from preim3d.mesh import FACES, TEXTURE_PX, TEXTURED_FACES, Mesh, extract_mesh
+from preim3d.methods import Method, check_method
 from preim3d.photo import load_photo
 from preim3d.strengths import check_face, check_strengths
 from preim3d.texture import check_texture
+from preim3d.tuning import Tuning, tuned
 from preim3d.turntable import Angles, DepthRange, cameras, depth_pictures, depth_range
-from preim3d.weights import REMEDY, WeightsError, check_weights, find_weights, present
+from preim3d.weights import (
+    BUNDLED,
+    REMEDY,
+    WeightsError,
+    check_weights,
+    find_weights,
+    identity_folder,
+    perceptual_file,
+    present,
+)
 
 
 LARGE_IMAGE = 512  # pixels along the side from which views are rendered in bfloat16
@@ -53,7 +66,7 @@ QUALITIES = {
 
 
 class Head(NamedTuple):
-    """A head in 3D: its planes are computed once per latent, and read by every view and by the mesh."""
+    """A head in 3D: its planes, tuned where it was, are computed once and read by every view and by the mesh."""
 
     w: Tensor  # [1, num_ws, w_dim]
     planes: Planes
@@ -81,6 +94,7 @@ class Preim3DOutput(BaseOutput):
         mesh: the edited head's surface with colours in [0, 1], +y up and the face to +z; None when not asked for.
         camera_deg: yaw and nominal pitch of the camera that took the photo; None for a ready-made crop.
         faces_found: how many faces the photo has; None for a ready-made crop.
+        tuning: what the planes of both heads are tuned by; None where the inversion does not tune.
     """
 
     crop: Image.Image
@@ -91,6 +105,7 @@ class Preim3DOutput(BaseOutput):
     mesh: Mesh | None = None
     camera_deg: Angles | None = None
     faces_found: int | None = None
+    tuning: Tuning | None = None
 
 
 class Preim3DPipeline(DiffusionPipeline):
@@ -135,6 +150,8 @@ class Preim3DPipeline(DiffusionPipeline):
         # Not components: a face detector is no diffusers model. Without them, crops are taken but no photos.
         self.landmarks_folder: Path | None = None
         self.aligner: FaceAligner | None = None
+        self.weights_folder = BUNDLED  # where `judges` are looked for first
+        self._judges: Judges | None = None
 
     @classmethod
     def from_pretrained(cls, weights: str | os.PathLike | None = None, **components) -> "Preim3DPipeline":
@@ -183,6 +200,7 @@ class Preim3DPipeline(DiffusionPipeline):
             load_component(FaceMesh, folder / "landmarks" / "mesh", torch.float32)
             pipeline.landmarks_folder = folder / "landmarks"
             pipeline.aligner = FaceAligner(folder / "landmarks")
+        pipeline.weights_folder = folder
         return pipeline
 
     def save_pretrained(self, folder: str | os.PathLike, **kwargs) -> None:
@@ -202,6 +220,9 @@ class Preim3DPipeline(DiffusionPipeline):
         mesh: bool = False,
         texture: bool = False,
         quality: Literal["fast", "normal", "best"] = "normal",
+        inversion: Method = "encoder",
+        steps: int | None = None,
+        seconds: float | None = None,
         return_dict: bool = True,
     ) -> Preim3DOutput | tuple:
         """Reconstructs the head of a photo and edits it.
@@ -216,6 +237,10 @@ class Preim3DPipeline(DiffusionPipeline):
                 colours at the vertices; that takes some seconds on a CPU.
             quality: of the views: half as many samples along each ray, as in training, or twice as many and four rays
                 for each one.
+            inversion: how w is found: by the encoder alone, or by one of the slower ways of `preim3d.inversion`, of
+                which "hybrid" takes a minute on a CPU and looks far more like the person.
+            steps: of the slower ways; None takes as many as they need.
+            seconds: after which they end, whatever is reached.
             return_dict: a `Preim3DOutput` rather than a tuple of its fields.
 
         Raises:
@@ -223,6 +248,7 @@ class Preim3DPipeline(DiffusionPipeline):
             PhotoError: the photo cannot be read, or has no such face.
         """
         strengths = self.check_inputs(photo, crop, strengths or {}, face, quality)
+        check_method(inversion, steps, seconds)
         if texture and not mesh:
             raise ValueError("A `texture` is part of the mesh: give `mesh=True`, too.")
         if texture:
@@ -231,18 +257,21 @@ class Preim3DPipeline(DiffusionPipeline):
         camera_deg = faces_found = None
         if crop is None:
             crop, camera_deg, faces_found = self.portrait(photo, face)
-        w = self.encode(crop)
-        head = self.head(w)
+        w, tuning = self.encode(crop), None
+        if inversion != "encoder":
+            (reached,) = deque(self.invert(crop, inversion, w=w, steps=steps, seconds=seconds), maxlen=1)
+            w, tuning, camera_deg = reached.w, reached.tuning, reached.angles_deg
+        head = self.head(w, tuning)
         views = self.views(head, quality=quality)
 
         w_edit = self.edit(w, strengths)
         # An edit of nothing is the reconstruction itself, not a second rendering of it.
-        edited = head if w_edit is w else self.head(w_edit)
+        edited = head if w_edit is w else self.head(w_edit, tuning)
         edited_views = views if edited is head else self.views(edited, quality=quality)
         surface = self.mesh(edited, texture=texture) if mesh else None
 
         output = Preim3DOutput(
-            crop, as_array(w), as_array(w_edit), views, edited_views, surface, camera_deg, faces_found
+            crop, as_array(w), as_array(w_edit), views, edited_views, surface, camera_deg, faces_found, tuning
         )
         return output if return_dict else output.to_tuple()
 
@@ -291,6 +320,49 @@ class Preim3DPipeline(DiffusionPipeline):
         mask = torch.from_numpy(person)[None, None].to(w)
         return bring_nearer(w, image, mask, camera, self.generator, self.identity, self.feedback)
 
+    @property
+    def judges(self) -> Judges:
+        """The networks by which slower inversions compare a head with its photo, loaded when first asked for.
+
+        Raises:
+            WeightsError: neither these weights nor the bundled ones have them.
+        """
+        if self._judges is None:
+            identity, perceptual = identity_folder(self.weights_folder), perceptual_file(self.weights_folder)
+            if identity is None or perceptual is None:
+                raise WeightsError(
+                    f"Nothing can compare a head with its photo: {BUNDLED} lacks the networks for that; {REMEDY}."
+                )
+            network = self.identity or load_component(FaceIdentity, identity, torch.float32)
+            self._judges = load_judges(network, perceptual)
+        return self._judges.to(self.device)
+
+    def invert(
+        self,
+        crop: Image.Image,
+        method: Literal["latent", "pti", "hybrid"] = "hybrid",
+        *,
+        w: Tensor | np.ndarray | None = None,
+        tuning: Tuning | None = None,
+        steps: int | None = None,
+        seconds: float | None = None,
+    ) -> Iterator[Reached]:
+        """crop -> ever better heads; the last one is the best, whenever one stops. See `preim3d.inversion`.
+
+        Args:
+            w, tuning: where "hybrid" starts; None takes the encoder's w, not tuned.
+            steps, seconds: as in `__call__`.
+
+        Raises:
+            ValueError: impossible arguments, or weights that cannot see where a face in a crop looks.
+        """
+        check_method(method, steps, seconds)
+        if self.aligner is None:
+            raise ValueError("These weights have no landmark network, which sees where a face in a crop looks.")
+        w = self.encode(crop) if w is None else as_latent(w, self.directions.vectors)
+        target = Target.of_crop(crop, *self.aligner.look(crop), self.judges)
+        yield from invert(self.generator, self.judges, target, method, w, tuning, steps, seconds)
+
     def directions_of(self, space: Literal["inversion", "origin"]) -> Directions:
         """Those learned on encoded photos, or those learned among sampled latents.
 
@@ -318,10 +390,11 @@ class Preim3DPipeline(DiffusionPipeline):
         return as_latent(w, directions.vectors) + directions.offset(strengths)
 
     @torch.no_grad()
-    def head(self, w: Tensor | np.ndarray) -> Head:
+    def head(self, w: Tensor | np.ndarray, tuning: Tuning | None = None) -> Head:
         """w [1, num_ws, w_dim] or [num_ws, w_dim] -> the head that `views` and `mesh` read."""
         w = as_latent(w, self.directions.vectors)
-        return Head(w, self.generator.planes(w))
+        planes = self.generator.planes(w)
+        return Head(w, planes if tuning is None else tuned(planes, tuning))
 
     @torch.no_grad()
     def views(

@@ -14,6 +14,7 @@ COMPONENTS = {"encoder": "PortraitEncoder", "generator": "TriPlaneGenerator", "d
 # The last two only together: the identity network of converted weights is another one, and no part of the pipeline.
 OPTIONAL = {"origin_directions": "Directions", "feedback": "Feedback", "identity": "FaceIdentity"}
 TENSORS = "diffusion_pytorch_model.safetensors"
+PERCEPTUAL = Path("perceptual", "efficientnet_lite0.safetensors")  # see `preim3d.efficientnet`
 BUNDLED = Path(__file__).resolve().parent.parent / "weights" / "faces"
 # A repository of the Hub, and perhaps a branch, tag or commit of it; folders come first.
 HUB_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -137,6 +138,13 @@ def identity_folder(folder: Path) -> Path | None:
         if place.is_dir() and read_json(place / "config.json", "_class_name")["_class_name"] == "FaceIdentity":
             return place
     return None
+
+
+def perceptual_file(folder: Path) -> Path | None:
+    """Where the perceptual network lies that compares heads of these weights with photos: in them, else in the bundled
+    ones; None where neither has it."""
+    places = (place / PERCEPTUAL for place in (folder, BUNDLED))
+    return next((place for place in places if place.is_file()), None)
 
 
 def read_json(path: Path, *keys: str) -> dict:

@@ -22,6 +22,7 @@ from preim3d.feedback import Feedback, bring_nearer
 from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import CHIP_CENTRE, CHIP_SIDE, FaceIdentity
 from preim3d.pipeline import load_component
+from preim3d.tuning import Tuning, tuned
 from train.attributes import HeadReader, read_images
 from train.real_photos import CROP_PX, inside_photo
 from train.subjects import Subjects
@@ -92,19 +93,21 @@ class Evaluation:
             w = encoder(images)
             if self.feedback is None or encoder is not self.encoder:
                 return w.cpu()
-            person, cameras = self.look(photos)
+            angles, person = self.see(photos)
+            cameras = self.cameras(*angles.unbind(1))
             networks = self.generator, self.identity, self.feedback
             one_by_one = zip(*(x.split(1) for x in (w, images, person.to(self.device), cameras.to(self.device))))
             return torch.cat([bring_nearer(*one, *networks) for one in one_by_one]).cpu()
 
         return self.read_photos(rows, of_photos)
 
-    def look(self, photos: Tensor) -> tuple[Tensor, Tensor]:
-        """Masks of the person [N,1,S,S] and cameras [N,25], as the mesh network sees them in crops."""
+    def see(self, photos: Tensor) -> tuple[Tensor, Tensor]:
+        """Yaw and nominal pitch [N,2] in radians, and masks of the person [N,1,S,S], as the mesh network sees them in
+        crops."""
         boxes = resized(photos, self.mesh.config.input_size)
         boxes = torch.from_numpy(without_cast(((boxes + 1) / 2).permute(0, 2, 3, 1).numpy())).permute(0, 3, 1, 2)
         _, angles, _, reading = self.mesh.read(boxes.to(self.device))
-        return (reading.person > 0).float().cpu(), self.cameras(*angles.cpu().unbind(1))
+        return angles.cpu(), (reading.person > 0).float().cpu()
 
     def own_cameras(self, rows: np.ndarray) -> Tensor:
         """[N,25] where photos were taken from."""
@@ -144,12 +147,21 @@ class Evaluation:
         ])  # fmt: skip
 
     @torch.no_grad()
-    def views(self, ws: Tensor, cameras: Tensor, of_images: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
-        """What `of_images` gives for the views, as large as photos, of latents [N,...] from cameras [N,V,25]: columns
-        [N,V,...]. The planes of a head are made once."""
+    def views(
+        self,
+        ws: Tensor,
+        cameras: Tensor,
+        of_images: Callable[[Tensor], tuple[Tensor, ...]],
+        tunings: list[Tuning | None] | None = None,
+    ) -> list[Tensor]:
+        """What `of_images` gives for the views, as large as photos, of latents [N,...] and what their planes are tuned
+        by, from cameras [N,V,25]: columns [N,V,...]. The planes of a head are made once."""
         rows = []
-        for w, camera in zip(tqdm(ws.to(self.device), desc="views"), cameras.to(self.device)):
-            images = self.generator.render(self.generator.planes(w[None]), camera, w[None]).image.clamp(-1, 1)
+        tunings = tunings or len(ws) * [None]
+        for w, tuning, camera in zip(tqdm(ws.to(self.device), desc="views"), tunings, cameras.to(self.device)):
+            planes = self.generator.planes(w[None])
+            planes = planes if tuning is None else tuned(planes, tuning)
+            images = self.generator.render(planes, camera, w[None]).image.clamp(-1, 1)
             rows.append(of_images(resized(images, CROP_PX).cpu()))
         return [torch.stack(column) for column in zip(*rows)]
 
