@@ -11,8 +11,8 @@ DATA holds packed photos, as `python -m train.photos` makes them, some of which 
 are those of `train.metrics`; the protocol is written into the file with the figures, and beside it, as evaluation.md,
 a table of goals and Tables 2, 3, 4, 5 and 7 of the paper. The first seed takes some 15 minutes of two cores, two
 thirds of it for the thousand photos of FID, which further seeds leave out; `--origin` (directions of the original
-space) 12 minutes a seed, each `--compare` two. `--inversion` measures the ways of `preim3d.inversion` alone, and adds that to
-the figures that OUT has: a minute a photo for hybrid, half an hour for latent."""
+space) 12 minutes a seed, each `--compare` two. `--inversion` measures the ways of `preim3d.inversion` alone, and adds
+that to the figures that OUT has: a minute a photo for hybrid, half an hour for latent."""
 
 import argparse
 import json
