@@ -13,7 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
 from preim3d.face_mesh import FaceMesh, MeshReading
 from preim3d.finder import Found, InsightFaceFinder, OwnFinder, find_insightface
@@ -75,6 +77,31 @@ def crop_face(photo: Image.Image, face: Face) -> Image.Image:
     native = warp(source, to_photo, (native_px, native_px), cv2.INTER_CUBIC, cv2.BORDER_REFLECT)
     crop = Image.fromarray(native).resize((CROP_PX, CROP_PX), Image.Resampling.LANCZOS)
     return _blur_beyond(crop, face.fit.crop_to_photo(CROP_SIDE, CROP_PX), photo.size, face.fit)
+
+
+def photo_corners(photo_size: tuple[int, int], face: Face) -> np.ndarray:
+    """[4,2]: where the photo's corners lie, in order around it, in sides of the crop of a face, mostly beyond it."""
+    width, height = photo_size
+    corners = np.array([(0, 0, 1), (width, 0, 1), (width, height, 1), (0, height, 1)], float)
+    to_crop = np.linalg.inv(face.fit.crop_to_photo(CROP_SIDE, CROP_PX))
+    return (corners @ to_crop.T)[:, :2].astype(np.float32) / CROP_PX
+
+
+def inside_photo(
+    corners: Tensor,  # [B,4,2] in pixels of the crop, in order around the photo
+    size: int,  # of the crop
+    margin_px: float = 2.0,
+) -> Tensor:
+    """[B,1,size,size]: 1 where the crop shows the photo, which is a turned rectangle in it, 0 beyond."""
+    centres = torch.arange(size, device=corners.device) + 0.5
+    y, x = torch.meshgrid(centres, centres, indexing="ij")
+    inside = torch.ones(len(corners), size, size, device=corners.device)
+    for start, end in zip(corners.unbind(1), corners.roll(-1, 1).unbind(1)):  # [B,2] each
+        edge = end - start
+        normal = F.normalize(torch.stack([-edge[:, 1], edge[:, 0]], 1), dim=1)[..., None, None]
+        beyond = (x - start[:, 0, None, None]) * normal[:, 0] + (y - start[:, 1, None, None]) * normal[:, 1]
+        inside = inside * (beyond > margin_px)
+    return inside[:, None]
 
 
 def _blur_beyond(crop: Image.Image, to_photo: np.ndarray, photo_size: tuple[int, int], fit: Fit) -> Image.Image:

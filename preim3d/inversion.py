@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from preim3d.align import inside_photo
 from preim3d.camera import camera_from_angles
 from preim3d.efficientnet import EfficientNetLite0, perceptual_distance
 from preim3d.generator import Planes, RenderOutput, TriPlaneGenerator
@@ -38,7 +39,7 @@ OFFSET_TEXELS = 32, TEXELS  # along a side of the two whose sum is learned
 # Adam's, at the first step. Of tuning in standard deviations of the planes, of latents in those of the mapping's w.
 OFFSET_RATE, LATENT_RATE = 0.05, 0.1
 LAST_RATE = 0.1  # at the last step, as a share of the first one's
-PIXELS, RAW, OUTLINE, PERCEPTUAL = 1.5, 1.5, 0.5, 3.0  # weights of the losses
+PIXELS, RAW, OUTLINE, PERCEPTUAL = 1.5, 1.5, 1.0, 3.0  # weights of the losses
 IDENTITY, ASIDE, NEARNESS = 0.75, 0.75, 0.3
 ASIDE_SPREAD_RAD, ASIDE_MOST_RAD = (0.35, 0.2), (0.6, 0.35)  # of random cameras: yaw and nominal pitch
 # What the photo's camera is off by: yaw, pitch, roll [rad], shift to the right and down [of the picture's width],
@@ -64,6 +65,7 @@ class Target:
 
     image: Tensor  # [1, 3, 256, 256] in [-1, 1]
     person: Tensor  # [1, 1, 256, 256] in [0, 1]
+    known: Tensor  # likewise: 0 beyond the photo, which the crop goes on with mirrored
     angles_rad: tuple[float, float]  # yaw and nominal pitch of its camera
     embedding: Tensor  # [1, E] who it is
 
@@ -74,23 +76,29 @@ class Target:
         angles_deg: Angles,
         person: np.ndarray,
         judges: Judges,
+        corners: np.ndarray | None = None,
     ) -> "Target":
-        """A crop of any size, its camera, and where the person is [S, S] in [0, 1]."""
+        """A crop of any size, its camera, and where the person is [S, S] in [0, 1]; and the photo's corners [4, 2] in
+        sides of the crop (`align.photo_corners`), unless all of it is photo."""
         device = judges.identity.device
         small = crop.convert("RGB").resize((COMPARED_PX, COMPARED_PX), Image.Resampling.BOX)
         image = (torch.from_numpy(np.array(small)).permute(2, 0, 1)[None] / 127.5 - 1).to(device)
         mask = torch.from_numpy(person.astype(np.float32)).to(device)[None, None]
         mask = F.interpolate(mask, (COMPARED_PX, COMPARED_PX), mode="bilinear", antialias=True)
+        known = torch.ones_like(mask)
+        if corners is not None:
+            known = inside_photo(torch.from_numpy(corners).to(device)[None] * COMPARED_PX, COMPARED_PX)
         with torch.no_grad():
             embedding = judges.identity(image)
-        return cls(image, mask, tuple(math.radians(angle) for angle in angles_deg), embedding)
+        return cls(image, mask * known, known, tuple(math.radians(angle) for angle in angles_deg), embedding)
 
-    def shifted(self, across: float, down: float) -> tuple[Tensor, Tensor]:
-        """Image and person as a camera sees them whose principal point is moved by shares of the width."""
+    def shifted(self, across: float, down: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Image, person and known as a camera sees them whose principal point is moved by shares of the width."""
         theta = self.image.new_tensor([[1, 0, -2 * across], [0, 1, -2 * down]])[None]
         grid = F.affine_grid(theta, self.image.shape, align_corners=False)
         return tuple(
-            F.grid_sample(x, grid, align_corners=False, padding_mode="border") for x in (self.image, self.person)
+            F.grid_sample(x, grid, align_corners=False, padding_mode="border")
+            for x in (self.image, self.person, self.known)
         )
 
 
@@ -279,16 +287,18 @@ class Inversion:
         step, a pixel apart at most: always at the same ones, they would draw a grid into the skin."""
         rays = min(RAYS, self.generator.config.ray_resolution)
         shift = ((torch.rand(2, generator=self.draws) - 0.5) / rays).tolist()
-        truth, person = self.target.shifted(*shift)
+        truth, person, known = self.target.shifted(*shift)
         view = self.view(planes, w, self.camera_label(shift))
         image = F.interpolate(view.image, (COMPARED_PX, COMPARED_PX), mode="area")
-        coarse_truth, coarse_person = (F.interpolate(x, view.raw.shape[-2:], mode="area") for x in (truth, person))
+        coarse_truth, coarse_person, coarse_known = (
+            F.interpolate(x, view.raw.shape[-2:], mode="area") for x in (truth, person, known)
+        )
         # Where nothing is compared, networks that look at whole pictures are shown the photo itself.
         shown = person * image + (1 - person) * truth
         return (
             PIXELS * mean_over((image - truth).abs(), person)
             + RAW * mean_over((view.raw - coarse_truth).abs(), coarse_person)
-            + OUTLINE * (view.opacity - coarse_person).square().mean()
+            + OUTLINE * mean_over((view.opacity - coarse_person).square(), coarse_known)
             + PERCEPTUAL * perceptual_distance(self.judges.perceptual, shown, truth, person)
             + IDENTITY * (self.judges.identity(shown) - self.target.embedding).square().sum()
         )

@@ -15,7 +15,7 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
-from preim3d.align import FaceAligner, crop_face
+from preim3d.align import FaceAligner, crop_face, photo_corners
 from preim3d.back import BUST
 from preim3d.camera import PITCHES_DEG, YAWS_DEG, grid_cameras
 from preim3d.directions import Directions, fingerprint
@@ -78,6 +78,7 @@ class Portrait(NamedTuple):
     crop: Image.Image  # upright, PIL RGB 512 x 512
     camera_deg: Angles  # yaw and nominal pitch of the camera that took the photo
     faces_found: int  # in the photo, this one included
+    corners: np.ndarray  # [4, 2] of the photo, in sides of the crop: see `align.photo_corners`
 
 
 @dataclass
@@ -254,12 +255,13 @@ class Preim3DPipeline(DiffusionPipeline):
         if texture:
             check_texture()
 
-        camera_deg = faces_found = None
+        camera_deg = faces_found = corners = None
         if crop is None:
-            crop, camera_deg, faces_found = self.portrait(photo, face)
+            crop, camera_deg, faces_found, corners = self.portrait(photo, face)
         w, tuning = self.encode(crop), None
         if inversion != "encoder":
-            (reached,) = deque(self.invert(crop, inversion, w=w, steps=steps, seconds=seconds), maxlen=1)
+            found = self.invert(crop, inversion, w=w, corners=corners, steps=steps, seconds=seconds)
+            (reached,) = deque(found, maxlen=1)
             w, tuning, camera_deg = reached.w, reached.tuning, reached.angles_deg
         head = self.head(w, tuning)
         views = self.views(head, quality=quality)
@@ -303,7 +305,8 @@ class Preim3DPipeline(DiffusionPipeline):
         picture = load_photo(photo)
         faces = self.aligner.faces(picture)
         chosen = self.aligner.choose(picture, face, faces)
-        return Portrait(crop_face(picture, chosen), chosen.angles_deg, len(faces))
+        corners = photo_corners(picture.size, chosen)
+        return Portrait(crop_face(picture, chosen), chosen.angles_deg, len(faces), corners)
 
     @torch.no_grad()
     def encode(self, crop: Image.Image) -> Tensor:
@@ -344,6 +347,7 @@ class Preim3DPipeline(DiffusionPipeline):
         *,
         w: Tensor | np.ndarray | None = None,
         tuning: Tuning | None = None,
+        corners: np.ndarray | None = None,
         steps: int | None = None,
         seconds: float | None = None,
     ) -> Iterator[Reached]:
@@ -351,6 +355,7 @@ class Preim3DPipeline(DiffusionPipeline):
 
         Args:
             w, tuning: where "hybrid" starts; None takes the encoder's w, not tuned.
+            corners: of the photo, as in `Portrait`; None where all of the crop is photo.
             steps, seconds: as in `__call__`.
 
         Raises:
@@ -360,7 +365,7 @@ class Preim3DPipeline(DiffusionPipeline):
         if self.aligner is None:
             raise ValueError("These weights have no landmark network, which sees where a face in a crop looks.")
         w = self.encode(crop) if w is None else as_latent(w, self.directions.vectors)
-        target = Target.of_crop(crop, *self.aligner.look(crop), self.judges)
+        target = Target.of_crop(crop, *self.aligner.look(crop), self.judges, corners)
         yield from invert(self.generator, self.judges, target, method, w, tuning, steps, seconds)
 
     def directions_of(self, space: Literal["inversion", "origin"]) -> Directions:

@@ -35,7 +35,7 @@ def target(pipeline, judges, w) -> Target:
     """Another head than w's, from a camera that is not quite where it is said to be."""
     other = pipeline.generator.mapping(torch.randn(1, 16, generator=torch.Generator().manual_seed(6)))
     other = w + 3 * (other - w)  # balls differ little
-    run = Inversion(pipeline.generator, judges, Target(None, None, (0.1, 0.05), None), None, 0)
+    run = Inversion(pipeline.generator, judges, Target(None, None, None, (0.1, 0.05), None), None, 0)
     with torch.no_grad():
         view = pipeline.generator.render(pipeline.generator.planes(other), run.camera_label(), other)
     picture = Image.fromarray(((view.image[0].clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).byte().numpy())

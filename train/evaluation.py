@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from preim3d.align import without_cast
+from preim3d.align import inside_photo, without_cast
 from preim3d.camera import angles_from_camera, camera_from_angles
 from preim3d.directions import Directions
 from preim3d.efficientnet import EfficientNetLite0
@@ -24,7 +24,7 @@ from preim3d.identity import CHIP_CENTRE, CHIP_SIDE, FaceIdentity
 from preim3d.pipeline import load_component
 from preim3d.tuning import Tuning, tuned
 from train.attributes import HeadReader, read_images
-from train.real_photos import CROP_PX, inside_photo
+from train.real_photos import CROP_PX
 from train.subjects import Subjects
 
 

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from preim3d.align import inside_photo
 from preim3d.camera import camera_from_angles
 from preim3d.directions import fingerprint
 from preim3d.encoder import PortraitEncoder
@@ -31,7 +32,7 @@ from preim3d.pipeline import load_component
 from train import checkpoint
 from train.arrays import open_arrays
 from train.options import run_stage, stage_parser
-from train.real_photos import CROP_PX, RealPhotos, inside_photo
+from train.real_photos import CROP_PX, RealPhotos
 
 
 BASES = 500  # photos whose w is moved, and whose differences it is moved by

@@ -86,8 +86,9 @@ def invert_photo(evaluation: Evaluation, method: str, row: int, seed: int) -> tu
         return w, None
     photo = evaluation.photos(np.array([row]))[0]
     angles, person = evaluation.see(photo)
+    corners = evaluation.subjects.photos.corners[row] / CROP_PX
     judges = Judges(evaluation.identity, evaluation.perceptual)
-    target = Target.of_crop(pictures(photo)[0], angles[0].rad2deg().tolist(), person[0, 0].numpy(), judges)
+    target = Target.of_crop(pictures(photo)[0], angles[0].rad2deg().tolist(), person[0, 0].numpy(), judges, corners)
     (reached,) = deque(invert(evaluation.generator, judges, target, method, w, seed=seed), maxlen=1)
     return reached.w, reached.tuning
 

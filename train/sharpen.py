@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from preim3d.align import inside_photo
 from preim3d.camera import camera_from_angles
 from preim3d.efficientnet import EfficientNetLite0, perceptual_distance
 from preim3d.encoder import PortraitEncoder
@@ -41,7 +42,7 @@ from train.options import check_budget, run_stage, training_parser
 from train.perceptual import VGG16
 from train.precision import autocast
 from train.progress import Progress, cosine_rate, must_be_numbers
-from train.real_photos import CROP_PX, RealPhotos, inside_photo
+from train.real_photos import CROP_PX, RealPhotos
 from train.run_log import RunLog
 
 

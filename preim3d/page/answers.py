@@ -10,7 +10,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from preim3d.align import Face, crop_face
+from preim3d.align import Face, crop_face, photo_corners
 from preim3d.camera import FURTHEST_PITCH_DEG, FURTHEST_YAW_DEG
 from preim3d.edits import Plan, check_plan
 from preim3d.film import font, orbit_video
@@ -54,6 +54,7 @@ class Answers(Showing):
         visitor = Visitor().after(visitor)
         visitor.origin, visitor.photo_name, visitor.face = "photo", name, face
         visitor.crop, visitor.photo_angles = crop_face(picture, chosen), chosen.angles_deg
+        visitor.corners = photo_corners(picture.size, chosen)
         choices = [(f"Face {number}", number) for number in range(1, len(faces) + 1)]
         yield {
             **self.cleared(),
@@ -252,7 +253,8 @@ class Answers(Showing):
             return
         yield {"stop": gr.Button(interactive=True)}
         started, first = time.monotonic(), None
-        for reached in visitor.while_current(self.gpu.improve(visitor.crop, visitor.w, visitor.tuning)):
+        steps = self.gpu.improve(visitor.crop, visitor.corners, visitor.w, visitor.tuning)
+        for reached in visitor.while_current(steps):
             first = first or reached
             left_s = (time.monotonic() - started) * (reached.steps - reached.done) / max(reached.done, 1)
             progress((reached.done, reached.steps), "Improving likeness", unit="steps")

@@ -100,7 +100,9 @@ class Gpu:
         for camera in orbit_cameras(FILM_FRAMES, pivot=self.pivot).split(10):
             yield self.pipeline.views(head, camera)
 
-    def improve(self, crop: Image.Image, w: np.ndarray, tuning: Tuning | None) -> Iterator[Reached]:
+    def improve(
+        self, crop: Image.Image, corners: np.ndarray | None, w: np.ndarray, tuning: Tuning | None
+    ) -> Iterator[Reached]:
         """Ever better heads, from the one that is there on; w of each [num_ws, w_dim]."""
-        for reached in self.pipeline.invert(crop, w=w, tuning=tuning):
+        for reached in self.pipeline.invert(crop, w=w, tuning=tuning, corners=corners):
             yield reached._replace(w=as_array(reached.w))

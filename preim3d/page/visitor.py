@@ -68,6 +68,7 @@ class Visitor:
     w: np.ndarray | None = None  # float32 [num_ws, w_dim], before the edits
     tuning: Tuning | None = None  # what its planes are tuned by, once it was improved
     crop: Image.Image | None = None  # what the encoder saw; none in a recipe
+    corners: np.ndarray | None = None  # of the photo in it: see `align.photo_corners`
     photo_name: str = ""  # as it was uploaded,
     face: int = 1  # and which of its faces, 1 being the largest
     photo_angles: Angles = (0.0, 0.0)  # of the photo's camera, degrees
