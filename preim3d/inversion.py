@@ -40,7 +40,7 @@ OFFSET_TEXELS = 32, TEXELS  # along a side of the two whose sum is learned
 OFFSET_RATE, LATENT_RATE = 0.05, 0.1
 LAST_RATE = 0.1  # at the last step, as a share of the first one's
 PIXELS, RAW, OUTLINE, PERCEPTUAL = 1.5, 1.5, 1.0, 3.0  # weights of the losses
-IDENTITY, ASIDE, NEARNESS = 0.75, 0.75, 0.3
+IDENTITY, ASIDE, NEARNESS, SMOOTHNESS = 0.75, 0.75, 0.3, 3.0
 ASIDE_SPREAD_RAD, ASIDE_MOST_RAD = (0.35, 0.2), (0.6, 0.35)  # of random cameras: yaw and nominal pitch
 # What the photo's camera is off by: yaw, pitch, roll [rad], shift to the right and down [of the picture's width],
 # logarithm of the focal length. The size of a step, and the farthest.
@@ -190,8 +190,10 @@ class Inversion:
             moved = offset()
             planes = add_to_front(pivot, scale * moved)
             loss = self.loss(planes, w) + self.identity_aside(planes, w)
-            # Nearness: where the photo does not look, the plane stays as it was.
-            (loss + NEARNESS * moved.square().mean()).backward()
+            # Where the photo does not look, the plane stays as it was; and what differs from texel to texel would look
+            # like paint from any other side.
+            roughness = sum(moved.diff(dim=axis).square().mean() for axis in (1, 2))
+            (loss + NEARNESS * moved.square().mean() + SMOOTHNESS * roughness).backward()
 
         def reached() -> tuple[Tensor, Planes, Tuning]:
             tuning = Tuning.of_offset((scale * offset()).detach().cpu().numpy())

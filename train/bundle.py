@@ -4,6 +4,7 @@
         --landmarks runs/landmarks/networks --identity dlib_face.safetensors --reader runs/attributes/reader \
         --out weights/faces
     python -m train.bundle --feedback runs/feedback/feedback --out weights/faces
+    python -m train.bundle --perceptual efficientnet_lite0_blocks0-10.safetensors --out weights/faces
     python -m train.bundle --directions runs/directions --origin runs/origin/directions --out weights/faces
     python -m train.bundle --out weights/faces --readme README.md   # after train.evaluate: its figures into both cards
 
@@ -23,11 +24,13 @@ from preim3d.directions import Directions, fingerprint
 from preim3d.encoder import PortraitEncoder
 from preim3d.face_mesh import FaceMesh
 from preim3d.feedback import Feedback
+from preim3d.files import whole_file
 from preim3d.generator import TriPlaneGenerator
 from preim3d.landmarks import LandmarkNetwork
 from preim3d.pipeline import Preim3DPipeline, load_component
 from preim3d.reader import HeadReader
-from preim3d.weights import checksum
+from preim3d.weights import PERCEPTUAL, checksum
+from train.evaluation import perceptual_network
 from train.identity_weights import from_dlib
 from train.model_card import card, with_headlines
 
@@ -51,6 +54,9 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--feedback", type=Path, help="what brings w nearer to the photo")
     parser.add_argument("--landmarks", type=Path)
     parser.add_argument("--identity", type=Path, metavar="FILE", help="dlib's face network, dlib_face.safetensors")
+    parser.add_argument(
+        "--perceptual", type=Path, metavar="FILE", help="EfficientNet-Lite0's first blocks, safetensors"
+    )
     parser.add_argument("--reader", type=Path, help="what judges edits; goes to OUT/../reader")
     parser.add_argument("--readme", type=Path, help="the project's README, to get the newest figures too")
     parser.add_argument("--out", type=Path, required=True)
@@ -66,6 +72,10 @@ def main(words: list[str] | None = None) -> int:
             write(from_dlib(load_file(args.identity)), args.out / "identity")
         if args.feedback:
             write_feedback(args.feedback, args.out)
+        if args.perceptual:
+            perceptual_network(args.perceptual)  # which says if it is something else
+            with whole_file(args.out / PERCEPTUAL) as part:
+                shutil.copyfile(args.perceptual, part)
         if args.reader:
             write(load_component(HeadReader, args.reader, torch.float32), args.out.parent / "reader")
         write_card(args.out)

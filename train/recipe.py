@@ -85,7 +85,8 @@ STAGES = (
     ),
     Stage(
         "python -m train.bundle --generator runs/back/generator --encoder runs/faces/encoder \\\n"
-        "    --landmarks runs/landmarks/networks --identity dlib_face.safetensors --out weights/faces",
+        "    --landmarks runs/landmarks/networks --identity dlib_face.safetensors --perceptual lite0.safetensors \\\n"
+        "    --out weights/faces",
         "the networks; dlib's face network as a state dict",
         "weights/faces, without sliders so far",
         0.1,
@@ -154,8 +155,8 @@ STAGES = (
         1.5,
     ),
     Stage(
-        "python -m train.showcase --packed dataset/real --rows 7 --teaser --out weights/faces/teaser.png\n"
-        "python -m train.showcase --packed dataset/real --rows 7 1 3 4 --out weights/faces/photos.png",
+        "python -m train.showcase --packed dataset/real --rows 7 --teaser --out weights/faces/teaser.jpg\n"
+        "python -m train.showcase --packed dataset/real --rows 7 1 3 4 --out weights/faces/photos.jpg",
         "weights/faces, packed photos",
         "the README's pictures; any PHOTO instead of packed ones gives a sheet to look at",
         0.7,
