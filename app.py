@@ -27,7 +27,7 @@ from preim3d.page.answers import Answers
 from preim3d.page.api import Api
 from preim3d.page.examples import find_examples, visit_example
 from preim3d.page.gpu import Gpu
-from preim3d.page.showing import REFINE_COST, still_current
+from preim3d.page.showing import IMPROVE_COST, still_current
 from preim3d.page.verdict import SPACES, Verdict
 from preim3d.page.visitor import Visitor, salt_uploads, sweep_forever
 from preim3d.page.widgets import CSS, HEAD, THEME, NumberBox, PhotoBox, UploadBox, edit_list, safe_marks, viewer
@@ -179,9 +179,9 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
                     gr.Markdown("**Model sees**")
                     picture_box("crop", first and first / "crop.webp", height=130)
             with gr.Row():
-                refine = gr.Button("Refine likeness", elem_id="refine", size="sm", min_width=90)
+                improve = gr.Button("Improve likeness", elem_id="improve", size="sm", min_width=90)
                 stop = gr.Button("Stop", interactive=False, elem_id="stop", size="sm", min_width=60)
-            refined = gr.Markdown(REFINE_COST, elem_id="refined")
+            improved = gr.Markdown(IMPROVE_COST, elem_id="improved")
             forget = gr.Button("Forget my photo", variant="stop", size="sm", elem_id="forget")
         with gr.Column(scale=7, min_width=320, elem_id="pictures"):
             with gr.Row():
@@ -335,7 +335,7 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
     releases = [slider.release for slider in values]
     noting = {"js": READ_CLOCK, "queue": False, "trigger_mode": "multiple", **hidden}
     gr.on(releases, answers.note_sliders, [session, clock, turn, *values], None, **noting)
-    refining = refine.click(placed(answers.refine), current, shown, show_progress_on=refined, **on_gpu)
+    improving = improve.click(placed(answers.improve), current, shown, show_progress_on=improved, **on_gpu)
     # Not `input`: emptying the box is that as well, and a photo would be ignored while that event is in the works.
     chosen = {"trigger_mode": "multiple", **on_gpu}
     photo.upload(answers.note_photo, [session, photo], None, queue=False, trigger_mode="multiple", **hidden)
@@ -351,8 +351,8 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
         undo.click(placed(answers.undo), current, shown, **newest),
         redo.click(placed(answers.redo), current, shown, **newest),
         reset.click(placed(answers.reset), current, shown, **newest),
-        refining,
-        stop.click(None, cancels=refining, **private).then(placed(answers.show_both), session, shown, **on_gpu),
+        improving,
+        stop.click(None, cancels=improving, **private).then(placed(answers.show_both), session, shown, **on_gpu),
     ]
     if len(directions) > 1:
         heads.append(space.input(placed(answers.choose_space), [*current, space], shown, **newest))

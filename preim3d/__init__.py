@@ -10,6 +10,7 @@ landmarks.py   its network: a box -> five points and whether it is a face
 face_mesh.py   a box -> 120 points, yaw, pitch, the person: what align.py reads more finely
 fit.py         five points -> where the crop lies
 encoder.py     crop -> w [B, num_ws, w_dim]
+feedback.py    w and what its picture lacks -> a w nearer to the photo
 irse.py        the IR-SE-50 body of the encoder and of the identity network
 directions.py  strengths -> an offset of w
 strengths.py   `smile=2` -> a checked number
@@ -24,7 +25,8 @@ pipeline.py    all of it, step by step, as one diffusers pipeline
 turntable.py   frames from all around, as one picture; depth pictures
 edits.py       a list of edits with undo, and what must not change with them
 recipe.py      latent, camera and edits as a small file
-refine.py      crop and w -> a w that looks more like the photo
+inversion.py   crop -> a head that looks more like the person, step by step
+tuning.py      what the planes of one head are tuned by
 identity.py    crop -> who it is, as an embedding (dlib's face network)
 judge.py       how alike photo and head are, by identity.py; what an edit did, by that and reader.py
 reader.py      picture of a head -> attributes

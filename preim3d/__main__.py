@@ -1,6 +1,7 @@
 """The command line: edit a photo or a folder of them, say what the weights are, measure this machine, import weights.
 
     python -m preim3d edit portrait.jpg --set smile=2 --set age=-1 --out out
+    python -m preim3d edit portrait.jpg --inversion hybrid --out out
     python -m preim3d edit photos/ --set eyeglasses=2 --out out
     python -m preim3d info
     python -m preim3d bench
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 
 from preim3d.files import cannot_be_written, staging_folder, sweep
+from preim3d.methods import METHODS, check_method
 from preim3d.options import given_path
 from preim3d.strengths import check_face, check_strengths, parse_strengths
 from preim3d.weights import check_weights, find_weights, read_json
@@ -25,7 +27,7 @@ from preim3d.weights import check_weights, find_weights, read_json
 
 # What in a folder is taken for a photo.
 PICTURES = set(".jpg .jpeg .jfif .png .webp .tif .tiff .bmp .gif .ppm .avif .heic .heif".split())
-RESULTS = ("crop.png", "grid.png", "edited_grid.png", "head.glb", "result.json")
+RESULTS = ("crop.png", "grid.png", "edited_grid.png", "head.glb", "head.recipe.json", "result.json")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,6 +70,14 @@ def make_parser() -> argparse.ArgumentParser:
     edit.add_argument(
         "--quality", choices=("fast", "normal", "best"), default="normal", help="how finely views are sampled"
     )
+    edit.add_argument(
+        "--inversion",
+        choices=METHODS,
+        default="encoder",
+        help="how the head is found: encoder at once; hybrid looks far more like the person, a minute on a processor",
+    )
+    edit.add_argument("--steps", metavar="N", type=int, help="of the slower inversions; default: as many as they need")
+    edit.add_argument("--seconds", metavar="S", type=float, help="after which they end, with the best so far")
     add_machine_options(edit)
     edit.set_defaults(run=run_edit)
 
@@ -124,6 +134,7 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
 def run_edit(options: argparse.Namespace) -> int:
     strengths = parse_strengths(options.set)
     check_face(options.face)
+    check_method(options.inversion, options.steps, options.seconds)
     photos, skipped = list_photos(options.photo)
     weights = find_weights(options.weights)
     check_weights(weights.folder)
@@ -240,14 +251,26 @@ def edit_photo(
     staging: str,
     folder: Path,
 ) -> list[str]:
-    """Makes the five results of one photo beside their place, then moves them there: all of them or none. Returns what
+    """Makes the six results of one photo beside their place, then moves them there: all of them or none. Returns what
     a person wants to know of the photo, a sentence each."""
     from preim3d.camera import PITCHES_DEG, YAWS_DEG
+    from preim3d.edits import Edit, Plan
     from preim3d.mesh import mesh_bytes
     from preim3d.pipeline import grid_sheet
+    from preim3d.recipe import Recipe
     from preim3d.turntable import cameras
 
-    head = pipeline(photo, strengths, face=options.face, mesh=True, texture=options.texture, quality=options.quality)
+    head = pipeline(
+        photo,
+        strengths,
+        face=options.face,
+        mesh=True,
+        texture=options.texture,
+        quality=options.quality,
+        inversion=options.inversion,
+        steps=options.steps,
+        seconds=options.seconds,
+    )
     yaw_deg, pitch_deg = head.camera_deg
     number = "1 face" if head.faces_found == 1 else f"{head.faces_found} faces"
     this = "this one" if head.faces_found == 1 else f"face {options.face}{' (the largest)' * (options.face == 1)}"
@@ -255,7 +278,7 @@ def edit_photo(
     likeness = None
     if identity is not None:
         seat = cameras([head.camera_deg], pipeline.generator.config.pivot)
-        (view,) = pipeline.views(pipeline.head(head.w), seat, options.quality)
+        (view,) = pipeline.views(pipeline.head(head.w, head.tuning), seat, options.quality)
         likeness = identity.likeness(head.crop, view)
         found.append(f"Reconstruction and photo: {likeness.words} (distance {likeness.distance:.2f}).")
     result = {
@@ -264,6 +287,7 @@ def edit_photo(
         "face": options.face,
         "camera": {"yaw_deg": round(yaw_deg, 2), "pitch_deg": round(pitch_deg, 2)},
         "likeness": likeness and {"distance": round(likeness.distance, 4), "words": likeness.words},
+        "inversion": options.inversion,
         "strengths": strengths,
         "grid": {"pitch_deg": PITCHES_DEG, "yaw_deg": YAWS_DEG},
         "mesh": {"vertices": len(head.mesh.vertices), "faces": len(head.mesh.faces), "unit": "metre"},
@@ -271,11 +295,14 @@ def edit_photo(
         "weights": pipeline.directions.config.fingerprint,
         "w": [[float(str(number)) for number in row] for row in head.w],  # float32 has fewer digits than float64
     }
+    plan = Plan(tuple(Edit(name, strength) for name, strength in strengths.items() if strength))
+    recipe = Recipe(head.w, plan, yaw_deg, pitch_deg, head.tuning)
     contents = {
         "crop.png": png(head.crop),
         "grid.png": png(grid_sheet(head.views)),
         "edited_grid.png": png(grid_sheet(head.edited_views)),
         "head.glb": mesh_bytes(head.mesh, "glb", {"strengths": strengths}),
+        "head.recipe.json": recipe.dumps(pipeline.directions.config.fingerprint).encode(),
         "result.json": (readable(result) + "\n").encode(),
     }
     publish(contents, Path(staging), folder)

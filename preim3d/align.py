@@ -13,7 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
 from preim3d.face_mesh import FaceMesh, MeshReading
 from preim3d.finder import Found, InsightFaceFinder, OwnFinder, find_insightface
@@ -75,6 +77,31 @@ def crop_face(photo: Image.Image, face: Face) -> Image.Image:
     native = warp(source, to_photo, (native_px, native_px), cv2.INTER_CUBIC, cv2.BORDER_REFLECT)
     crop = Image.fromarray(native).resize((CROP_PX, CROP_PX), Image.Resampling.LANCZOS)
     return _blur_beyond(crop, face.fit.crop_to_photo(CROP_SIDE, CROP_PX), photo.size, face.fit)
+
+
+def photo_corners(photo_size: tuple[int, int], face: Face) -> np.ndarray:
+    """[4,2]: where the photo's corners lie, in order around it, in sides of the crop of a face, mostly beyond it."""
+    width, height = photo_size
+    corners = np.array([(0, 0, 1), (width, 0, 1), (width, height, 1), (0, height, 1)], float)
+    to_crop = np.linalg.inv(face.fit.crop_to_photo(CROP_SIDE, CROP_PX))
+    return (corners @ to_crop.T)[:, :2].astype(np.float32) / CROP_PX
+
+
+def inside_photo(
+    corners: Tensor,  # [B,4,2] in pixels of the crop, in order around the photo
+    size: int,  # of the crop
+    margin_px: float = 2.0,
+) -> Tensor:
+    """[B,1,size,size]: 1 where the crop shows the photo, which is a turned rectangle in it, 0 beyond."""
+    centres = torch.arange(size, device=corners.device) + 0.5
+    y, x = torch.meshgrid(centres, centres, indexing="ij")
+    inside = torch.ones(len(corners), size, size, device=corners.device)
+    for start, end in zip(corners.unbind(1), corners.roll(-1, 1).unbind(1)):  # [B,2] each
+        edge = end - start
+        normal = F.normalize(torch.stack([-edge[:, 1], edge[:, 0]], 1), dim=1)[..., None, None]
+        beyond = (x - start[:, 0, None, None]) * normal[:, 0] + (y - start[:, 1, None, None]) * normal[:, 1]
+        inside = inside * (beyond > margin_px)
+    return inside[:, None]
 
 
 def _blur_beyond(crop: Image.Image, to_photo: np.ndarray, photo_size: tuple[int, int], fit: Fit) -> Image.Image:
@@ -174,6 +201,16 @@ class FaceAligner:
         in_box = (five.double().numpy() + 1) * size / 2
         points = [p @ square[:2, :2].T + square[:2, 2] for p, square in zip(in_box, squares)]
         return points, [tuple(pair) for pair in angles.double().rad2deg().tolist()], disagreement.tolist(), reading
+
+    def look(self, crop: Image.Image) -> tuple[tuple[float, float], np.ndarray]:
+        """What the mesh network sees in a crop: yaw and nominal pitch in degrees of the camera that took it, and where
+        the person is, [S,S] bool."""
+        size = self._mesh.config.input_size
+        small = np.asarray(crop.convert("RGB").resize((size, size), Image.Resampling.BOX), np.float32) / 255
+        box = torch.from_numpy(without_cast(small[None])).permute(0, 3, 1, 2)
+        _, angles, _, reading = self._mesh.read(box)
+        yaw, pitch = angles[0].double().rad2deg().tolist()
+        return (yaw, pitch), (reading.person[0, 0] > 0).numpy()
 
     def choose(self, photo: Image.Image, number: int = 1, faces: list[Face] | None = None) -> Face:
         """Face `number` of a photo, 1 the largest; `faces`, where they are known already, saves finding them again.

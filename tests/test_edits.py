@@ -1,4 +1,4 @@
-"""Edit lists, protection, recipes, the photo's camera and refinement: closed forms and round trips."""
+"""Edit lists, protection, recipes, the photo's camera: closed forms and round trips."""
 
 import json
 import math
@@ -15,7 +15,6 @@ from preim3d.directions import Directions
 from preim3d.edits import Edit, History, Plan, check_plan, conditional
 from preim3d.pipeline import as_array, grid_sheet
 from preim3d.recipe import Recipe, RecipeError, load_recipe
-from preim3d.refine import STEPS, refine
 from preim3d.turntable import GRID, TURN_YAWS_DEG, cameras, pack, turn_angles
 
 
@@ -159,15 +158,3 @@ def test_the_turntable_holds_the_grid_and_every_angle_once():
     assert cameras(angles).shape == (len(angles), 25)
     tiles = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(12)]
     assert pack(tiles).getpixel((8 * 1 + 4, 8 * 1 + 4)) == (11, 0, 0)
-
-
-def test_refining_brings_the_picture_nearer_and_can_be_stopped(pipeline, w):
-    goal = pipeline.views(pipeline.head(w + 0.5), cameras([(0.0, 0.0)]))[0]
-    steps = []
-    for step in refine(pipeline.generator, goal, w, 0.0, 0.0):
-        steps.append(step)
-        if step.done == 10:
-            break
-    assert steps[0].error > 0 and np.array_equal(steps[0].w, w)
-    assert steps[-1].error < steps[0].error
-    assert steps[-1].w.shape == w.shape and STEPS > 10

@@ -1,5 +1,5 @@
 """What a person can do with a head on the page, in headless Chromium: both spaces of directions, recipes and copied
-lines, the mesh, refinement, film, face picker, protection; and what is said when the session has ended."""
+lines, the mesh, better likeness, film, face picker, protection; and what is said when the session has ended."""
 
 import io
 import json
@@ -167,17 +167,17 @@ def test_the_mesh_is_turned_rendered_from_there_and_downloaded(page, browser, po
     other.context.close()
 
 
-def test_refining_is_stopped_and_the_orbit_filmed(page, portrait, tmp_path):
+def test_likeness_is_improved_and_stopped_and_the_orbit_filmed(page, portrait, tmp_path):
     av = pytest.importorskip("av")
     drop_in(page, portrait)
     wait_for_change(page, "model", None)
-    assert "half a minute" in page.inner_text("#refined")
+    assert "minute" in page.inner_text("#improved")
     before = source_of(page, "grid")
-    press(page, "refine")
-    page.locator("#refined").get_by_text("Step").wait_for()
+    press(page, "improve")
+    page.locator("#improved").get_by_text("s left").wait_for()
+    assert code(page, "python", "load_recipe")  # the photo alone no longer makes this head
     press(page, "stop")
     wait_for_change(page, "grid", before)
-    assert code(page, "python", "load_recipe")  # the photo alone no longer makes this head
     page.get_by_text("Picture from any side, depth, film").click()
     press(page, "make-film")
     page.wait_for_selector("#film video[src]")

@@ -1,6 +1,7 @@
 """What the page's handlers do where things overtake each other: a photo forgotten, replaced or refused meanwhile."""
 
 import io
+import json
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,7 +84,7 @@ def work(answers: Answers, visitor: Visitor, upload) -> dict:
     return {
         "photo": (answers.show_photo, upload("next.jpg"), None),
         "recipe": (answers.use_recipe, recipe),
-        "refine": (answers.refine, visitor.key),
+        "improve": (answers.improve, visitor.key),
         "slide": (answers.slide, 2.0, visitor.turn, visitor.key, *visitor.slid),
         "protect": (answers.protect, visitor.key, [name]),
         "reset": (answers.reset, visitor.key),
@@ -91,7 +92,7 @@ def work(answers: Answers, visitor: Visitor, upload) -> dict:
     }
 
 
-@pytest.mark.parametrize("what", ["photo", "recipe", "refine", "slide", "protect", "reset", "stop"])
+@pytest.mark.parametrize("what", ["photo", "recipe", "improve", "slide", "protect", "reset", "stop"])
 def test_forgetting_in_the_middle_of_anything_leaves_nothing(answers, with_head, upload, uploads, what):
     """After every single step of it; what was in flight writes nothing and shows nothing."""
     for step in (1, 2, 3, 5):
@@ -223,7 +224,7 @@ def test_all_frames_of_a_head_show_depth_in_one_range(answers, with_head, upload
 
 
 def test_the_edited_picture_is_dimmed_until_it_is_true(answers, with_head):
-    """After a recipe or a refinement the head comes first, then its edits."""
+    """After a recipe or an improvement the head comes first, then its edits."""
     visitor = with_head()
     visitor.history.plan = Plan((Edit(answers.names[0], 1.0),))
     told = [new for new in answers.show_both(visitor) if "viewer" in new]
@@ -233,3 +234,24 @@ def test_the_edited_picture_is_dimmed_until_it_is_true(answers, with_head):
     assert sheets == [(True, True), (False, False)]
     visitor.history.plan = Plan()
     assert not any(new["viewer"]["pending"] for new in answers.show_both(visitor) if "viewer" in new)
+
+
+def test_what_improves_is_seen_and_kept_wherever_it_ends(answers, with_head):
+    visitor = with_head()
+    visitor.history.plan = Plan((Edit(answers.names[0], 1.0),))
+    seen, running = [], answers.improve(visitor, visitor.key)
+    for told in running:
+        if "improved" in told and "viewer" in told:
+            seen.append(told["viewer"])
+            break
+    running.close()  # as stopping does
+    assert seen[0]["reconstruction"]["count"] == 1 and seen[0]["pending"] and "depth" not in seen[0]
+    assert visitor.tuning is not None
+    before, after = (
+        np.asarray(answers.gpu.look_from(answers.asked(visitor)._replace(tuning=tuning), (0.0, 0.0))[0]).astype(int)
+        for tuning in (None, visitor.tuning)
+    )
+    assert abs(before - after).max() > 3
+    list(answers.show_both(visitor))
+    recipe = json.loads(visitor.files["head.recipe.json"][-1].read_text())
+    assert recipe["tuning"] and recipe["preim3d_recipe"] == 2

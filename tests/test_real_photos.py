@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from train.real_photos import RealPhotos, inside_photo
+from preim3d.align import inside_photo
+from train.real_photos import RealPhotos
 
 
 def pack(folder, count=3):

@@ -11,11 +11,12 @@ from conftest import ROOT, tiny_identity
 from safetensors.torch import load_file, save_file
 
 from preim3d.directions import Directions
+from preim3d.efficientnet import EfficientNetLite0
 from preim3d.encoder import PortraitEncoder
 from preim3d.judge import IdentityJudge, Judge
 from preim3d.pipeline import Preim3DPipeline
 from preim3d.reader import HeadReader
-from preim3d.weights import check_weights
+from preim3d.weights import PERCEPTUAL, check_weights, perceptual_file
 from train import bundle
 from train.model_card import with_headlines
 
@@ -160,9 +161,12 @@ def test_what_judges_comes_beside_the_pipeline(tiny_weights, tmp_path, monkeypat
     assert run(bundle.main, *parts, "--identity", tmp_path / "other.safetensors", "--out", out) == 1
     monkeypatch.setattr(bundle, "from_dlib", lambda given: tiny_identity())
     save_file(state, tmp_path / "dlib.safetensors")
+    save_file(EfficientNetLite0().state_dict(), tmp_path / "lite0.safetensors")
     words = "--identity", tmp_path / "dlib.safetensors", "--reader", tmp_path / "reader"
-    assert run(bundle.main, *words, "--out", out) == 0
+    assert run(bundle.main, *words, "--perceptual", tmp_path / "other.safetensors", "--out", out) == 1
+    assert run(bundle.main, *words, "--perceptual", tmp_path / "lite0.safetensors", "--out", out) == 0
     check_weights(out)
+    assert perceptual_file(out) == out / PERCEPTUAL and EfficientNetLite0.load(out / PERCEPTUAL)
     assert Judge(out.parent / "reader", IdentityJudge.of_weights(out)).identity is not None
     assert "identity/" in (out / "README.md").read_text()
 

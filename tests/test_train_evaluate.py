@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from command_line import run
-from conftest import ball_generator
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -22,7 +21,6 @@ from train.attributes import HeadReader
 from train.curves import draw_curves
 from train.edit_figures import at_altering
 from train.evaluation import face_square, sheet
-from train.optimise import optimise_latent
 from train.report import average, compared_before, tables, worst_group
 from train.subjects import Subjects, fairface_labels, group_members
 
@@ -279,18 +277,30 @@ def test_photos_are_evaluated_from_end_to_end(tiny_weights, networks, photos, tm
     }  # fmt: skip
 
 
-def test_descent_is_compared_on_a_few_photos(tiny_weights, networks, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("train.inversion_figures.DESCENT_STEPS", 3)
-    monkeypatch.setattr("train.report.DESCENT_STEPS", 3)
+def test_ways_of_inversion_join_the_figures_that_are_there(tiny_weights, networks, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("preim3d.inversion.STEPS", {"latent": 2, "pti": 2, "hybrid": 2})
+    out = tmp_path / "out.json"
     words = [
         "--weights", tiny_weights, "--data", photos, *in_words(networks), "--photos", 3, "--fid-photos", 4,
-        "--group-photos", 2, "--edited", 1, "--optimised", 2, "--out", tmp_path / "out.json", "--threads", 1,
+        "--group-photos", 2, "--edited", 1, "--out", out, "--threads", 1,
     ]  # fmt: skip
+    ways = ["--inversion", "hybrid=2", "latent=2", "--outcomes", tmp_path / "outcomes", "--sheets", tmp_path]
+    assert run(evaluate.main, *words, *ways) == 1  # nothing to join yet
     assert run(evaluate.main, *words) == 0
-    figures = json.loads((tmp_path / "out.json").read_text())
-    assert figures["optimisation"]["n"] == 2 and figures["optimisation"]["optimised"]["identity_20_30"] > 0
-    assert figures["nearest_of_20"] is None  # three people are no twenty
-    assert "| Latent optimisation, 3 steps (n = 2) |" in (tmp_path / "out.md").read_text()
+    before = json.loads(out.read_text())
+    assert before["nearest_of_20"] is None  # three people are no twenty
+    assert run(evaluate.main, *words, *ways) == 0
+    figures = json.loads(out.read_text())
+    assert {**figures, **before} == figures | {"spread": before.get("spread", {})} | before
+    hybrid = figures["inversions"]["hybrid"]
+    assert hybrid["n"] == 2 and hybrid["identity_own"] <= hybrid["encoder"]["identity_own"] + 0.05
+    assert hybrid["time_s"] > hybrid["encoder"]["time_s"] > 0
+    assert "| Ours, then pivotal tuning (IDE-3D's way) (n = 2) |" in out.with_suffix(".md").read_text()
+    assert (tmp_path / "inversions.png").is_file() and len(list((tmp_path / "outcomes").iterdir())) == 6
+    # A second run takes what the first one kept: the very same latents and tunings.
+    monkeypatch.setattr("train.inversions.invert_photo", None)
+    assert run(evaluate.main, *words, *ways) == 0
+    assert json.loads(out.read_text())["inversions"]["latent"] == figures["inversions"]["latent"]
 
 
 def test_mistakes_are_one_sentence(tiny_weights, networks, photos, tmp_path, capsys):
@@ -321,24 +331,6 @@ def test_mistakes_are_one_sentence(tiny_weights, networks, photos, tmp_path, cap
     with pytest.raises(SystemExit):
         run(evaluate.main, *common, *in_words(networks), "--data", photos, "--compare", "folder")
     assert "NAME=ENCODER" in capsys.readouterr().err
-
-
-def test_descent_finds_the_latent_of_a_picture(networks):
-    torch.manual_seed(0)
-    generator = ball_generator()
-    camera = generator.frontal_camera()
-    w = generator.mapping(torch.randn(1, 16, generator=torch.Generator().manual_seed(1)))
-    with torch.no_grad():
-        image = generator.render(generator.planes(w), camera, w).image
-    mean = generator.mapping(torch.randn(500, 16, generator=torch.Generator().manual_seed(2))).mean(0, keepdim=True)
-
-    def error(ws):
-        with torch.no_grad():
-            return (generator.render(generator.planes(ws), camera, ws).image - image).square().mean().item()
-
-    network, everywhere = EfficientNetLite0.load(networks["--lite0"]), torch.ones(1, 1, 32, 32)
-    found = optimise_latent(generator, network, image, everywhere, camera, steps=25)
-    assert found.shape == w.shape and error(found) < 0.3 * error(mean)
 
 
 def test_curves_are_drawn():

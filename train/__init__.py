@@ -1,7 +1,7 @@
 """Makes weights/faces again, from nothing. Imports preim3d; never the other way.
 
     z ── heads ──> renders ──┬─────────────────────────┬── pairs ────────────┐
-                             ├── faces ── sharpen ── back ── manifold ── directions ──> bundle ──> evaluate
+                             ├── faces ── sharpen ── back ── manifold ── directions ──> bundle ── feedback ──> evaluate
     photos ──> crops, poses ─┼── landmarks                          │
                              └── attributes ────────────────────────┘
 

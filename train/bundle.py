@@ -3,6 +3,8 @@
     python -m train.bundle --generator runs/generator/generator --encoder runs/encoder/encoder \
         --landmarks runs/landmarks/networks --identity dlib_face.safetensors --reader runs/attributes/reader \
         --out weights/faces
+    python -m train.bundle --feedback runs/feedback/feedback --out weights/faces
+    python -m train.bundle --perceptual efficientnet_lite0_blocks0-10.safetensors --out weights/faces
     python -m train.bundle --directions runs/directions --origin runs/origin/directions --out weights/faces
     python -m train.bundle --out weights/faces --readme README.md   # after train.evaluate: its figures into both cards
 
@@ -21,11 +23,14 @@ from torch import nn
 from preim3d.directions import Directions, fingerprint
 from preim3d.encoder import PortraitEncoder
 from preim3d.face_mesh import FaceMesh
+from preim3d.feedback import Feedback
+from preim3d.files import whole_file
 from preim3d.generator import TriPlaneGenerator
 from preim3d.landmarks import LandmarkNetwork
 from preim3d.pipeline import Preim3DPipeline, load_component
 from preim3d.reader import HeadReader
-from preim3d.weights import checksum
+from preim3d.weights import PERCEPTUAL, checksum
+from train.evaluation import perceptual_network
 from train.identity_weights import from_dlib
 from train.model_card import card, with_headlines
 
@@ -46,8 +51,12 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--encoder", type=Path)
     parser.add_argument("--directions", type=Path)
     parser.add_argument("--origin", type=Path, metavar="DIRECTIONS", help="of the original space, to compare with")
+    parser.add_argument("--feedback", type=Path, help="what brings w nearer to the photo")
     parser.add_argument("--landmarks", type=Path)
     parser.add_argument("--identity", type=Path, metavar="FILE", help="dlib's face network, dlib_face.safetensors")
+    parser.add_argument(
+        "--perceptual", type=Path, metavar="FILE", help="EfficientNet-Lite0's first blocks, safetensors"
+    )
     parser.add_argument("--reader", type=Path, help="what judges edits; goes to OUT/../reader")
     parser.add_argument("--readme", type=Path, help="the project's README, to get the newest figures too")
     parser.add_argument("--out", type=Path, required=True)
@@ -61,6 +70,12 @@ def main(words: list[str] | None = None) -> int:
                 write(found, args.out / "landmarks" / place)
         if args.identity:
             write(from_dlib(load_file(args.identity)), args.out / "identity")
+        if args.feedback:
+            write_feedback(args.feedback, args.out)
+        if args.perceptual:
+            perceptual_network(args.perceptual)  # which says if it is something else
+            with whole_file(args.out / PERCEPTUAL) as part:
+                shutil.copyfile(args.perceptual, part)
         if args.reader:
             write(load_component(HeadReader, args.reader, torch.float32), args.out.parent / "reader")
         write_card(args.out)
@@ -107,12 +122,26 @@ def assemble(args: argparse.Namespace) -> None:
         print("There are no directions of this encoder and generator yet: the bundle has no sliders.")
         empty = Directions(num_ws=generator.num_ws, w_dim=generator.config.w_dim, fingerprint=pair)
         learned["directions"] = stored(empty)
+    if args.encoder or args.generator:
+        shutil.rmtree(args.out / "feedback", ignore_errors=True)  # it was learned with others
     pipeline = Preim3DPipeline(encoder, generator, **learned)
     for name in ("encoder", "generator", "directions", "origin_directions"):
         shutil.rmtree(args.out / name, ignore_errors=True)  # an old shard must not stay behind
     pipeline.save_pretrained(args.out, max_shard_size=f"{FILE_LIMIT_MB}MB")
     for name in ("encoder", "generator", *learned):
         forget_origin(args.out / name)
+
+
+def write_feedback(learned: Path, out: Path) -> None:
+    """What brings w nearer to the photo, if it was learned with the networks that are there."""
+    encoder, generator = (
+        load_component(network, out / name, torch.float32)
+        for network, name in ((PortraitEncoder, "encoder"), (TriPlaneGenerator, "generator"))
+    )
+    feedback, pair = load_component(Feedback, learned, torch.float32), fingerprint(encoder, generator)
+    if feedback.config.fingerprint != pair:
+        raise ValueError(f"{learned} was learned with another encoder or generator; learn it again.")
+    write(feedback, out / "feedback")
 
 
 def stored(network: nn.Module) -> nn.Module:

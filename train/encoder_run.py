@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from preim3d.efficientnet import EfficientNetLite0
+from preim3d.efficientnet import EfficientNetLite0, perceptual_distance
 from preim3d.encoder import PortraitEncoder
 from preim3d.generator import TriPlaneGenerator
 from preim3d.irse import IdentityNetwork
@@ -18,7 +18,6 @@ from train.features import load_features
 from train.identity import encoder_from_identity, load_identity
 from train.latent_discriminator import LatentDiscriminator
 from train.lpips import load_lpips
-from train.perceptual import perceptual_distance
 from train.posed_photos import PosedPhotos, Shuffled, load_batches
 from train.precision import autocast
 from train.progress import must_be_numbers

@@ -3,6 +3,7 @@ directions are.
 
     python -m train.evaluate --weights weights/faces --data photos --reader weights/reader \
         --lite0 efficientnet_lite0_blocks0-10.safetensors --out weights/faces/evaluation.json --sheets sheets
+    python -m train.evaluate ... --inversion hybrid=50 latent=4 --out weights/faces/evaluation.json
     python -m train.evaluate ... --seeds 0 1 --origin weights/faces/origin_directions --before first.json \
         --bench bench.json --compare "w/o ATS=runs/photos_only/encoder"
 
@@ -10,7 +11,8 @@ DATA holds packed photos, as `python -m train.photos` makes them, some of which 
 are those of `train.metrics`; the protocol is written into the file with the figures, and beside it, as evaluation.md,
 a table of goals and Tables 2, 3, 4, 5 and 7 of the paper. The first seed takes some 15 minutes of two cores, two
 thirds of it for the thousand photos of FID, which further seeds leave out; `--origin` (directions of the original
-space) 12 minutes a seed, each `--compare` two, `--optimised 8` many minutes a head."""
+space) 12 minutes a seed, each `--compare` two. `--inversion` measures the ways of `preim3d.inversion` alone, and adds
+that to the figures that OUT has: a minute a photo for hybrid, half an hour for latent."""
 
 import argparse
 import json
@@ -23,22 +25,26 @@ import torch
 
 from preim3d.directions import ATTRIBUTES
 from preim3d.files import whole_file
+from preim3d.methods import METHODS
 from train.curves import draw_curves
 from train.edit_figures import edit_figures, reader_figures, space_figures
 from train.evaluation import Evaluation
 from train.inversion_figures import (
     comparison_figures,
     draw_photos,
-    optimisation_figures,
     population_figures,
     reconstruction_figures,
     time_figures,
 )
+from train.inversions import inversions_figures
 from train.options import run_stage, stage_parser
-from train.report import average, compared_before, protocol, tables, worst_group
+from train.report import average, compared_before, inversions_protocol, protocol, tables, worst_group
 
 
 def evaluate(args: argparse.Namespace) -> None:
+    if args.inversion:
+        compare_inversions(args)
+        return
     started = time.monotonic()
     told = {name: read_figures(path) for name, path in (("before", args.before), ("bench", args.bench)) if path}
     by_seed, sheets = [], {}
@@ -52,8 +58,6 @@ def evaluate(args: argparse.Namespace) -> None:
             figures |= comparison_figures(evaluation)
         if args.origin:
             figures |= space_figures(evaluation)
-        if args.optimised:
-            figures |= optimisation_figures(evaluation)
         if args.sheets and not sheets:
             draw_photos(evaluation)
         by_seed.append(figures)
@@ -72,14 +76,35 @@ def evaluate(args: argparse.Namespace) -> None:
         figures["before"] = compared_before(told["before"], figures)
     if "bench" in told:
         figures["bench"] = told["bench"]
+    if figures.get("spaces"):
+        sheets["curves"] = draw_curves(figures["spaces"], {key: ATTRIBUTES[key].label for key in figures["spaces"]})
+    write(args, evaluation, figures, sheets)
+
+
+def compare_inversions(args: argparse.Namespace) -> None:
+    """The ways of inversion, among the figures that are there."""
+    if not Path(args.out).is_file():
+        raise ValueError(f"{args.out} is not there: evaluate without --inversion first, whose figures these join.")
+    figures, counts, by_seed, sheets = read_figures(args.out), dict(args.inversion), [], {}
+    for seed in args.seeds:
+        evaluation = Evaluation(args, seed)
+        by_seed.append(inversions_figures(evaluation, counts, seed))
+        sheets = sheets or evaluation.sheets
+    found = average(by_seed)
+    figures["inversions"] = found["inversions"]
+    figures["inversions_protocol"] = inversions_protocol(args)
+    figures["spread"] = figures.get("spread", {}) | found.get("spread", {})
+    write(args, evaluation, figures, sheets)
+
+
+def write(args: argparse.Namespace, evaluation: Evaluation, figures: dict, sheets: dict) -> None:
+    """The figures, their tables, and the sheets."""
     with whole_file(args.out) as partial:
         partial.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
     config = evaluation.directions.config
     text = tables(figures, dict(zip(config.names, config.accuracies)))
     with whole_file(Path(args.out).with_suffix(".md")) as partial:
         partial.write_text(text + "\n")
-    if figures.get("spaces"):
-        sheets["curves"] = draw_curves(figures["spaces"], {key: ATTRIBUTES[key].label for key in figures["spaces"]})
     for name, picture in sheets.items():
         if args.sheets:
             with whole_file(Path(args.sheets) / f"{name}.png") as partial:
@@ -103,6 +128,15 @@ def parse_compared(word: str) -> tuple[str, Path]:
     if not (name and equals and folder):
         raise argparse.ArgumentTypeError(f'`{word}` is not of the form NAME=ENCODER; for example "w/o ATS=runs/plain"')
     return name, Path(folder)
+
+
+def parse_inversion(word: str) -> tuple[str, int]:
+    way, equals, count = word.partition("=")
+    if way not in METHODS or not equals or not count.isdecimal() or int(count) < 2:
+        raise argparse.ArgumentTypeError(
+            f"`{word}` is not of the form WAY=PHOTOS: one of {', '.join(METHODS)}, and 2 photos or more"
+        )
+    return way, int(count)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -130,7 +164,11 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--edited", type=int, default=24, help="heads that every direction edits")
     parser.add_argument("--origin", help="directions of the original space, to compare with at equal AA (Table 5)")
     parser.add_argument("--origin-photos", type=int, default=200, help="for it, others than held ones included")
-    parser.add_argument("--optimised", type=int, default=0, help="heads to invert by descent too (300 steps each)")
+    parser.add_argument(
+        "--inversion", type=parse_inversion, nargs="+", default=[], metavar="WAY=PHOTOS",
+        help="measure these ways of inversion alone, on so many held-out photos, and add them to the figures of --out",
+    )  # fmt: skip
+    parser.add_argument("--outcomes", help="folder that keeps each photo's inversion, so that a killed run goes on")
     parser.add_argument(
         "--compare", type=parse_compared, nargs="*", default=[], metavar="NAME=ENCODER",
         help="other encoders of this generator, for the ablation (Table 4)",

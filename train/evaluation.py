@@ -12,16 +12,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from preim3d.align import inside_photo, without_cast
 from preim3d.camera import angles_from_camera, camera_from_angles
 from preim3d.directions import Directions
 from preim3d.efficientnet import EfficientNetLite0
 from preim3d.encoder import PortraitEncoder
 from preim3d.face_mesh import FaceMesh
+from preim3d.feedback import Feedback, bring_nearer
 from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import CHIP_CENTRE, CHIP_SIDE, FaceIdentity
 from preim3d.pipeline import load_component
+from preim3d.tuning import Tuning, tuned
 from train.attributes import HeadReader, read_images
-from train.real_photos import CROP_PX, inside_photo
+from train.real_photos import CROP_PX
 from train.subjects import Subjects
 
 
@@ -45,6 +48,9 @@ class Evaluation:
         self.encoder = component(PortraitEncoder, weights / "encoder")
         self.directions = component(Directions, weights / "directions").cpu()
         self.identity = component(FaceIdentity, Path(args.identity or weights / "identity"))
+        # With dlib's network alone: it must be the one that was learned with.
+        with_feedback = (weights / "feedback").is_dir() and not args.identity
+        self.feedback = component(Feedback, weights / "feedback") if with_feedback else None
         self.origin = component(Directions, Path(args.origin)).cpu() if args.origin else None
         self.compared = {name: component(PortraitEncoder, folder) for name, folder in args.compare}
         self.reader = component(HeadReader, Path(args.reader))
@@ -79,9 +85,29 @@ class Evaluation:
         return torch.cat([read(*self.photos(part)) for part in np.array_split(rows, -(-len(rows) // BATCH))])
 
     def invert(self, encoder: PortraitEncoder, rows: np.ndarray) -> Tensor:
-        """w [N,num_ws,w_dim] of photos."""
+        """w [N,num_ws,w_dim] of photos; that of the weights' own encoder as the pipeline brings it nearer to them."""
         size = encoder.config.input_size
-        return self.read_photos(rows, lambda photos, masks: encoder(resized(photos, size).to(self.device)).cpu())
+
+        def of_photos(photos: Tensor, masks: Tensor) -> Tensor:
+            images = resized(photos, size).to(self.device)
+            w = encoder(images)
+            if self.feedback is None or encoder is not self.encoder:
+                return w.cpu()
+            angles, person = self.see(photos)
+            cameras = self.cameras(*angles.unbind(1))
+            networks = self.generator, self.identity, self.feedback
+            one_by_one = zip(*(x.split(1) for x in (w, images, person.to(self.device), cameras.to(self.device))))
+            return torch.cat([bring_nearer(*one, *networks) for one in one_by_one]).cpu()
+
+        return self.read_photos(rows, of_photos)
+
+    def see(self, photos: Tensor) -> tuple[Tensor, Tensor]:
+        """Yaw and nominal pitch [N,2] in radians, and masks of the person [N,1,S,S], as the mesh network sees them in
+        crops."""
+        boxes = resized(photos, self.mesh.config.input_size)
+        boxes = torch.from_numpy(without_cast(((boxes + 1) / 2).permute(0, 2, 3, 1).numpy())).permute(0, 3, 1, 2)
+        _, angles, _, reading = self.mesh.read(boxes.to(self.device))
+        return angles.cpu(), (reading.person > 0).float().cpu()
 
     def own_cameras(self, rows: np.ndarray) -> Tensor:
         """[N,25] where photos were taken from."""
@@ -121,12 +147,21 @@ class Evaluation:
         ])  # fmt: skip
 
     @torch.no_grad()
-    def views(self, ws: Tensor, cameras: Tensor, of_images: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
-        """What `of_images` gives for the views, as large as photos, of latents [N,...] from cameras [N,V,25]: columns
-        [N,V,...]. The planes of a head are made once."""
+    def views(
+        self,
+        ws: Tensor,
+        cameras: Tensor,
+        of_images: Callable[[Tensor], tuple[Tensor, ...]],
+        tunings: list[Tuning | None] | None = None,
+    ) -> list[Tensor]:
+        """What `of_images` gives for the views, as large as photos, of latents [N,...] and what their planes are tuned
+        by, from cameras [N,V,25]: columns [N,V,...]. The planes of a head are made once."""
         rows = []
-        for w, camera in zip(tqdm(ws.to(self.device), desc="views"), cameras.to(self.device)):
-            images = self.generator.render(self.generator.planes(w[None]), camera, w[None]).image.clamp(-1, 1)
+        tunings = tunings or len(ws) * [None]
+        for w, tuning, camera in zip(tqdm(ws.to(self.device), desc="views"), tunings, cameras.to(self.device)):
+            planes = self.generator.planes(w[None])
+            planes = planes if tuning is None else tuned(planes, tuning)
+            images = self.generator.render(planes, camera, w[None]).image.clamp(-1, 1)
             rows.append(of_images(resized(images, CROP_PX).cpu()))
         return [torch.stack(column) for column in zip(*rows)]
 

@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from preim3d.align import inside_photo
 from preim3d.camera import camera_from_angles
 from preim3d.generator import TriPlaneGenerator
 from train import augment
 from train.batches import to_float
 from train.field_batches import FieldBatch, draw_batch
 from train.heads.dataset import BACKGROUND, FRONT_VIEWS, HeadsDataset
-from train.real_photos import CROP_PX, RealPhotos, inside_photo
+from train.real_photos import CROP_PX, RealPhotos
 
 
 WHOLE_SHARE = 0.4  # of the photos drawn: those that show hair and shoulders too, far fewer than the others

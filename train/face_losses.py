@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from preim3d.efficientnet import perceptual_distance
 from preim3d.generator import RenderOutput, TriPlaneGenerator
 from preim3d.identity import FaceIdentity, cut_chips
 from train.face_batches import PhotoBatch
-from train.perceptual import perceptual_distance
 
 
 # Of photos; those of heads are field_losses.LOSS_WEIGHTS and `w`.

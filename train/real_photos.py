@@ -19,7 +19,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -100,20 +99,3 @@ def decode(file: np.ndarray) -> np.ndarray:
     picture = cv2.imdecode(file, cv2.IMREAD_UNCHANGED)
     alpha = picture[..., 3] if picture.shape[2] == 4 else np.full(picture.shape[:2], 255, np.uint8)
     return np.dstack([picture[..., 2::-1], alpha])
-
-
-def inside_photo(
-    corners: Tensor,  # [B,4,2] in pixels of the crop, in order around the photo
-    size: int,  # of the crop
-    margin_px: float = 2.0,
-) -> Tensor:
-    """[B,1,size,size]: 1 where the crop shows the photo, which is a turned rectangle in it, 0 beyond."""
-    centres = torch.arange(size, device=corners.device) + 0.5
-    y, x = torch.meshgrid(centres, centres, indexing="ij")
-    inside = torch.ones(len(corners), size, size, device=corners.device)
-    for start, end in zip(corners.unbind(1), corners.roll(-1, 1).unbind(1)):  # [B,2] each
-        edge = end - start
-        normal = F.normalize(torch.stack([-edge[:, 1], edge[:, 0]], 1), dim=1)[..., None, None]
-        beyond = (x - start[:, 0, None, None]) * normal[:, 0] + (y - start[:, 1, None, None]) * normal[:, 1]
-        inside = inside * (beyond > margin_px)
-    return inside[:, None]

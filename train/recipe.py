@@ -85,10 +85,18 @@ STAGES = (
     ),
     Stage(
         "python -m train.bundle --generator runs/back/generator --encoder runs/faces/encoder \\\n"
-        "    --landmarks runs/landmarks/networks --identity dlib_face.safetensors --out weights/faces",
+        "    --landmarks runs/landmarks/networks --identity dlib_face.safetensors --perceptual lite0.safetensors \\\n"
+        "    --out weights/faces",
         "the networks; dlib's face network as a state dict",
         "weights/faces, without sliders so far",
         0.1,
+    ),
+    Stage(
+        "python -m train.feedback --weights weights/faces --photos dataset/real --out runs/feedback --pairs 1500\n"
+        "python -m train.bundle --feedback runs/feedback/feedback --out weights/faces",
+        "weights/faces, photos",
+        "weights/faces/feedback: the step of w that brings what a picture lacks of its photo",
+        25,
     ),
     Stage(
         "python -m train.attributes --data dataset/heads --photos dataset/real --labels fairface_label_train.csv \\\n"
@@ -147,8 +155,8 @@ STAGES = (
         1.5,
     ),
     Stage(
-        "python -m train.showcase --packed dataset/real --rows 7 --teaser --out weights/faces/teaser.png\n"
-        "python -m train.showcase --packed dataset/real --rows 7 1 3 4 --out weights/faces/photos.png",
+        "python -m train.showcase --packed dataset/real --rows 7 --teaser --out weights/faces/teaser.jpg\n"
+        "python -m train.showcase --packed dataset/real --rows 7 1 3 4 --out weights/faces/photos.jpg",
         "weights/faces, packed photos",
         "the README's pictures; any PHOTO instead of packed ones gives a sheet to look at",
         0.7,

@@ -1,5 +1,7 @@
 """Figures of an evaluation -> their mean over seeds, the protocol in words, tables shaped like the paper's."""
 
+import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,9 +9,11 @@ import numpy as np
 
 from preim3d.bench import GOALS_MB, GOALS_S
 from preim3d.directions import ATTRIBUTES
+from preim3d.inversion import STEPS
 from train.edit_figures import EDIT_STRENGTH, EQUAL_ALTERING
 from train.evaluation import PERSON, Evaluation
-from train.inversion_figures import AMONG, DESCENT_STEPS, TIMED
+from train.inversion_figures import AMONG, TIMED
+from train.inversions import EDITS
 
 
 class Goal(NamedTuple):
@@ -34,12 +38,22 @@ GOALS = (
     *(Goal(f"{step}, s", ("bench", "seconds", step), f"{goal:g}", 2) for step, goal in GOALS_S.items()),
     *(Goal(f"peak memory, {of}, MB", ("bench", "peak_memory_mb", of), f"{goal}", 0) for of, goal in GOALS_MB.items()),
 )
+WAYS = {  # of `preim3d.inversion`, as Table 2 calls them
+    "encoder": "Ours",
+    "latent": "Latent optimisation",
+    "pti": "Latent optimisation, then pivotal tuning (3D-Inv's way)",
+    "hybrid": "Ours, then pivotal tuning (IDE-3D's way)",
+}
+INVERSION_HEAD = (
+    "Method", "own camera", "grid", "20-30", f"nearest of {AMONG}", "PSNR", "APD", "KID_ori", "KID_la", "AA", "AD",
+    "Time (s)",
+)  # fmt: skip
 EQUAL_GROUPS = 0.15  # how much worse than the mean a group may be before it must be said
 
 PROTOCOL = """\
 {n} photos of real people that neither generator nor encoder was trained on (of them {full} with hair and shoulders; \
-the others, FairFace's, end at the hairline); {seeds}. Encoder: crop -> w -> picture of 256 px, 128 rays a side, \
-before plain grey. Identity: {identity}, Euclidean distance of its embeddings of the crop as it is and of the \
+the others, FairFace's, end at the hairline); {seeds}. Encoder: crop -> w{feedback} -> picture of 256 px, 128 rays a \
+side, before plain grey. Identity: {identity}, Euclidean distance of its embeddings of the crop as it is and of the \
 picture; dlib calls two photos the same person's below .6. own: from the photo's camera (MediaPipe's pose); frontal; \
 strangers: to the other photos; a-b: {views} per head, yaw uniform in [-b, -a] and [a, b], nominal pitch in [-20, 20] \
 degrees (EG3D's pitch p: sin(elevation) = 2 p / pi), 0-30: mean of the three bands. nearest_of_{among}: how often a \
@@ -56,7 +70,7 @@ cannot be compared with others'. Groups: FairFace's labels, up to {group_photos}
 photos of the training; first seed. AA and AD: {edited} held photos, frontal view, strength {strength:+.0f}, logits \
 of {classifier} over their standard deviation on the held photos; AD is the mean over the other {others} attributes; \
 identity_edited: distance between the frontal views before and after. Time: median of {timed} runs, encode and \
-generate one view.{optimised}{origin}"""
+generate one view.{origin}"""
 
 SPACES = ("origin", "inversion")
 
@@ -69,6 +83,10 @@ def protocol(evaluation: Evaluation) -> str:
     return PROTOCOL.format(
         n=len(evaluation.ws),
         full=int(subjects.photos.full[subjects.held].sum()),
+        feedback=""
+        if evaluation.feedback is None
+        else f" -> {evaluation.feedback.config.steps} x feedback (train.feedback; camera and person as the face mesh "
+        "network sees them)",
         seeds=f"seed {seeds}" if len(args.seeds) == 1 else f"seeds {seeds}, mean; +-: largest less smallest",
         identity=f"{Path(args.identity).name} (given by the user)" if args.identity else "dlib's network",
         views="one view" if args.views == 1 else f"{args.views} views",
@@ -87,10 +105,6 @@ def protocol(evaluation: Evaluation) -> str:
         classifier="train.attributes' network",
         others=len(evaluation.reader.config.attribute_names) - 1,
         timed=TIMED,
-        optimised=f" Optimisation: {args.optimised} photos, w found by {DESCENT_STEPS} steps of Adam from the mean w "
-        "on L2 + .8 lpips_like over the person at the photo's camera, one photo at a time."
-        if args.optimised
-        else "",
         origin=f" Spaces: directions of either space at the strength, up to 3, that gives AA {EQUAL_ALTERING}, or the "
         f"most that both reach; {len(in_space)} photos, {int((~subjects.photos.held[in_space]).sum())} of them of the "
         "encoder's training but not of the directions', one view each, |yaw| up to 30 and |pitch| up to 20 degrees."
@@ -162,15 +176,6 @@ def tables(figures: dict, accuracies: dict[str, float | None]) -> str:
         rows_goals.append([goal.words, told, cell(*goal.path, digits=goal.digits), goal.goal or "-"])
     columns_2 = ("identity_own", "identity_0_30", "identity_20_30")
     rows_2 = [["Ours", *(cell(c) for c in columns_2), cell("apd_sides_rad"), cell("time_s")]]
-    if "optimisation" in figures:
-        of = f"(n = {figures['optimisation']['n']:.0f})"
-        rows_2 += [
-            [f"{name} {of}", *(cell("optimisation", key, c) for c in columns_2), "-", told]
-            for name, key, told in (
-                (f"Latent optimisation, {DESCENT_STEPS} steps", "optimised", cell("optimisation", "time_s")),
-                ("Ours, on the same", "encoder", cell("time_s")),
-            )
-        ]
     edits = ("age", "smile", "eyeglasses")
     rows_3 = [
         [metric, *(cell(path, key, digits=digits) for key in edits)]
@@ -192,6 +197,18 @@ def tables(figures: dict, accuracies: dict[str, float | None]) -> str:
         rows_5.append(["mean", *(f"{value:.2f}" for value in averages)])
     columns_7 = ("fid_ori", "fid_sm", "fid_mid", "fid_la", "kid_la")
     rows_7 = [["Ours", *(cell(c, digits=4 if c == "kid_la" else 2) for c in columns_7)]]
+    rows_ways = [
+        line
+        for way, found in figures.get("inversions", {}).items()
+        for line in (
+            inversion_row(f"{WAYS[way]} (n = {found['n']:.0f})", ("inversions", way), cell),
+            *(
+                [inversion_row("Ours, on the same", ("inversions", way, "encoder"), cell)]
+                if "encoder" in found
+                else []
+            ),
+        )
+    ]
     rows_groups = [
         [name, f"{group['n']:.0f}", f"{group['held']:.0f}", cell("groups", name, "identity_own")]
         for name, group in figures.get("groups", {}).items()
@@ -211,6 +228,7 @@ def tables(figures: dict, accuracies: dict[str, float | None]) -> str:
             ("Method", "own camera", "0-30", "20-30", "APD", "Time (s)"),
             rows_2,
         ),
+        ("Ways of inversion (Tables 2, 3 and 7; distances: less is better)", INVERSION_HEAD, rows_ways),
         ("Editing (Table 3)", ("Metric", "Age", "Smile", "Eyeglasses"), rows_3),
         ("Ablation (Table 4; distances)", ("", "own camera", "0-10", "10-20", "20-30", "0-30"), rows_4),
         (
@@ -223,7 +241,30 @@ def tables(figures: dict, accuracies: dict[str, float | None]) -> str:
         ("All sliders", ("slider", "accuracy", "AA", "AD", "AD / AA", "identity distance"), rows_all),
     ]
     text = [f"### {title}\n\n{table(head, rows)}" for title, head, rows in parts if rows]
-    return "\n\n".join([*text, *about_groups(figures), *about_reader(figures), f"Protocol: {figures['protocol']}"])
+    about = [*about_groups(figures), *about_reader(figures), f"Protocol: {figures['protocol']}"]
+    if "inversions_protocol" in figures:
+        about.append(figures["inversions_protocol"])
+    return "\n\n".join([*text, *about])
+
+
+def inversion_row(name: str, path: tuple[str, ...], cell: Callable[..., str]) -> list[str]:
+    figures = ("identity_own", "identity_grid", "identity_20_30", f"nearest_of_{AMONG}", "person_psnr_db")
+    parts = [cell(*path, figure, digits=1 if figure == "person_psnr_db" else 3) for figure in figures]
+    parts += [cell(*path, "apd_sides_rad"), cell(*path, "kid_ori", digits=4), cell(*path, "kid_la", digits=4)]
+    edits = [" / ".join(cell(*path, kind, edit, digits=2) for edit in EDITS) for kind in ("aa", "ad")]
+    return [name, *parts, *edits, cell(*path, "time_s", digits=1)]
+
+
+def inversions_protocol(args: argparse.Namespace) -> str:
+    """How the ways of inversion were measured."""
+    seeds = ", ".join(map(str, args.seeds))
+    return (
+        f"Ways of inversion: held photos, evenly from all sets, seed {seeds}; {args.threads} threads of {args.device},"
+        f" median seconds a photo from the crop on. Steps: {STEPS['latent']} of latent, {STEPS['hybrid']} of tuning,"
+        " which asks for dlib's identity itself: these distances are no judgement of a network that took no part."
+        f" grid: the nine views; AA and AD: age / smile / eyeglasses at {EDIT_STRENGTH:+.0f}; KID against the same"
+        " photos, whose number is small."
+    )
 
 
 def about_groups(figures: dict) -> list[str]:

@@ -26,8 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from preim3d.align import inside_photo
 from preim3d.camera import camera_from_angles
-from preim3d.efficientnet import EfficientNetLite0
+from preim3d.efficientnet import EfficientNetLite0, perceptual_distance
 from preim3d.encoder import PortraitEncoder
 from preim3d.files import whole_file
 from preim3d.generator import TriPlaneGenerator
@@ -38,10 +39,10 @@ from train.face_losses import IDENTITY_TAPS, LOSS_WEIGHTS
 from train.faces import load_front
 from train.heads.dataset import BACKGROUND
 from train.options import check_budget, run_stage, training_parser
-from train.perceptual import VGG16, perceptual_distance
+from train.perceptual import VGG16
 from train.precision import autocast
 from train.progress import Progress, cosine_rate, must_be_numbers
-from train.real_photos import CROP_PX, RealPhotos, inside_photo
+from train.real_photos import CROP_PX, RealPhotos
 from train.run_log import RunLog
 
 

@@ -1,8 +1,8 @@
 """Portraits -> one sheet: each face's crop, its head from two sides, and some edits. For looking, not for measuring.
 
     python -m train.showcase portrait.jpg --out sheet.png
-    python -m train.showcase --packed PACKED --rows 7 1 3 4 --out weights/faces/photos.png
-    python -m train.showcase --packed PACKED --rows 7 --teaser --out weights/faces/teaser.png
+    python -m train.showcase --packed PACKED --rows 7 1 3 4 --out weights/faces/photos.jpg
+    python -m train.showcase --packed PACKED --rows 7 --teaser --out weights/faces/teaser.jpg
 
 A teaser shows one face: the photo, its head from nine sides, up to nine edits. Only rows that `train.examples` takes
 are shown: in the public domain, and never trained with. tests/screenshot.py makes weights/faces/page.png."""
@@ -56,7 +56,7 @@ def main(words: list[str] | None = None) -> int:
             teaser(pipeline, faces[0], edits, args.cell) if args.teaser else rows(pipeline, faces, edits, args.cell)
         )
         with whole_file(args.out) as temporary:
-            sheet.save(temporary)
+            sheet.save(temporary, quality=92)  # JPEG's; PNG has none
     except (PhotoError, WeightsError, ValueError, OSError) as mistake:
         print(f"train.showcase: {mistake}", file=sys.stderr)
         return 1

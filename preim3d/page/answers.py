@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from preim3d.align import Face, crop_face
+from preim3d.align import Face, crop_face, photo_corners
 from preim3d.camera import FURTHEST_PITCH_DEG, FURTHEST_YAW_DEG
 from preim3d.edits import Plan, check_plan
 from preim3d.film import font, orbit_video
@@ -19,7 +20,6 @@ from preim3d.page.showing import UNCHANGED, Boxes, Showing, view_value
 from preim3d.page.visitor import Visitor, data_uri, delete_upload, read_upload, take_upload
 from preim3d.photo import PhotoError, load_photo
 from preim3d.recipe import RecipeError, load_recipe
-from preim3d.refine import STEPS
 from preim3d.turntable import turn_angles
 
 
@@ -54,6 +54,7 @@ class Answers(Showing):
         visitor = Visitor().after(visitor)
         visitor.origin, visitor.photo_name, visitor.face = "photo", name, face
         visitor.crop, visitor.photo_angles = crop_face(picture, chosen), chosen.angles_deg
+        visitor.corners = photo_corners(picture.size, chosen)
         choices = [(f"Face {number}", number) for number in range(1, len(faces) + 1)]
         yield {
             **self.cleared(),
@@ -126,7 +127,9 @@ class Answers(Showing):
             recipe = load_recipe(content, self.directions["inversion"], self.directions.get("origin"))
         except RecipeError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        fresh = Visitor(origin="recipe", w=recipe.w, photo_angles=(recipe.yaw_deg, recipe.pitch_deg))
+        fresh = Visitor(
+            origin="recipe", w=recipe.w, tuning=recipe.tuning, photo_angles=(recipe.yaw_deg, recipe.pitch_deg)
+        )
         visitor = fresh.after(visitor)
         visitor.history.plan = recipe.plan
         yield {
@@ -240,21 +243,29 @@ class Answers(Showing):
         yield self.plan_boxes(visitor)
         yield from self.show_head(visitor, self.gpu.show(self.asked(visitor), visitor.photo_angles))
 
-    def refine(self, visitor: Visitor, owner: str, progress=gr.Progress()) -> Iterator[Boxes]:
-        """Optimises the latent; whatever is reached when it ends, or is stopped, stands."""
+    def improve(self, visitor: Visitor, owner: str, progress=gr.Progress()) -> Iterator[Boxes]:
+        """Brings the head nearer to the photo; whatever is reached when it ends, or is stopped, stands."""
         yield UNCHANGED
         if not self.has_head(visitor, owner):
             return
         if visitor.crop is None:
-            gr.Warning("A recipe has no photo that its head could be refined towards; drop in the photo.")
+            gr.Warning("A recipe has no photo that its head could be brought nearer to; drop in the photo.")
             return
         yield {"stop": gr.Button(interactive=True)}
-        first = None
-        for done, error, w in visitor.while_current(self.gpu.refine(visitor.crop, visitor.w, visitor.photo_angles)):
-            first = error if first is None else first
-            visitor.w, visitor.refined, visitor.judged = w, visitor.refined or done > 0, {}
-            progress((done, STEPS), "Refining", unit="steps")
-            yield {"refined": f"Step {done} of {STEPS}: colour error over the head {first:.3f} → {error:.3f}."}
+        started, first = time.monotonic(), None
+        steps = self.gpu.improve(visitor.crop, visitor.corners, visitor.w, visitor.tuning)
+        for reached in visitor.while_current(steps):
+            first = first or reached
+            left_s = (time.monotonic() - started) * (reached.steps - reached.done) / max(reached.done, 1)
+            progress((reached.done, reached.steps), "Improving likeness", unit="steps")
+            told = f"Distance to the photo {first.distance:.2f} → **{reached.distance:.2f}**"
+            told += f", about {left_s:.0f} s left." if 0 < reached.done < reached.steps else "."
+            boxes = {"improved": told}
+            if reached.tuning is not None and reached.picture is not None and reached.done:
+                visitor.w, visitor.tuning, visitor.judged = reached.w, reached.tuning, {}
+                visitor.photo_angles, visitor.unfinished = reached.angles_deg, True
+                boxes["viewer"] = self.first_view(visitor, reached.picture)
+            yield boxes
         yield from self.show_both(visitor)
 
     # Things to take along.

@@ -11,9 +11,10 @@ import spaces
 from PIL import Image
 
 from preim3d.camera import orbit_cameras
+from preim3d.inversion import Reached
 from preim3d.mesh import mesh_bytes
 from preim3d.pipeline import Head, Preim3DPipeline, as_array
-from preim3d.refine import Step, refine
+from preim3d.tuning import Tuning
 from preim3d.turntable import GRID, Angles, cameras, turn_angles
 
 
@@ -26,6 +27,7 @@ class EditedHead(NamedTuple):
     source: np.ndarray | Image.Image  # w [num_ws, w_dim] before the edits; or a crop, which is encoded first
     strengths: dict[str, float]
     space: Literal["inversion", "origin"] = "inversion"  # whose directions edit it
+    tuning: Tuning | None = None  # what its planes are tuned by
 
 
 class Gpu:
@@ -42,7 +44,7 @@ class Gpu:
         self.nine_views = spaces.GPU(duration=10)(self.nine_views)
         self.mesh = spaces.GPU(duration=10)(self.mesh)
         self.film = spaces.GPU(duration=20)(self.film)
-        self.refine = spaces.GPU(duration=30)(self.refine)
+        self.improve = spaces.GPU(duration=30)(self.improve)
 
     def start(self, crop: Image.Image, angles: Angles) -> Iterator[tuple]:
         """crop -> ("w", w [num_ws, w_dim]), then what `look_at` gives."""
@@ -78,7 +80,7 @@ class Gpu:
     def head(self, asked: EditedHead) -> Head:
         source = asked.source
         w = self.pipeline.encode(source) if isinstance(source, Image.Image) else source
-        return self.pipeline.head(self.pipeline.edit(w, asked.strengths, asked.space))
+        return self.pipeline.head(self.pipeline.edit(w, asked.strengths, asked.space), asked.tuning)
 
     def look_from(self, asked: EditedHead, angles: Angles) -> tuple[Image.Image, Image.Image]:
         """One picture, and its depth."""
@@ -98,5 +100,9 @@ class Gpu:
         for camera in orbit_cameras(FILM_FRAMES, pivot=self.pivot).split(10):
             yield self.pipeline.views(head, camera)
 
-    def refine(self, crop: Image.Image, w: np.ndarray, angles: Angles) -> Iterator[Step]:
-        yield from refine(self.pipeline.generator, crop, w, *angles)
+    def improve(
+        self, crop: Image.Image, corners: np.ndarray | None, w: np.ndarray, tuning: Tuning | None
+    ) -> Iterator[Reached]:
+        """Ever better heads, from the one that is there on; w of each [num_ws, w_dim]."""
+        for reached in self.pipeline.invert(crop, w=w, tuning=tuning, corners=corners):
+            yield reached._replace(w=as_array(reached.w))

@@ -12,7 +12,7 @@ def python_and_command(visitor: Visitor, strengths: dict[str, float], weights: s
     folder = repr(weights) if weights else ""
     flag = f" --weights {shlex.quote(weights)}" if weights else ""
     space = visitor.history.plan.space
-    if visitor.origin == "photo" and not visitor.refined and space == "inversion":
+    if visitor.origin == "photo" and visitor.tuning is None and space == "inversion":
         which = f", face={visitor.face}" if visitor.face > 1 else ""
         python = f"""from preim3d import Preim3DPipeline
 
@@ -29,6 +29,6 @@ from preim3d.recipe import load_recipe
 
 pipeline = Preim3DPipeline.from_pretrained({folder})
 recipe = load_recipe(Path("head.recipe.json").read_bytes(), pipeline.directions{origin})
-head = pipeline.head(pipeline.edit(recipe.w, {strengths}{which}))
+head = pipeline.head(pipeline.edit(recipe.w, {strengths}{which}), recipe.tuning)
 pipeline.views(head)[4].save("front.png")"""
     return python, f"python -m preim3d.recipe head.recipe.json{flag} --out out"

@@ -19,15 +19,12 @@ from preim3d.page.verdict import Verdict, unknown_here
 from preim3d.page.visitor import OutOfDate, Visitor, data_uri
 from preim3d.pipeline import grid_sheet
 from preim3d.recipe import Recipe
-from preim3d.refine import STEPS
 from preim3d.turntable import COLUMNS, GRID, pack, turn_angles
 
 
 Boxes = dict[str, object]  # by elem_id: the new content of a box, or a component with new properties
 
-REFINE_COST = (
-    f"Refining fits the latent to the photo in {STEPS} steps: half a minute on a processor, seconds on a GPU."
-)
+IMPROVE_COST = "About a minute on a processor, seconds on a GPU; stop at any time and keep what is there."
 
 # What a handler that yields at all must begin with, as one that yields nothing would empty every box.
 UNCHANGED: Boxes = {"status": gr.skip()}
@@ -74,7 +71,7 @@ class Showing:
         self.labels = dict(zip(known.names, known.config.labels))
 
     def show_both(self, visitor: Visitor) -> Iterator[Boxes]:
-        """The head afresh, without its edits and with them; nothing is being refined any more."""
+        """The head afresh, without its edits and with them; nothing is being improved any more."""
         yield {"stop": gr.Button(interactive=False)}
         if visitor.w is not None:
             steps = self.gpu.show_both(self.asked(visitor), visitor.photo_angles)
@@ -111,6 +108,13 @@ class Showing:
                 yield boxes
         visitor.unfinished = False
 
+    def first_view(self, visitor: Visitor, picture: Image.Image) -> dict:
+        """What the viewer shows of a head that is not ready: the reconstruction from the photo's camera alone."""
+        visitor.front, visitor.frames = picture, data_uri(pack([picture]))
+        value = view_value(visitor, visitor.frames, "", count=1)
+        del value["depth"]
+        return {**value, "pending": bool(self.asked(visitor).strengths)}
+
     def show_mesh(self, visitor: Visitor) -> Boxes:
         """The newest mesh. An event of its own, as the viewer stays blank if it is told the same file twice."""
         if "head.glb" not in visitor.files:
@@ -133,7 +137,7 @@ class Showing:
         if visitor.w is None:
             return {**boxes, "recipe": gr.DownloadButton(interactive=False), "python": "", "command": ""}
         fingerprint = self.directions["inversion"].config.fingerprint
-        recipe = Recipe(visitor.w, history.plan, *visitor.photo_angles).dumps(fingerprint)
+        recipe = Recipe(visitor.w, history.plan, *visitor.photo_angles, visitor.tuning).dumps(fingerprint)
         path = visitor.keep("head.recipe.json", recipe.encode())
         python, command = python_and_command(visitor, self.asked(visitor).strengths, self.weights)
         recipe_box = gr.DownloadButton(value=path, interactive=True)
@@ -152,7 +156,7 @@ class Showing:
     def cleared(self) -> Boxes:
         """Every box empty and every slider at 0."""
         empty = dict.fromkeys(("found", "crop", "grid", "edited", "model", "film", "looked", "depth"))
-        empty |= {"viewer": {}, "verdict": "", "refined": REFINE_COST, "format": "GLB", "protect": []}
+        empty |= {"viewer": {}, "verdict": "", "improved": IMPROVE_COST, "format": "GLB", "protect": []}
         empty |= {"picker": gr.Radio(visible=False), "download": gr.DownloadButton("Download GLB", interactive=False)}
         empty["stop"] = gr.Button(interactive=False)
         return {**empty, **self.space_box("inversion"), **{f"slider-{name}": 0 for name in self.names}}
@@ -167,7 +171,7 @@ class Showing:
 
     def asked(self, visitor: Visitor) -> EditedHead:
         plan = visitor.history.plan
-        return EditedHead(visitor.w, planned(plan, self.directions[plan.space]), plan.space)
+        return EditedHead(visitor.w, planned(plan, self.directions[plan.space]), plan.space, visitor.tuning)
 
     def has_head(self, visitor: Visitor, owner: str) -> bool:
         """Whether there is something to edit.

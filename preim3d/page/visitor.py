@@ -17,6 +17,7 @@ from PIL import Image
 
 from preim3d.edits import History, Plan
 from preim3d.judge import Judgement
+from preim3d.tuning import Tuning
 from preim3d.turntable import Angles
 
 
@@ -65,8 +66,9 @@ class Visitor:
     unfinished: bool = False  # some of the pictures are not there yet
     origin: str = "nothing"  # where the head is from: "example", "photo", "recipe" or "nothing" while there is none
     w: np.ndarray | None = None  # float32 [num_ws, w_dim], before the edits
-    refined: bool = False
+    tuning: Tuning | None = None  # what its planes are tuned by, once it was improved
     crop: Image.Image | None = None  # what the encoder saw; none in a recipe
+    corners: np.ndarray | None = None  # of the photo in it: see `align.photo_corners`
     photo_name: str = ""  # as it was uploaded,
     face: int = 1  # and which of its faces, 1 being the largest
     photo_angles: Angles = (0.0, 0.0)  # of the photo's camera, degrees
