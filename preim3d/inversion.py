@@ -40,7 +40,7 @@ OFFSET_TEXELS = 32, TEXELS  # along a side of the two whose sum is learned
 OFFSET_RATE, LATENT_RATE = 0.05, 0.1
 LAST_RATE = 0.1  # at the last step, as a share of the first one's
 PIXELS, RAW, OUTLINE, PERCEPTUAL = 1.5, 1.5, 1.0, 3.0  # weights of the losses
-IDENTITY, ASIDE, NEARNESS, SMOOTHNESS = 0.75, 0.75, 0.3, 3.0
+IDENTITY, ASIDE, NEARNESS, SMOOTHNESS = 0.75, 0.75, 0.3, 5.0
 ASIDE_SPREAD_RAD, ASIDE_MOST_RAD = (0.35, 0.2), (0.6, 0.35)  # of random cameras: yaw and nominal pitch
 # What the photo's camera is off by: yaw, pitch, roll [rad], shift to the right and down [of the picture's width],
 # logarithm of the focal length. The size of a step, and the farthest.
