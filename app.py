@@ -30,7 +30,18 @@ from preim3d.page.gpu import Gpu
 from preim3d.page.showing import IMPROVE_COST, still_current
 from preim3d.page.verdict import SPACES, Verdict
 from preim3d.page.visitor import Visitor, salt_uploads, sweep_forever
-from preim3d.page.widgets import CSS, HEAD, THEME, NumberBox, PhotoBox, UploadBox, edit_list, safe_marks, viewer
+from preim3d.page.widgets import (
+    CSS,
+    HEAD,
+    THEME,
+    NumberBox,
+    PhotoBox,
+    UploadBox,
+    edit_list,
+    face_picker,
+    safe_marks,
+    viewer,
+)
 from preim3d.pipeline import Preim3DPipeline
 from preim3d.strengths import STRENGTH_LIMIT
 from preim3d.weights import BUNDLED, WeightsError, find_weights
@@ -82,7 +93,7 @@ except WeightsError as error:
     sys.exit(f"preim3d: {error}")
 print(weights.source)
 
-PROMPT = "Drop in a portrait: any photo with a face will do." + (" Until then, an example head." if examples else "")
+PROMPT = "Any photo with a face will do." + (" Or start with one of these people:" if examples else "")
 gpu = Gpu(pipeline)
 answers = Answers(gpu, pipeline.aligner, directions, verdict, examples, PROMPT, options.weights)
 api = Api(pipeline, gpu)
@@ -94,13 +105,15 @@ gr.set_static_paths([weights.folder / "examples"])
 # The layout.
 
 INTRO = """# One portrait photo → an editable 3D head
-Drop in a photo, turn the head, move the sliders, take it along as mesh, film or picture."""
+Drop in a photo, turn the head, move the sliders; take it along as a picture, a film or a 3D model."""
 BUNDLED_MODEL = """The bundled model is small: expect yourself, a little soft. It learned from photos of real people
 and from synthetic heads. Its weights are [CC BY 4.0](https://creativecommons.org/licenses/by/4.0/); credits stand in
 `weights/faces/README.md`. Use it on photos of people who agree, and never to deceive or to identify anyone. """
-ABOUT = """Photos and results are kept for at most an hour, then the session ends; nothing is logged. Code: Apache-2.0.
-After [PREIM3D](https://arxiv.org/abs/2304.10263) and [EG3D](https://arxiv.org/abs/2112.07945).
-Programs: see *Use via API* below."""
+ABOUT = """Code: Apache-2.0. After [PREIM3D](https://arxiv.org/abs/2304.10263) and
+[EG3D](https://arxiv.org/abs/2112.07945). Programs: see *Use via API* below."""
+PRIVACY = "Photo and results are deleted after an hour at the latest, then the session ends; nothing is logged."
+FIGURES = """Strengths are in standard deviations of the attribute's classifier over photos of people; the line under a
+slider marks where it was checked that results stay good."""
 
 # The browser decides it, at once: told by the server, it could empty a box that holds the next photo by then.
 DROP_REFUSED = "(photo, refused) => photo && photo.path === refused ? null : photo"
@@ -144,7 +157,7 @@ def add_slider(name: str) -> None:
     )
 
 
-with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), FORGET_S)) as demo:
+with gr.Blocks(title="Preim3D", fill_width=True, delete_cache=(max(1, min(600, FORGET_S // 6)), FORGET_S)) as demo:
     start = visit_example(first) if first else Visitor()
     session = gr.State(start, time_to_live=FORGET_S, delete_callback=Visitor.leave)
     # Which session the browser shows. When it has ended, the server's state is another one's, and says so.
@@ -153,121 +166,44 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
     turn = gr.Textbox(start.turn, visible="hidden", elem_id="turn")
     clock = gr.Number(0, visible="hidden", elem_id="clock")
     refused = gr.Textbox(visible="hidden", elem_id="refused")  # where the photo lies that could not be used
-    gr.Markdown(INTRO)
-    with gr.Row():
-        with gr.Column(scale=3, min_width=260):
-            photo = PhotoBox(label="Photo", sources=["upload", "clipboard", "webcam"], height=240, elem_id="photo")
+    gr.Markdown(INTRO, elem_id="intro")
+    with gr.Row(elem_id="work"):
+        with gr.Column(min_width=280, elem_id="start"):
+            photo = PhotoBox(label="Photo", sources=["upload", "clipboard", "webcam"], height=170, elem_id="photo")
             status = gr.Markdown(PROMPT, elem_id="status")
-            picker = gr.Radio(label="Which face?", visible=False, elem_id="picker")
-            if examples:
-                gr.Markdown("**Or start with one of these** · real people")
-                gallery = gr.Gallery(
-                    [str(folder / "crop.webp") for folder in examples],
-                    columns=len(examples),
-                    object_fit="cover",
-                    show_label=False,
-                    allow_preview=False,
-                    interactive=False,
-                    buttons=[],
-                    elem_id="examples",
-                )
-            with gr.Row():
-                with gr.Column(min_width=110):
-                    gr.Markdown("**Face found**")
-                    picture_box("found", None, height=130)
-                with gr.Column(min_width=110):
-                    gr.Markdown("**Model sees**")
-                    picture_box("crop", first and first / "crop.webp", height=130)
-            with gr.Row():
-                improve = gr.Button("Improve likeness", elem_id="improve", size="sm", min_width=90)
-                stop = gr.Button("Stop", interactive=False, elem_id="stop", size="sm", min_width=60)
-            improved = gr.Markdown(IMPROVE_COST, elem_id="improved")
-            forget = gr.Button("Forget my photo", variant="stop", size="sm", elem_id="forget")
-        with gr.Column(scale=7, min_width=320, elem_id="pictures"):
-            with gr.Row():
-                with gr.Column(min_width=280):
-                    gr.Markdown("**Compare** · drag to turn")
-                    view = viewer({})
-                with gr.Column(min_width=280, elem_id="shape"):
-                    gr.Markdown("**Mesh** of the edited head")
-                    # Never in a closed tab or accordion: the viewer would stay blank.
-                    model = gr.Model3D(
-                        first and first / "head.glb",
-                        label="Edited head",
+            picker = face_picker()
+            with gr.Row(elem_id="others"):
+                if examples:
+                    gallery = gr.Gallery(
+                        [str(folder / "crop.webp") for folder in examples],
+                        columns=len(examples),
+                        object_fit="cover",
                         show_label=False,
+                        allow_preview=False,
                         interactive=False,
-                        height=330,
-                        elem_id="model",
+                        buttons=[],
+                        elem_id="examples",
                     )
+                forget = gr.Button("Forget my photo", size="sm", min_width=120, elem_id="forget")
+            gr.Markdown(PRIVACY, elem_id="privacy")
+        with gr.Column(min_width=320, elem_id="pictures"):
+            view = viewer({})
+            with gr.Row(elem_id="told"):
+                with gr.Column(scale=5, min_width=260):
+                    gr.Markdown(elem_id="verdict")
                     with gr.Row():
-                        format_choice = gr.Radio(
-                            ["GLB", "OBJ", "PLY"], value="GLB", show_label=False, container=False, elem_id="format",
-                            min_width=230,
-                        )  # fmt: skip
-                        download = gr.DownloadButton(
-                            "Download GLB",
-                            value=first and first / "head.glb",
-                            interactive=bool(first),
-                            elem_id="download",
-                            size="sm",
-                            min_width=110,
-                        )
-                    look_as_mesh = gr.Button("Render the view from here", size="sm", elem_id="look-as-mesh")
-            gr.Markdown(elem_id="verdict")
-            if len(directions) > 1:
-                choices = [(words, name) for name, words in SPACES.items()]
-                space = gr.Radio(choices, value="inversion", label="Edit with directions of", elem_id="space")
-            with gr.Row(elem_id="sheets"):
-                with gr.Column(min_width=280):
-                    gr.Markdown("**Reconstruction** · seen from nine sides")
-                    picture_box("grid", first and first / "grid.webp", ["download", "fullscreen"])
-                with gr.Column(min_width=280):
-                    gr.Markdown("**Edited**")
-                    picture_box("edited", first and first / "grid.webp", ["download", "fullscreen"])
-            with gr.Column(elem_id="take"):
-                with gr.Accordion("Picture from any side, depth, film", open=False, elem_id="any-side") as any_side:
+                        improve = gr.Button("Improve likeness", variant="primary", elem_id="improve", min_width=120)
+                        stop = gr.Button("Stop", interactive=False, elem_id="stop", size="sm", min_width=60)
+                    improved = gr.Markdown(IMPROVE_COST, elem_id="improved")
+                with gr.Column(scale=4, min_width=240):
+                    gr.Markdown("**Edits so far**")
+                    edits = edit_list()
                     with gr.Row():
-                        yaw = gr.Slider(-45, 45, value=0, step=1, label="Yaw, degrees", elem_id="yaw", min_width=140)
-                        pitch = gr.Slider(
-                            -20,
-                            20,
-                            value=0,
-                            step=1,
-                            label="Pitch, degrees (+ from below)",
-                            elem_id="pitch",
-                            min_width=140,
-                        )
-                    with gr.Row():
-                        look = gr.Button("Render at these angles", size="sm", elem_id="look")
-                        make_film = gr.Button("Make the orbit film", size="sm", elem_id="make-film")
-                    with gr.Row():
-                        with gr.Column(min_width=140):
-                            gr.Markdown("**View**")
-                            looked = picture_box("looked", None, ["download"], height=200)
-                        with gr.Column(min_width=140):
-                            gr.Markdown("**Depth** · near is light")
-                            depth = picture_box("depth", None, ["download"], height=200)
-                        with gr.Column(min_width=140):
-                            gr.Markdown("**Orbit**")
-                            film = gr.Video(
-                                show_label=False,
-                                interactive=False,
-                                loop=True,
-                                buttons=["download"],
-                                height=200,
-                                elem_id="film",
-                            )
-                with gr.Accordion("Recipe: continue later, without the photo", open=False):
-                    with gr.Row():
-                        gr.DownloadButton("Download recipe", interactive=False, size="sm", elem_id="recipe")
-                        recipe_upload = gr.UploadButton(
-                            "Use a recipe", file_types=[".json"], size="sm", elem_id="use-recipe"
-                        )
-                    gr.Markdown("The same head again, with Python or from the command line:")
-                    gr.Code(language="python", label="Python", interactive=False, elem_id="python")
-                    gr.Code(language="shell", label="Command", interactive=False, elem_id="command")
-        with gr.Column(scale=3, min_width=270, elem_id="sliders"):
-            gr.Markdown("**Edit** · in standard deviations; underlined: where results stay good")
+                        undo = gr.Button("Undo", size="sm", interactive=False, elem_id="undo", min_width=60)
+                        redo = gr.Button("Redo", size="sm", interactive=False, elem_id="redo", min_width=60)
+                        reset = gr.Button("Reset all", size="sm", elem_id="reset", min_width=80)
+        with gr.Column(min_width=280, elem_id="sliders"):
+            gr.Markdown("**Edit** · underlined: where results stay good")
             for name in ordered[:MAIN_ATTRIBUTES]:
                 add_slider(name)
             with gr.Accordion("More attributes", open=False, elem_id="more"):
@@ -276,19 +212,102 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
                     gr.Markdown(f"**{group}**")
                     for name in names:
                         add_slider(name)
-            protect = gr.Dropdown(
-                [(rows[name][0], name) for name in ordered],
-                multiselect=True,
-                value=[],
-                label="Protect: these must not change",
-                elem_id="protect",
+    with gr.Row(elem_id="results"):
+        with gr.Column(min_width=280, elem_id="shape"):
+            gr.Markdown("**3D model** · drag to turn")
+            # Never in a closed tab or accordion: the viewer would stay blank.
+            model = gr.Model3D(
+                first and first / "head.glb",
+                label="Edited head",
+                show_label=False,
+                interactive=False,
+                height=340,
+                elem_id="model",
             )
-            gr.Markdown("**Edits so far**")
-            edits = edit_list()
             with gr.Row():
-                undo = gr.Button("Undo", size="sm", interactive=False, elem_id="undo", min_width=60)
-                redo = gr.Button("Redo", size="sm", interactive=False, elem_id="redo", min_width=60)
-                reset = gr.Button("Reset all", size="sm", elem_id="reset", min_width=80)
+                format_choice = gr.Radio(
+                    ["GLB", "OBJ", "PLY"],
+                    value="GLB",
+                    show_label=False,
+                    container=False,
+                    elem_id="format",
+                    min_width=200,
+                )
+                download = gr.DownloadButton(
+                    "Download GLB",
+                    value=first and first / "head.glb",
+                    interactive=bool(first),
+                    elem_id="download",
+                    size="sm",
+                    min_width=110,
+                )
+            look_as_mesh = gr.Button("Picture of this view", size="sm", elem_id="look-as-mesh")
+        with gr.Column(min_width=280):
+            gr.Markdown("**From nine sides** · before the edits")
+            picture_box("grid", first and first / "grid.webp", ["download", "fullscreen"])
+        with gr.Column(min_width=280):
+            gr.Markdown("**From nine sides** · edited")
+            picture_box("edited", first and first / "grid.webp", ["download", "fullscreen"])
+    with gr.Accordion("Picture from any side, depth, film", open=False, elem_id="any-side") as any_side:
+        with gr.Row():
+            yaw = gr.Slider(-45, 45, value=0, step=1, label="To the side (yaw), degrees", elem_id="yaw", min_width=140)
+            pitch = gr.Slider(
+                -20,
+                20,
+                value=0,
+                step=1,
+                label="From below, or - above (pitch), degrees",
+                elem_id="pitch",
+                min_width=140,
+            )
+        with gr.Row():
+            look = gr.Button("Make the picture", size="sm", elem_id="look")
+            make_film = gr.Button("Make the film", size="sm", elem_id="make-film")
+        with gr.Row():
+            with gr.Column(min_width=140):
+                gr.Markdown("**View**")
+                looked = picture_box("looked", None, ["download"], height=200)
+            with gr.Column(min_width=140):
+                gr.Markdown("**Depth** · near is light")
+                depth = picture_box("depth", None, ["download"], height=200)
+            with gr.Column(min_width=140):
+                gr.Markdown("**Film** · once around")
+                film = gr.Video(
+                    show_label=False,
+                    interactive=False,
+                    loop=True,
+                    buttons=["download"],
+                    height=200,
+                    elem_id="film",
+                )
+    with gr.Accordion("Recipe: continue later, without the photo", open=False, elem_id="later"):
+        with gr.Row():
+            gr.DownloadButton("Download recipe", interactive=False, size="sm", elem_id="recipe")
+            recipe_upload = gr.UploadButton("Use a recipe", file_types=[".json"], size="sm", elem_id="use-recipe")
+    with gr.Accordion("For researchers", open=False, elem_id="researchers"):
+        with gr.Row():
+            with gr.Column(scale=2, min_width=280):
+                if len(directions) > 1:
+                    choices = [(words, name) for name, words in SPACES.items()]
+                    space = gr.Radio(choices, value="inversion", label="Edit with directions of", elem_id="space")
+                protect = gr.Dropdown(
+                    [(rows[name][0], name) for name in ordered],
+                    multiselect=True,
+                    value=[],
+                    label="Protect: these must not change",
+                    elem_id="protect",
+                )
+                gr.Markdown(elem_id="figures")
+                gr.Markdown(FIGURES)
+            with gr.Column(min_width=130):
+                gr.Markdown("**Face found**")
+                picture_box("found", None, height=200)
+            with gr.Column(min_width=130):
+                gr.Markdown("**The model sees**")
+                picture_box("crop", first and first / "crop.webp", height=200)
+        gr.Markdown("The same head again, with Python or from the command line:")
+        gr.Code(language="python", label="Python", interactive=False, elem_id="python")
+        gr.Code(language="shell", label="Command", interactive=False, elem_id="command")
     gr.Markdown((BUNDLED_MODEL if weights.folder.resolve() == BUNDLED else "") + ABOUT, elem_id="about")
 
     # ----------------------------------------------------------------------------
@@ -343,7 +362,7 @@ with gr.Blocks(title="Preim3D", delete_cache=(max(1, min(600, FORGET_S // 6)), F
     read.then(None, [photo, refused], photo, js=DROP_REFUSED, **private)
     heads = [
         read,
-        picker.input(placed(answers.show_photo), [session, photo, picker], shown, **chosen),
+        picker.pick(placed(answers.choose_face), [session, photo], shown, **chosen),
         recipe_upload.upload(placed(answers.use_recipe), [session, recipe_upload], shown, **chosen),
         gr.on(releases, placed(answers.slide), [session, clock, turn, owner, *values], shown, js=READ_CLOCK, **newest),
         edits.act(placed(answers.act), current, shown, **newest),

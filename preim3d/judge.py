@@ -75,7 +75,7 @@ class IdentityJudge:
     def likeness(self, photo: Image.Image, view: Image.Image) -> Likeness:
         """Of a reconstruction, seen from the photo's camera, to the photo's crop."""
         distance = self.distance(photo, view)
-        return Likeness(distance, in_steps(distance, LIKENESS, UNLIKE))
+        return Likeness(distance, likeness_in_words(distance))
 
     def kept(self, before: Image.Image, after: Image.Image) -> Likeness:
         """What an edit left of the person; both pictures from one camera."""
@@ -89,6 +89,11 @@ def as_crop(picture: Image.Image) -> Tensor:
         picture = picture.resize((IDENTITY_PX, IDENTITY_PX), Image.Resampling.BOX)
     pixels = np.array(picture.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def likeness_in_words(distance: float) -> str:
+    """Of a reconstruction to its photo."""
+    return in_steps(distance, LIKENESS, UNLIKE)
 
 
 def in_steps(distance: float, steps: tuple[tuple[float, str], ...], beyond: str) -> str:

@@ -10,17 +10,22 @@ import gradio as gr
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from preim3d.align import Face, crop_face, photo_corners
+from preim3d.align import MIN_FACE_PX, Face, crop_face, photo_corners
 from preim3d.camera import FURTHEST_PITCH_DEG, FURTHEST_YAW_DEG
 from preim3d.edits import Plan, check_plan
 from preim3d.film import font, orbit_video
+from preim3d.judge import likeness_in_words
 from preim3d.page.examples import visit_example
 from preim3d.page.gpu import FILM_FRAMES
 from preim3d.page.showing import UNCHANGED, Boxes, Showing, view_value
 from preim3d.page.visitor import Visitor, data_uri, delete_upload, read_upload, take_upload
 from preim3d.photo import PhotoError, load_photo
 from preim3d.recipe import RecipeError, load_recipe
+from preim3d.strengths import check_face
 from preim3d.turntable import turn_angles
+
+
+CHOICE_PX = 112  # side of a face's picture in the picker
 
 
 class Answers(Showing):
@@ -55,19 +60,24 @@ class Answers(Showing):
         visitor.origin, visitor.photo_name, visitor.face = "photo", name, face
         visitor.crop, visitor.photo_angles = crop_face(picture, chosen), chosen.angles_deg
         visitor.corners = photo_corners(picture.size, chosen)
-        choices = [(f"Face {number}", number) for number in range(1, len(faces) + 1)]
         yield {
             **self.cleared(),
             **self.owned(visitor),
             "photo": visitor.keep(name, content, kind="photo"),
             "found": visitor.keep_picture("found.png", draw_faces(picture, faces, face - 1)),
             "crop": visitor.keep_picture("crop.png", visitor.crop),
-            "picker": gr.Radio(choices=choices, value=face, visible=len(faces) > 1),
-            "status": f"{len(faces)} faces were found; choose one below." if len(faces) > 1 else "1 face was found.",
+            "picker": gr.HTML(face_choices(picture, faces, face), visible=len(faces) > 1),
+            "status": f"{len(faces)} faces were found: choose one." if len(faces) > 1 else "1 face was found.",
             **self.plan_boxes(visitor),
         }
         progress(0.3, "Reconstructing")
         yield from self.reconstruct(visitor)
+
+    def choose_face(
+        self, visitor: Visitor, file: str | None, event: gr.EventData, progress=gr.Progress()
+    ) -> Iterator[Boxes]:
+        """Another face of the photo, by its number from 1."""
+        yield from self.show_photo(visitor, file, check_face(event.number), progress)
 
     def reconstruct(self, visitor: Visitor) -> Iterator[Boxes]:
         """The head of the crop, bit by bit."""
@@ -80,7 +90,7 @@ class Answers(Showing):
         """A photo that is of no use: the head that was there, its edits and its photo stay, and are finished."""
         told = {"refused": file, "status": f"**{why}**"}
         if "photo" in visitor.files:
-            told |= {"photo": str(visitor.files["photo"][-1]), "picker": gr.Radio(value=visitor.face)}
+            told |= {"photo": str(visitor.files["photo"][-1])}
         yield told
         if visitor.unfinished:
             yield from self.reconstruct(visitor) if visitor.w is None else self.show_both(visitor)
@@ -113,7 +123,7 @@ class Answers(Showing):
             "model": str(folder / "head.glb"),
             "download": gr.DownloadButton("Download GLB", value=str(folder / "head.glb"), interactive=True),
             **self.plan_boxes(visitor),
-            "verdict": self.describe(visitor, visitor.front),
+            **self.describe(visitor, visitor.front),
         }
 
     def use_recipe(self, visitor: Visitor, file: str) -> Iterator[Boxes]:
@@ -258,8 +268,9 @@ class Answers(Showing):
             first = first or reached
             left_s = (time.monotonic() - started) * (reached.steps - reached.done) / max(reached.done, 1)
             progress((reached.done, reached.steps), "Improving likeness", unit="steps")
-            told = f"Distance to the photo {first.distance:.2f} → **{reached.distance:.2f}**"
-            told += f", about {left_s:.0f} s left." if 0 < reached.done < reached.steps else "."
+            before, now = (likeness_in_words(step.distance) for step in (first, reached))
+            told = f"**{now.capitalize()}**" + (f"; before: {before}" if now != before else "")
+            told += f". About {left_s:.0f} s left." if 0 < reached.done < reached.steps else "."
             boxes = {"improved": told}
             if reached.tuning is not None and reached.picture is not None and reached.done:
                 visitor.w, visitor.tuning, visitor.judged = reached.w, reached.tuning, {}
@@ -329,6 +340,28 @@ def viewer_angles(alpha_deg: float | None, beta_deg: float | None) -> tuple[floa
         return 0.0, 0.0
     yaw = (90 - alpha_deg + 180) % 360 - 180
     return yaw, -90 * math.cos(math.radians(beta_deg))
+
+
+def face_choices(photo: Image.Image, faces: list[Face], chosen: int) -> list[dict]:
+    """The value of `widgets.face_picker`: a square of the photo around each face, `chosen` counting from 1."""
+    return [
+        {
+            "number": number,
+            "src": data_uri(around(photo, face)),
+            "chosen": number == chosen,
+            "too_small": face.width_px < MIN_FACE_PX,
+        }
+        for number, face in enumerate(faces, 1)
+    ]
+
+
+def around(photo: Image.Image, face: Face) -> Image.Image:
+    """A small square of the photo with the face in it, and a little of what is around."""
+    left, top, right, bottom = face.box_px
+    side = min(1.3 * max(right - left, bottom - top), *photo.size)
+    x = float(np.clip((left + right - side) / 2, 0, photo.width - side))
+    y = float(np.clip((top + bottom - side) / 2, 0, photo.height - side))
+    return photo.resize((CHOICE_PX, CHOICE_PX), box=(x, y, x + side, y + side), reducing_gap=2)
 
 
 def draw_faces(photo: Image.Image, faces: list[Face], chosen: int) -> Image.Image:

@@ -100,7 +100,7 @@ class Showing:
                 shown["pending"] = pending and original
                 boxes = {"session": visitor, "viewer": shown}
                 if len(frames) == 1:
-                    boxes |= {"verdict": self.describe(visitor, frames[0], before), **self.plan_boxes(visitor)}
+                    boxes |= {**self.describe(visitor, frames[0], before), **self.plan_boxes(visitor)}
                 elif len(frames) == GRID.stop:
                     sheet = visitor.keep_picture("grid.png" if original else "edited.png", grid_sheet(frames[GRID]))
                     of_edited = None if pending and original else sheet
@@ -156,18 +156,23 @@ class Showing:
     def cleared(self) -> Boxes:
         """Every box empty and every slider at 0."""
         empty = dict.fromkeys(("found", "crop", "grid", "edited", "model", "film", "looked", "depth"))
-        empty |= {"viewer": {}, "verdict": "", "improved": IMPROVE_COST, "format": "GLB", "protect": []}
-        empty |= {"picker": gr.Radio(visible=False), "download": gr.DownloadButton("Download GLB", interactive=False)}
+        empty |= {"viewer": {}, "verdict": "", "figures": "", "improved": IMPROVE_COST, "format": "GLB", "protect": []}
+        empty |= {
+            "picker": gr.HTML([], visible=False),
+            "download": gr.DownloadButton("Download GLB", interactive=False),
+        }
         empty["stop"] = gr.Button(interactive=False)
         return {**empty, **self.space_box("inversion"), **{f"slider-{name}": 0 for name in self.names}}
 
     def owned(self, visitor: Visitor) -> Boxes:
         return {"session": visitor, "owner": visitor.key, "turn": visitor.turn}
 
-    def describe(self, visitor: Visitor, after: Image.Image, before: Image.Image | None = None) -> str:
+    def describe(self, visitor: Visitor, after: Image.Image, before: Image.Image | None = None) -> Boxes:
+        """What is said of the head and its edits, in words and, for researchers, in figures."""
         plan = visitor.history.plan
+        words, figures = self.verdict.describe(visitor, after, before)
         left_out = unknown_here(plan, self.directions[plan.space], self.labels)
-        return "\n\n".join(filter(None, (left_out, self.verdict.describe(visitor, after, before))))
+        return {"verdict": "\n\n".join(filter(None, (left_out, words))), "figures": figures}
 
     def asked(self, visitor: Visitor) -> EditedHead:
         plan = visitor.history.plan

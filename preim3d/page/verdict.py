@@ -1,4 +1,5 @@
-"""What the reconstruction kept of the photo and what the edit did, in words and figures (paper, section 4.2)."""
+"""What the reconstruction kept of the photo and what the edit did: in words for everybody, in figures for researchers
+(paper, section 4.2)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from preim3d.page.visitor import Visitor
 
 
 SPACES = {"inversion": "the inversion manifold", "origin": "the original space"}
+# Standard deviations of a change, and how it is called: small, medium and large effects of Cohen (1988, section 2.2).
+SMALL, MEDIUM, LARGE = 0.2, 0.5, 0.8
 
 
 @dataclass
@@ -29,42 +32,69 @@ class Verdict:
         judge = Judge(reader, identity) if (reader / "config.json").is_file() else None
         return cls(identity, judge, directions)
 
-    def describe(self, visitor: Visitor, after: Image.Image, before: Image.Image | None = None) -> str:
-        """Markdown; `after` is the edited head and `before` the reconstruction, both from the photo's camera."""
-        lines = []
+    def describe(self, visitor: Visitor, after: Image.Image, before: Image.Image | None = None) -> tuple[str, str]:
+        """Words and figures, both Markdown; `after` is the edited head and `before` the reconstruction, both from the
+        photo's camera."""
+        words, figures = [], []
         if self.identity is not None and visitor.crop is not None:
             likeness = self.identity.likeness(visitor.crop, visitor.front)
-            lines.append(f"**Reconstruction and photo: {likeness.words}** (distance {likeness.distance:.2f}).")
+            words.append(f"**Photo and head: {likeness.words}.**")
+            figures.append(f"Photo and reconstruction: distance {likeness.distance:.2f}.")
         plan = visitor.history.plan
         if self.judge is not None and before is not None and plan.strengths():
             judgement = self.judge.judge(before, after, plan.strengths())
-            lines += self.about_edit(judgement)
+            words += self.in_words(judgement)
+            figures += self.about_edit(judgement)
             # With the same edits by the other directions, if they were looked at: this is the paper's comparison.
             other = "origin" if plan.space == "inversion" else "inversion"
             known = visitor.judged.get(plan._replace(space=other))
             if known is not None:
-                lines.append(
+                figures.append(
                     f"The same edits with directions of {SPACES[other]}: {in_figures(known)}; here, of"
                     f" {SPACES[plan.space]}: {in_figures(judgement)}."
                 )
                 visitor.judged = {plan._replace(space=other): known, plan: judgement}
             else:
                 visitor.judged = {plan: judgement}
-        if lines and self.identity is not None:
-            lines.append(f"<small>Distances by dlib's face network: {SCALE}.</small>")
-        return "\n\n".join(lines)
+        if figures and self.identity is not None:
+            figures.append(f"Distances are those of dlib's face network: {SCALE}.")
+        return "\n\n".join(words), "\n\n".join(figures)
+
+    def in_words(self, judgement: Judgement) -> list[str]:
+        """What an edit did, without figures."""
+        labels = self.labels()
+        asked = "; ".join(f"{labels[name]}: {in_steps_of_size(value)}" for name, value in judgement.altering.items())
+        others = [
+            f"{name} ({'more' if value > 0 else 'less'})"
+            for name, value in judgement.drifts.items()
+            if abs(value) >= MEDIUM
+        ]
+        kept = f"**{judgement.kept.words}.** " if judgement.kept else ""
+        also = f"Also changed: {', '.join(others)}." if others else "Nothing else changed much."
+        return [f"{kept}{asked}{'.' if asked else ''}".strip(), also]
 
     def about_edit(self, judgement: Judgement) -> list[str]:
-        labels = dict(zip(self.directions.names, self.directions.config.labels))
+        labels = self.labels()
         changed = ", ".join(f"{labels[name].lower()} {value:+.1f}" for name, value in judgement.altering.items())
         drifts = ", ".join(f"{name} {value:+.1f}" for name, value in judgement.drifts.items())
         kept = judgement.kept
         return [
-            *([f"**{kept.words}** (distance {kept.distance:.2f} between before and after)."] if kept else []),
+            *([f"Before and after the edit: distance {kept.distance:.2f}."] if kept else []),
             (f"**Altered (AA):** {changed}. " if changed else "")
             + f"**The rest drifts (AD)** by {judgement.dependency:.2f} on average, most of all {drifts}, in standard"
             " deviations.",
         ]
+
+    def labels(self) -> dict[str, str]:
+        return dict(zip(self.directions.names, self.directions.config.labels))
+
+
+def in_steps_of_size(change: float) -> str:
+    """A change in standard deviations -> words."""
+    size, way = abs(change), "more" if change > 0 else "less"
+    if size < SMALL:
+        return "hardly any change"
+    return f"a little {way}" if size < MEDIUM else f"clearly {way}" if size < LARGE else f"much {way}"
 
 
 def in_figures(judgement: Judgement) -> str:
@@ -75,4 +105,4 @@ def in_figures(judgement: Judgement) -> str:
 def unknown_here(plan: Plan, directions: Directions, labels: dict[str, str]) -> str:
     """A sentence about edits that these directions cannot do; none where they can do all."""
     names = [labels[name].lower() for name in plan.strengths() if name not in directions.names]
-    return f"There is no direction of {SPACES[plan.space]} for {', '.join(names)}: left out." if names else ""
+    return f"**Left out:** {', '.join(names)}. The directions chosen for researchers cannot do that." if names else ""

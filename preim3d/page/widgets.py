@@ -56,50 +56,88 @@ class NumberBox(gr.Number):
         return "number"
 
 
+# Widths below which the page stands in one column, and fingers, which need controls of 44 px (WCAG 2.2, 2.5.5).
+NARROW = "(max-width: 760px)"
+TOUCHED = f"{NARROW}, (pointer: coarse)"
+
 VIEWER_HTML = """
-<div class="stage" tabindex="0" role="application"
-     aria-label="The head. Arrow keys or dragging turn it; the slider below moves the line between left and right.">
-  <canvas class="left" width="512" height="512"></canvas><canvas class="right" width="512" height="512"></canvas>
-  <div class="line"></div><span class="tag left"></span><span class="tag right"></span>
-  <span class="tag where" aria-live="polite"></span>
-</div>
-<div class="bar">
+<div class="frame">
+  <div class="stage" tabindex="0" role="application" aria-label="The head. Arrow keys or dragging turn it.">
+    <canvas class="left" width="512" height="512"></canvas><canvas class="right" width="512" height="512"></canvas>
+    <div class="line"></div>
+  </div>
   <select class="left" aria-label="What is shown on the left"></select>
-  <input class="split" type="range" min="0" max="100" value="50" aria-label="Line between left and right">
   <select class="right" aria-label="What is shown on the right"></select>
+  <p class="empty">Drop in a photo: here it stands beside its head.</p><span class="hint">↔ drag to turn</span>
 </div>
 <div class="bar">
-  <button class="play" type="button">Play orbit</button><button class="front" type="button">Photo's view</button>
-  <button class="look" type="button">Render view</button></div>
+  <button class="play" type="button">▶ Turn</button>
+  <button class="front" type="button" title="Turn the head back to where the photo was taken from">As photo</button>
+  <button class="over" type="button" aria-pressed="false" title="One picture over the other, with a line between">
+    Overlay</button>
+  <button class="look" type="button" title="Make a picture of this view, to download">Picture</button>
+</div>
+<input class="split" type="range" min="0" max="100" value="50" aria-label="Line between left and right">
+<span class="said" aria-live="polite"></span>
 """
 
-VIEWER_CSS = """
+VIEWER_CSS = (
+    """
 & {width: 100%}
-.stage {position: relative; aspect-ratio: 1; width: 100%; border-radius: 10px; overflow: hidden; cursor: grab;
-  touch-action: pan-y; background: var(--background-fill-secondary); user-select: none}
+.frame {position: relative}
+.stage {display: grid; grid-template-columns: 1fr 1fr; gap: 8px; margin: auto; overflow: hidden; cursor: grab;
+  touch-action: pan-y; user-select: none; position: relative; border-radius: 14px}
 .stage:active {cursor: grabbing}
-.stage:focus-visible {outline: 3px solid var(--color-accent)}
-.stage canvas {position: absolute; inset: 0; width: 100%; height: 100%}
-.line {position: absolute; top: 0; bottom: 0; width: 2px; margin-left: -1px; background: white;
+.stage:focus-visible {outline: 3px solid var(--color-accent); outline-offset: 2px}
+.stage canvas {width: 100%; aspect-ratio: 1; border-radius: 14px; background: var(--background-fill-secondary);
+  transition: opacity .15s}
+.stage.over {width: max(50%, 240px); grid-template-columns: 1fr}
+.stage.over canvas {grid-area: 1 / 1}
+.line {position: absolute; top: 0; bottom: 0; width: 2px; margin-left: -1px; background: white; display: none;
   box-shadow: 0 0 4px rgba(0,0,0,.6); pointer-events: none}
-.tag {position: absolute; top: 8px; padding: 1px 8px; border-radius: 8px; font-size: 12px; color: white;
-  background: rgba(0,0,0,.55); pointer-events: none}
-.tag.left {left: 8px} .tag.right {right: 8px} .tag.where {top: auto; bottom: 8px; left: 8px} .tag:empty {display: none}
-.bar {display: flex; flex-wrap: wrap; gap: 8px; align-items: center; margin-top: 8px; font-size: 13px;
-  color: var(--body-text-color)}
-.bar select, .bar button {font: inherit; color: var(--body-text-color); padding: 4px 8px; min-height: 32px;
-  cursor: pointer; background: var(--button-secondary-background-fill); border-radius: 8px;
-  border: 1px solid var(--border-color-primary)}
-.bar select {width: auto; max-width: 36%}
-.bar button {flex: 1; white-space: nowrap}
-.bar .split {flex: 1; min-width: 40px; accent-color: var(--color-accent)}
+.stage.over .line {display: block}
+.frame select {position: absolute; top: 10px; left: 10px; max-width: 44%; min-height: 32px; padding: 2px 10px;
+  font: 600 13px/1 var(--font, sans-serif); border: 0; border-radius: 16px; color: white; background: rgba(0,0,0,.6);
+  cursor: pointer; appearance: none}
+.frame select.right {left: calc(50% + 14px)}
+.frame:has(.over) select.right {left: auto; right: 10px}
+.frame select option {color: black; background: white}
+.frame select:focus-visible {outline: 3px solid var(--color-accent)}
+.hint {position: absolute; right: 12px; bottom: 10px; padding: 3px 10px; border-radius: 12px; font-size: 12px;
+  color: white; background: rgba(0,0,0,.45); pointer-events: none; transition: opacity .4s}
+.touched .hint {opacity: 0}
+.empty {display: none; position: absolute; inset: 0; place-content: center; margin: 0; text-align: center;
+  color: var(--body-text-color-subdued); pointer-events: none}
+.frame.nothing .empty {display: grid}
+.frame.nothing :is(select, .hint) {display: none}
+.bar {display: flex; gap: 8px; margin-top: 10px}
+.bar button {flex: 1; min-height: 36px; padding: 0 6px; font: 500 14px/1 var(--font, sans-serif); white-space: nowrap;
+  color: var(--body-text-color); background: var(--button-secondary-background-fill); border-radius: 10px;
+  border: 1px solid var(--border-color-primary); cursor: pointer}
+.bar button:hover {background: var(--button-secondary-background-fill-hover)}
+.bar button[aria-pressed=true] {border-color: var(--color-accent); color: var(--color-accent)}
+.split {display: none; width: 100%; margin-top: 8px; accent-color: var(--color-accent)}
+.frame:has(.over) ~ .split {display: block}
+.said {position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%)}
+@media """
+    + TOUCHED
+    + """ {
+  .frame select, .bar button {min-height: 44px}
+  .frame select {top: 0; left: 0; border-radius: 14px 0; background: rgba(0,0,0,.45)}
+  .frame select.right {left: calc(50% + 4px)}
+  .frame:has(.over) select.right {right: 0}
+  .split {height: 44px; margin: 0}
+  .bar {margin-top: 6px}
+}
 """
+)
 
 VIEWER_JS = """
-const names = {photo: "Photo", reconstruction: "Reconstruction", edited: "Edited", depth: "Depth"};
-const stage = element.querySelector(".stage"), split = element.querySelector(".split");
+const names = {photo: "Photo", reconstruction: "Before edits", edited: "3D head", depth: "Depth"};
+const frame = element.querySelector(".frame"), stage = element.querySelector(".stage");
+const split = element.querySelector(".split");
 const side = (kind, which) => element.querySelector(kind + "." + which);
-let images = {}, angles = [[0, 0]], yaw = 0, pitch = 0, playing = 0, shown = null;
+let images = {}, angles = [[0, 0]], yaw = 0, pitch = 0, playing = 0, shown = null, greeted = null;
 
 function fill() {
   for (const which of ["left", "right"]) {
@@ -108,6 +146,7 @@ function fill() {
     select.replaceChildren(...there.map(name => new Option(names[name], name)));
     select.value = images[before] ? before : which === "left" ? "reconstruction" : "edited";
   }
+  frame.classList.toggle("nothing", !Object.keys(images).length);
 }
 function nearest(count) {
   let best = 0, least = Infinity;
@@ -123,23 +162,20 @@ function draw() {
     const image = images[name];
     context.clearRect(0, 0, canvas.width, canvas.height);
     canvas.style.opacity = name === "edited" && props.value && props.value.pending ? 0.35 : 1;
-    side(".tag", which).textContent = names[name] || "";
     if (!image || !image.complete || !image.naturalWidth) continue;
+    context.imageSmoothingQuality = "high";
     if (name === "photo") { context.drawImage(image, 0, 0, canvas.width, canvas.height); continue; }
     const columns = Math.min(props.value.columns, image.count), size = image.naturalWidth / columns;
-    const frame = nearest(image.count);
-    shown = angles[frame];
-    context.imageSmoothingQuality = "high";
-    context.drawImage(image, frame % columns * size, Math.floor(frame / columns) * size, size, size,
+    const place = nearest(image.count);
+    shown = angles[place];
+    context.drawImage(image, place % columns * size, Math.floor(place / columns) * size, size, size,
       0, 0, canvas.width, canvas.height);
   }
-  const at = split.value;
-  side("canvas", "right").style.clipPath = `inset(0 0 0 ${at}%)`;
-  side("canvas", "left").style.clipPath = `inset(0 ${100 - at}% 0 0)`;
+  const at = split.value, over = stage.classList.contains("over");
+  side("canvas", "right").style.clipPath = over ? `inset(0 0 0 ${at}%)` : "";
+  side("canvas", "left").style.clipPath = over ? `inset(0 ${100 - at}% 0 0)` : "";
   element.querySelector(".line").style.left = at + "%";
   stage.dataset.frame = shown ? shown.join(" ") : "";
-  element.querySelector(".where").textContent = !shown ? "" :
-    `yaw ${Math.round(shown[0])}°, pitch ${Math.round(shown[1])}°`;
 }
 function turn(by_yaw, by_pitch) {
   const reach = angle => Math.max(...angles.map(a => Math.abs(a[angle])));
@@ -147,14 +183,47 @@ function turn(by_yaw, by_pitch) {
   pitch = Math.max(-reach(1), Math.min(reach(1), pitch + by_pitch));
   draw();
 }
+function say() {
+  if (!shown) return;
+  const [across, along] = shown.map(Math.round);
+  const aside = across < 0 ? "left" : "right", height = along < 0 ? "above" : "below";
+  element.querySelector(".said").textContent =
+    `Seen from ${Math.abs(across)}° ${aside}, ${Math.abs(along)}° ${height}`;
+}
 function stop() {
   cancelAnimationFrame(playing);
   playing = 0;
-  element.querySelector(".play").textContent = "Play orbit";
+  element.querySelector(".play").textContent = "▶ Turn";
+}
+function play(seat, rounds) {  // seat: phase -> [yaw, pitch]
+  stop();
+  element.querySelector(".play").textContent = "■ Stop";
+  const start = performance.now();
+  const step = now => {
+    const phase = (now - start) / 5000 * 2 * Math.PI;
+    if (phase >= rounds * 2 * Math.PI) { stop(); [yaw, pitch] = angles[0]; draw(); return; }
+    [yaw, pitch] = seat(phase);
+    if (!shown || nearest(angles.length) !== angles.indexOf(shown)) draw();
+    playing = requestAnimationFrame(step);
+  };
+  playing = requestAnimationFrame(step);
+}
+// A new head turns once, as soon as all its sides are there, unless it was turned already.
+function greet() {
+  const value = props.value, head = value.photo ? value.photo.src : value.angles[0].join();
+  const edited = images.edited;
+  if (greeted === head || !edited || edited.count < angles.length || edited.src !== value.edited.src) return;
+  greeted = head;
+  if (frame.classList.contains("touched") || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+  const [aside, above] = angles[0];
+  play(phase => [aside + 40 * Math.sin(phase), above], 1);
 }
 function load() {
   const value = props.value;
-  if (!value || !value.angles) { images = {}; shown = null; fill(); draw(); return; }
+  if (!value || !value.angles) {
+    stop(); images = {}; shown = null; greeted = null; frame.classList.remove("touched"); fill(); draw();
+    return;
+  }
   if (JSON.stringify(angles[0]) !== JSON.stringify(value.angles[0]) || !Object.keys(images).length)
     [yaw, pitch] = value.angles[0];
   angles = value.angles;
@@ -164,14 +233,14 @@ function load() {
     const image = new Image();
     image.count = value[name].count;
     // The former picture stands until the new one can be drawn.
-    image.onload = () => { images[name] = image; fill(); draw(); };
+    image.onload = () => { images[name] = image; fill(); draw(); greet(); };
     image.src = value[name].src;
   }
   fill(); draw();
 }
 let held = null;
 stage.addEventListener("pointerdown", event => { stop(); held = [event.clientX, event.clientY];
-  stage.setPointerCapture(event.pointerId); });
+  frame.classList.add("touched"); stage.setPointerCapture(event.pointerId); });
 stage.addEventListener("pointermove", event => {
   if (!held) return;
   turn((held[0] - event.clientX) * 0.3, (held[1] - event.clientY) * -0.2);
@@ -181,24 +250,21 @@ for (const end of ["pointerup", "pointercancel"]) stage.addEventListener(end, ()
 stage.addEventListener("keydown", event => {
   const step = {ArrowLeft: [-7.5, 0], ArrowRight: [7.5, 0], ArrowUp: [0, -20], ArrowDown: [0, 20]}[event.key];
   if (!step) return;
-  event.preventDefault(); stop(); turn(...step);
+  event.preventDefault(); stop(); frame.classList.add("touched"); turn(...step); say();
 });
 split.addEventListener("input", draw);
 element.addEventListener("change", event => { if (event.target.matches("select")) draw(); });
 element.querySelector(".front").addEventListener("click", () => { stop(); [yaw, pitch] = angles[0]; draw(); });
+element.querySelector(".over").addEventListener("click", event => {
+  event.target.setAttribute("aria-pressed", stage.classList.toggle("over")); draw();
+});
 element.querySelector(".look").addEventListener("click", () => {
   if (shown) trigger("look", {yaw: shown[0], pitch: shown[1]});
 });
-element.querySelector(".play").addEventListener("click", event => {
+element.querySelector(".play").addEventListener("click", () => {
   if (playing) { stop(); return; }
-  event.target.textContent = "Stop";
-  const start = performance.now();
-  const frame = now => {
-    const phase = (now - start) / 4000 * 2 * Math.PI;
-    yaw = 45 * Math.sin(phase); pitch = 20 * Math.cos(phase);
-    draw(); playing = requestAnimationFrame(frame);
-  };
-  playing = requestAnimationFrame(frame);
+  frame.classList.add("touched");
+  play(phase => [45 * Math.sin(phase), 20 * Math.cos(phase)], Infinity);
 });
 watch("value", load);
 load();
@@ -221,7 +287,8 @@ def viewer(value: dict) -> gr.HTML:
 
 
 LIST_HTML = '<ol class="edits"></ol>'
-LIST_CSS = """
+LIST_CSS = (
+    """
 ol {list-style: none; margin: 0; padding: 0; font-size: 14px; color: var(--body-text-color)}
 li {display: flex; align-items: center; gap: 6px; padding: 2px 0}
 li label {flex: 1; display: flex; gap: 8px; align-items: center; cursor: pointer}
@@ -231,7 +298,11 @@ li button {min-width: 32px; min-height: 32px; border: 1px solid var(--border-col
   color: var(--body-text-color); background: var(--button-secondary-background-fill); cursor: pointer}
 li button:disabled {opacity: .35; cursor: default}
 .none {color: var(--body-text-color-subdued)}
+@media """
+    + TOUCHED
+    + """ {li :is(label, button) {min-width: 44px; min-height: 44px}}
 """
+)
 LIST_JS = """
 const list = element.querySelector("ol");
 function button(sign, title, what, name, disabled) {
@@ -280,6 +351,55 @@ def edit_list() -> gr.HTML:
     )
 
 
+FACES_HTML = '<div class="faces" role="group" aria-label="Which face?"></div>'
+FACES_CSS = """
+.faces {display: grid; grid-template-columns: repeat(auto-fill, minmax(72px, 1fr)); gap: 8px; max-height: 264px;
+  overflow-y: auto; padding: 3px}
+button {padding: 0 0 2px; border: 2px solid transparent; border-radius: 10px; overflow: hidden; cursor: pointer;
+  font: 500 12px/1.5 var(--font, sans-serif); color: var(--body-text-color);
+  background: var(--background-fill-secondary)}
+button img {display: block; width: 100%; aspect-ratio: 1; object-fit: cover}
+button:hover:enabled {border-color: var(--border-color-accent)}
+button[aria-pressed=true] {border-color: var(--color-accent); color: var(--color-accent); font-weight: 700}
+button:focus-visible {outline: 3px solid var(--color-accent)}
+button:disabled {opacity: .5; cursor: not-allowed}
+"""
+FACES_JS = """
+const faces = element.querySelector(".faces");
+function load() {
+  const standing = faces.contains(document.activeElement) ? document.activeElement.dataset.number : null;
+  faces.replaceChildren(...(props.value || []).map(face => {
+    const made = document.createElement("button"), picture = document.createElement("img");
+    made.type = "button"; made.disabled = face.too_small; made.dataset.number = face.number;
+    made.setAttribute("aria-pressed", face.chosen);
+    picture.src = face.src; picture.alt = `Face ${face.number}`;
+    made.append(picture, face.too_small ? "too small" : `Face ${face.number}`);
+    made.setAttribute("aria-label", `Face ${face.number}${face.too_small ? ", too small" : ""}`);
+    made.addEventListener("click", () => trigger("pick", {number: face.number}));
+    return made;
+  }));
+  if (standing) faces.querySelector(`[data-number="${standing}"]`)?.focus();
+}
+watch("value", load);
+load();
+"""
+
+
+def face_picker() -> gr.HTML:
+    """The faces of a photo as pictures to choose from. The value: [{"number": from 1, "src": an address, "chosen",
+    "too_small"}]. The event `pick` has the `number` of the face. Not a gr.Gallery: that would put the faces of all
+    who are in the photo on the disk."""
+    return gr.HTML(
+        [],
+        html_template=FACES_HTML,
+        css_template=FACES_CSS,
+        js_on_load=FACES_JS,
+        elem_id="picker",
+        visible=False,
+        apply_default_css=False,
+    )
+
+
 # What pictures show, for who does not see them.
 PICTURES = {
     "photo": "Your photo",
@@ -309,9 +429,26 @@ new MutationObserver(() => {{
 }}).observe(document, {{subtree: true, childList: true}});
 </script>"""
 
-# On a phone the sliders stand right below the pictures that they change, and the sheets come last.
-CSS = """
-.attribute {padding: 6px 10px 2px !important}
+# On a phone the pictures stay at the top while the sliders, which change them, pass under them.
+CSS = (
+    """
+.gradio-container > main {max-width: 1360px; margin: auto; padding: 16px 24px}
+#intro h1 {font-size: 26px; line-height: 1.2; margin: 0 0 2px; letter-spacing: -.01em}
+#intro p {margin: 0; color: var(--body-text-color-subdued)}
+#work {display: grid; gap: 14px 28px;
+  grid-template: "pictures start" auto "pictures sliders" 1fr / minmax(0, 1fr) 350px}
+#work > .column {min-width: 0 !important}
+#start {grid-area: start; gap: 8px} #sliders {grid-area: sliders; gap: 8px}
+#pictures {grid-area: pictures; align-self: start; position: sticky; top: 10px; gap: 16px}
+#viewer, #picker, #edits {padding: 0; overflow: visible}
+#told {gap: 28px} #told .column {gap: 8px}
+#verdict p {margin: 0 0 2px}
+#others {gap: 10px; align-items: center; flex-wrap: nowrap} #forget {flex: 0 0 auto}
+#status {min-height: 1.5em}
+:is(#privacy, #improved, #about) p {margin: 0; font-size: 12.5px; line-height: 1.4;
+  color: var(--body-text-color-subdued)}
+#results {margin-top: 12px}
+.attribute {padding: 4px 10px 2px !important}
 .attribute input[type=range] {height: 16px; background: linear-gradient(to right, transparent var(--low),
   var(--color-accent) 0, var(--color-accent) var(--high), transparent 0) bottom / 100% 2px no-repeat}
 #yaw, #pitch {--zero: 50%}
@@ -320,24 +457,36 @@ CSS = """
   var(--slider-color) max(var(--zero), var(--range_progress)), var(--neutral-200) 0) !important}
 .attribute input[type=range]::-moz-range-progress {background: transparent !important}
 .generating {border-color: transparent !important; animation: none !important}
-#viewer {padding: 0}
+#examples {flex: 1}
 #examples .grid-wrap {max-height: none !important; min-height: 0; height: auto; overflow: visible; padding: 0}
 #examples, #examples > * {height: auto !important; min-height: 0 !important}
-#examples .grid-container {height: auto; grid-template-columns: repeat(4, 1fr) !important; gap: 6px;
+#examples .grid-container {height: auto; grid-template-columns: repeat(auto-fill, 56px) !important; gap: 8px;
   grid-template-rows: auto !important; grid-auto-rows: auto !important}
 #examples .thumbnail-item {width: 100%; height: auto; aspect-ratio: 1}
 #format .wrap {flex-wrap: nowrap; gap: 4px}
 #format label {padding: 4px 8px}
-#status {min-height: 1.5em}
-@media (max-width: 760px) {
+@media """
+    + NARROW
+    + """ {
+    .gradio-container > main {padding: 12px 16px}
+    #intro h1 {font-size: 21px}
+    #work {display: flex; flex-direction: column; gap: 12px}
     #pictures {display: contents}
-    #pictures > * {flex: 1 1 100%}
-    #sliders {order: 1}
-    #sheets {order: 2}
-    #take {order: 3}
-    #about {order: 4}
+    #start {order: 0}
+    #viewer {order: 1; position: sticky; top: 0; z-index: 20; margin: 0 -16px; padding: 6px 16px 8px; width: auto;
+      background: var(--body-background-fill); box-shadow: 0 6px 8px -8px rgba(0,0,0,.4)}
+    #sliders {order: 2}
+    #told {order: 3}
+}
+@media """
+    + TOUCHED
+    + """ {
+    button, input:not([type=checkbox], [type=radio], [type=file]), #format label, #space label
+      {min-height: 44px !important; min-width: 44px}
+    .attribute input[type=range] {height: 44px}
 }
 """
+)
 
 
 def safe_marks(ranges: dict[str, tuple[float, float, float, float]]) -> str:
