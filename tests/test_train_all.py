@@ -116,6 +116,7 @@ def made(tmp_path_factory):
         stage(bundle, "--directions", at / "directions", "--out", weights)
         stage(manifold, *known, "--data", data, "--samples", 16, "--out", at / "origin.npz")
         stage(directions, *known, "--latents", at / "origin.npz", "--out", at / "origin", *lax)
+        patch.setattr("preim3d.inversion.STEPS", {"hybrid": 2})
         stage(
             evaluate, *known, "--data", at / "people", "--lite0", at / "lite0.safetensors",
             "--identity", at / "dlib", "--mesh", at / "landmarks" / "networks" / "mesh", "--origin", at / "origin",

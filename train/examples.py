@@ -2,16 +2,17 @@
 
     python -m train.examples --photos PACKED --rows 7 1 3 --weights weights/faces
 
-Each goes through what a visitor's photo goes through, so examples must be made again whenever encoder, generator or
-directions change. Makes WEIGHTS/examples/portrait-N/, N from 1, in place of what was there: crop.webp, grid.webp and
-head.glb, the turning viewer's turn.webp and depth.webp, and result.json with the latent and the angles of the photo's
-camera. Nothing says who it is."""
+Each goes through what a visitor's photo goes through whose likeness is improved, a minute each, so examples must be
+made again whenever encoder, generator or directions change. Makes WEIGHTS/examples/portrait-N/, N from 1, in place of
+what was there: crop.webp, grid.webp and head.glb, the turning viewer's turn.webp and depth.webp, head.npz with the
+latent and what its planes are tuned by, and result.json with the angles of the photo's camera. Nothing says who it is.
+"""
 
 import argparse
 import json
-import math
 import shutil
 import sys
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +22,20 @@ from PIL import Image
 from preim3d.align import CROP_PX
 from preim3d.mesh import mesh_bytes
 from preim3d.pipeline import Preim3DPipeline, as_array, grid_sheet
-from preim3d.turntable import GRID, Angles, cameras, pack, turn_angles
+from preim3d.turntable import GRID, cameras, pack, turn_angles
 from preim3d.weights import WeightsError
 from train.real_photos import RealPhotos
 
 
 # Of the packed sets, those whose faces may be shown: works of the US government, in the public domain.
 PUBLIC_DOMAIN = ("congress",)
-MESH_FACES = 20_000  # of the page's 50,000: these files are bundled
+MESH_FACES = 14_000  # of the page's 50,000: these files are bundled
 
 
-def make_example(pipeline: Preim3DPipeline, crop: Image.Image, angles: Angles, folder: Path) -> None:
-    """All that the page shows of a crop, whose camera stood at these angles, into `folder`."""
-    head = pipeline.head(pipeline.encode(crop))
+def make_example(pipeline: Preim3DPipeline, crop: Image.Image, folder: Path) -> None:
+    """All that the page shows of a crop, all of which is photo, into `folder`."""
+    (reached,) = deque(pipeline.invert(crop), maxlen=1)
+    head, angles = pipeline.head(reached.w, reached.tuning), tuple(round(angle, 1) for angle in reached.angles_deg)
     frames, depths, _ = pipeline.views_and_depths(head, cameras(turn_angles(angles), pipeline.generator.config.pivot))
     folder.mkdir(parents=True)
     crop.save(folder / "crop.webp", quality=90)
@@ -41,11 +43,9 @@ def make_example(pipeline: Preim3DPipeline, crop: Image.Image, angles: Angles, f
     pack(frames).save(folder / "turn.webp", quality=90)
     pack(depths).save(folder / "depth.webp", quality=90)
     (folder / "head.glb").write_bytes(mesh_bytes(pipeline.mesh(head, faces=MESH_FACES), "glb"))
-    result = {
-        "weights": pipeline.directions.config.fingerprint,
-        "photo_angles": angles,
-        "w": as_array(head.w).round(3).tolist(),
-    }
+    tuning = np.frombuffer(reached.tuning.to_bytes(), np.uint8)
+    np.savez(folder / "head.npz", w=as_array(head.w), tuning=tuning)
+    result = {"weights": pipeline.directions.config.fingerprint, "photo_angles": angles}
     (folder / "result.json").write_text(json.dumps(result) + "\n")
 
 
@@ -76,7 +76,7 @@ def main(words: list[str] | None = None) -> int:
         shutil.rmtree(args.weights / "examples", ignore_errors=True)
         for number, row in enumerate(args.rows, 1):
             folder = args.weights / "examples" / f"portrait-{number}"
-            make_example(pipeline, crop_of(photos, row), angles_of(photos, row), folder)
+            make_example(pipeline, crop_of(photos, row), folder)
             print(f"Made {folder}.")
     except (OSError, ValueError, WeightsError) as mistake:
         print(f"train.examples: {mistake}", file=sys.stderr)
@@ -88,12 +88,6 @@ def crop_of(photos: RealPhotos, row: int) -> Image.Image:
     """As `align` would give it, but that the packed photo has half its size."""
     pixels = photos.pixels(np.array([row]))[0, ..., :3]
     return Image.fromarray(pixels).resize((CROP_PX, CROP_PX), Image.Resampling.LANCZOS)
-
-
-def angles_of(photos: RealPhotos, row: int) -> Angles:
-    """Yaw and nominal pitch of the photo's camera, in degrees."""
-    yaw, pitch = (math.degrees(angle) for angle in photos.pose[row])
-    return round(yaw, 1), round(pitch, 1)
 
 
 if __name__ == "__main__":

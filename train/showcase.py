@@ -1,14 +1,17 @@
-"""Portraits -> one sheet: each face's crop, its head from two sides, and some edits. For looking, not for measuring.
+"""Portraits -> one sheet: each face's crop, its head at once and improved, and some edits. For looking, not for
+measuring.
 
     python -m train.showcase portrait.jpg --out sheet.png
     python -m train.showcase --packed PACKED --rows 7 1 3 4 --out weights/faces/photos.jpg
     python -m train.showcase --packed PACKED --rows 7 --teaser --out weights/faces/teaser.jpg
 
-A teaser shows one face: the photo, its head from nine sides, up to nine edits. Only rows that `train.examples` takes
-are shown: in the public domain, and never trained with. tests/screenshot.py makes weights/faces/page.png."""
+A face takes a minute, as its likeness is improved. A teaser shows one: the photo, its head from nine sides, up to nine
+edits. Only rows that `train.examples` takes
+are shown: in the public domain, and never trained with. tests/screenshot.py makes weights/faces/page.jpg."""
 
 import argparse
 import sys
+from collections import deque
 from pathlib import Path
 
 import torch
@@ -19,6 +22,7 @@ from preim3d.files import whole_file
 from preim3d.film import angle_label, pose_sheet
 from preim3d.photo import PhotoError, load_photo
 from preim3d.pipeline import Preim3DPipeline
+from preim3d.tuning import Tuning
 from preim3d.weights import WeightsError
 from train.examples import choose, crop_of
 from train.real_photos import RealPhotos
@@ -89,25 +93,33 @@ def packed_crops(folder: Path | None, numbers: list[int]) -> list[Image.Image]:
 def rows(
     pipeline: Preim3DPipeline, faces: list[Image.Image], edits: dict[str, dict[str, float]], cell_px: int
 ) -> Image.Image:
-    """A row for each face: what the encoder saw, the head from two sides, the edits seen from the front."""
+    """A row for each face: what the encoder saw, the head as the encoder answers at once, the improved one from two
+    sides, and its edits seen from the front."""
     cells = []
     for crop in faces:
-        w = pipeline.encode(crop)
-        cells += [(crop, "photo"), *zip(views(pipeline, w, SIDES_DEG), [f"{yaw}°" for yaw, _ in SIDES_DEG])]
-        cells += edited(pipeline, w, edits)
-    return sheet_of(cells, 1 + len(SIDES_DEG) + len(edits), cell_px)
+        at_once, head = views(pipeline, pipeline.encode(crop), None, [(0, 0)]), improved(pipeline, crop)
+        cells += [(crop, "photo"), (at_once[0], "at once")]
+        cells += zip(views(pipeline, *head, SIDES_DEG), [f"improved, {yaw}°" for yaw, _ in SIDES_DEG])
+        cells += edited(pipeline, *head, edits)
+    return sheet_of(cells, 2 + len(SIDES_DEG) + len(edits), cell_px)
+
+
+def improved(pipeline: Preim3DPipeline, crop: Image.Image) -> tuple[torch.Tensor, Tuning]:
+    """w and what its planes are tuned by."""
+    (reached,) = deque(pipeline.invert(crop), maxlen=1)
+    return reached.w, reached.tuning
 
 
 def teaser(
     pipeline: Preim3DPipeline, crop: Image.Image, edits: dict[str, dict[str, float]], cell_px: int
 ) -> Image.Image:
     """Side by side, three cells high: the photo, the nine views of the pose grid, nine edits at most."""
-    w = pipeline.encode(crop)
+    head = improved(pipeline, crop)
     sides = [(yaw, pitch) for pitch in PITCHES_DEG for yaw in YAWS_DEG]
-    nine = sheet_of([*zip(views(pipeline, w, sides), [angle_label(*side) for side in sides])], 3, cell_px)
+    nine = sheet_of([*zip(views(pipeline, *head, sides), [angle_label(*side) for side in sides])], 3, cell_px)
     parts = [crop.resize((nine.height, nine.height), Image.Resampling.LANCZOS), nine]
     if edits:
-        parts.append(sheet_of(edited(pipeline, w, dict([*edits.items()][:TEASER_EDITS])), 3, cell_px))
+        parts.append(sheet_of(edited(pipeline, *head, dict([*edits.items()][:TEASER_EDITS])), 3, cell_px))
     gap = cell_px // 10
     whole = Image.new("RGB", (sum(part.width + gap for part in parts) - gap, nine.height), "white")
     left = 0
@@ -117,18 +129,18 @@ def teaser(
     return whole
 
 
-def views(pipeline: Preim3DPipeline, w: torch.Tensor, sides_deg) -> list[Image.Image]:
-    """The head of a latent from some (yaw, pitch)."""
+def views(pipeline: Preim3DPipeline, w: torch.Tensor, tuning: Tuning | None, sides_deg) -> list[Image.Image]:
+    """A head from some (yaw, pitch)."""
     yaw, pitch = torch.tensor(sides_deg, dtype=torch.float32).deg2rad().T
     cameras = camera_from_angles(yaw, pitch, pivot=pipeline.generator.config.pivot)
-    return pipeline.views(pipeline.head(w), cameras)
+    return pipeline.views(pipeline.head(w, tuning), cameras)
 
 
 def edited(
-    pipeline: Preim3DPipeline, w: torch.Tensor, edits: dict[str, dict[str, float]]
+    pipeline: Preim3DPipeline, w: torch.Tensor, tuning: Tuning | None, edits: dict[str, dict[str, float]]
 ) -> list[tuple[Image.Image, str]]:
     """The front view after each edit, and the edit's name."""
-    return [(views(pipeline, pipeline.edit(w, edit), [(0, 0)])[0], label) for label, edit in edits.items()]
+    return [(views(pipeline, pipeline.edit(w, edit), tuning, [(0, 0)])[0], label) for label, edit in edits.items()]
 
 
 def sheet_of(cells: list[tuple[Image.Image, str]], columns: int, cell_px: int) -> Image.Image:

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from preim3d.page.visitor import Visitor, data_uri
+from preim3d.tuning import Tuning
 from preim3d.turntable import COLUMNS
 from preim3d.weights import read_json
 
@@ -22,14 +23,16 @@ def find_examples(folder: Path, fingerprint: str) -> list[Path]:
 
 
 def visit_example(folder: Path) -> Visitor:
-    result = read_json(folder / "result.json", "w", "photo_angles")
+    angles = read_json(folder / "result.json", "photo_angles")["photo_angles"]
+    head = np.load(folder / "head.npz")
     with Image.open(folder / "turn.webp") as frames, Image.open(folder / "crop.webp") as crop:
         side = frames.width // COLUMNS
         return Visitor(
             origin="example",
-            w=np.array(result["w"], dtype=np.float32),
+            w=head["w"],
+            tuning=Tuning.from_bytes(head["tuning"].tobytes()),
             crop=crop.convert("RGB"),
-            photo_angles=tuple(result["photo_angles"]),
+            photo_angles=tuple(angles),
             front=frames.convert("RGB").crop((0, 0, side, side)),
             frames=data_uri(frames.convert("RGB")),
         )
