@@ -6,11 +6,13 @@ import torch.nn.functional as F
 
 from preim3d.renderer import (
     PLANE_AXES,
+    Field,
     coarse_depths,
     importance_depths,
     interval_weights,
     march,
     render_rays,
+    render_visible_rays,
     sample_planes,
 )
 
@@ -139,6 +141,42 @@ def test_groups_of_rays_are_all_rays():
     in_groups = render_rays(ball, origins, directions, 2.25, 3.3, 12, 12, points_at_a_time=24 * 7)
     for one, other in zip(together, in_groups):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+
+
+def ball_field(asked):
+    """The ball as a field that is asked step by step, and counts how often."""
+
+    def density(points, head):
+        asked["density"] += len(points)
+        return ball(points)[0][:, 0], (points,)
+
+    def color(traces):
+        asked["color"] += len(traces[0])
+        return ball(traces[0])[1]
+
+    return Field(lambda points, head: points.norm(dim=-1) < 0.4, density, color, -400.0)
+
+
+@pytest.mark.parametrize("draws", [None, 5])
+@pytest.mark.parametrize("samples", [(12, 12), (13, 4), (12, 0)])
+def test_visible_rays_are_all_rays_but_ask_for_less(samples, draws):
+    origins, directions = ray_bundle()
+    answers, asked = [], {"density": 0, "color": 0}
+    for render, field in ((render_rays, ball), (render_visible_rays, ball_field(asked))):
+        generator = None if draws is None else torch.Generator().manual_seed(draws)
+        answers.append(render(field, origins, directions, 2.25, 3.3, *samples, background=0.75, generator=generator))
+    for whole, visible, near in zip(*answers, (0.02, 0.02, 0.02)):
+        torch.testing.assert_close(visible, whole, atol=near, rtol=0)
+    assert 0 < asked["color"] < asked["density"] < 0.5 * 64 * sum(samples)
+
+
+def test_visible_rays_past_everything_see_the_background():
+    origins, directions = ray_bundle()
+    rays = render_visible_rays(
+        ball_field({"density": 0, "color": 0}), origins + 2, directions, 2.25, 3.3, 12, 12, background=0.75
+    )
+    torch.testing.assert_close(rays.features, torch.full((1, 64, 3), 0.75))
+    assert rays.opacity.max() == 0 and rays.depth.min() == rays.depth.max() > 3.3
 
 
 def test_only_a_generator_makes_it_random():
