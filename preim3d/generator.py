@@ -209,11 +209,13 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         self,
         ws: Tensor,  # [B, num_ws, w_dim]
     ) -> Planes:
-        """ws -> planes [B, 3, C, R, R], in memory [B, R, R, 3, C]: the channels of a point side by side."""
+        """ws -> planes [B, 3, C, R, R]. In a CPU's memory [B, R, R, 3, C]: the channels of a point side by side; on a
+        GPU each channel is a picture, which is what `sample_planes` reads fastest there."""
+        order = torch.channels_last if ws.device.type == "cpu" else torch.contiguous_format
         image = self.backbone.synthesis(ws)
         if self.config.mean_planes:
-            image = image + self.average_planes[None].contiguous(memory_format=torch.channels_last)
-        planes = image.contiguous(memory_format=torch.channels_last).unflatten(1, (3, -1))
+            image = image + self.average_planes[None].contiguous(memory_format=order)
+        planes = image.contiguous(memory_format=order).unflatten(1, (3, -1))
         if not self.config.has_back:
             return planes
         seam = self.back.seam()

@@ -59,7 +59,7 @@ class Field(NamedTuple):
 
 
 def sample_planes(
-    planes: Tensor,  # [B, 3, C, H, H], fastest where memory is [B, H, H, 3, C]
+    planes: Tensor,  # [B, 3, C, H, H]
     points: Tensor,  # [B, N, 3], the box being [-box_warp / 2, box_warp / 2] in each coordinate
     box_warp: float = 1.0,  # Side of the cube that the planes cover; zero outside.
     plane_axes: Literal["eg3d", "fixed"] = "eg3d",
@@ -67,10 +67,32 @@ def sample_planes(
 ) -> Tensor:
     """Tri-plane features [B, N, C] or [N, C] of points: bilinear in each plane, then the mean over the three.
 
-    The same numbers as `grid_sample(align_corners=False, padding_mode="zeros")` on each plane, but as one weighted sum
-    of twelve rows of a table, which is several times faster on a CPU.
+    On a GPU by `grid_sample`; on a CPU as one weighted sum of twelve rows of a table, which is several times faster
+    there, and so everywhere where the points belong to several heads without order.
     """
     assert planes.ndim == 5 and planes.shape[1] == 3, planes.shape
+    one_by_one = head is not None and len(planes) > 1
+    if planes.device.type == "cpu" or one_by_one:
+        return sample_planes_by_rows(planes, points, box_warp, plane_axes, head)
+    if head is None:
+        return sample_planes_by_grid(planes, points, box_warp, plane_axes)
+    return sample_planes_by_grid(planes, points[None], box_warp, plane_axes)[0]
+
+
+def sample_planes_by_grid(planes: Tensor, points: Tensor, box_warp: float, plane_axes: str) -> Tensor:
+    """`sample_planes` by `grid_sample`, all three planes at once. Fastest where memory is [B, 3, C, H, H]."""
+    assert points.ndim == 3 and len(points) == len(planes), (planes.shape, points.shape)
+    places = points * (2 / box_warp)
+    grid = torch.stack([torch.stack([places[..., i] for i in axes], -1) for axes in PLANE_AXES[plane_axes]], 1)
+    grid = grid.flatten(0, 1)[:, None]  # [B * 3, 1, N, 2]
+    features = F.grid_sample(planes.flatten(0, 1), grid, padding_mode="zeros", align_corners=False)
+    return features.unflatten(0, (-1, 3)).mean(1).squeeze(2).transpose(1, 2)
+
+
+def sample_planes_by_rows(
+    planes: Tensor, points: Tensor, box_warp: float, plane_axes: str, head: Tensor | None = None
+) -> Tensor:
+    """`sample_planes` by `weighted_rows`. Fastest where memory is [B, H, H, 3, C]."""
     if head is None:
         assert points.ndim == 3 and len(points) == len(planes), (planes.shape, points.shape)
         head = torch.arange(len(points), device=points.device)[:, None]

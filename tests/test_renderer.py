@@ -14,6 +14,8 @@ from preim3d.renderer import (
     render_rays,
     render_visible_rays,
     sample_planes,
+    sample_planes_by_grid,
+    sample_planes_by_rows,
 )
 
 
@@ -37,14 +39,24 @@ def test_planes_are_read_as_grid_sample_reads_them(plane_axes, points_need_gradi
     points = (torch.rand(2, 300, 3) - 0.5) * 2  # half of them outside of the box in some coordinate
     points[:, 0] = torch.tensor([0.35, -0.35, 0.0])  # on the faces of the box
     answers = []
-    for sample in (sample_planes, sample_planes_slow):
+    for sample in (sample_planes_slow, sample_planes, sample_planes_by_rows, sample_planes_by_grid):
         planes = torch.randn(2, 3, 5, 8, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
         place = points.clone().requires_grad_(points_need_gradient)
         features = sample(planes, place, 0.7, plane_axes)
         features.square().sum().backward()
         answers.append([features, planes.grad] + ([place.grad] if points_need_gradient else []))
-    for fast, slow in zip(*answers):
+    slow, *others = answers
+    for fast in others:
         torch.testing.assert_close(fast, slow, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("heads", [1, 2])
+def test_a_gpu_reads_planes_as_a_cpu_does(heads):
+    planes, points = torch.randn(heads, 3, 5, 8, 8), (torch.rand(300, 3) - 0.5) * 2
+    head = torch.randint(heads, (300,))
+    there = sample_planes(planes.cuda(), points.cuda(), 0.7, "fixed", head.cuda()).cpu()
+    torch.testing.assert_close(there, sample_planes(planes, points, 0.7, "fixed", head), atol=1e-4, rtol=1e-4)
 
 
 def test_far_points_read_zero():
