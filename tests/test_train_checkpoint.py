@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train import checkpoint
-from train.progress import Progress, cosine_rate
+from train.progress import Progress, cosine_rate, must_be_numbers
+from train.run_log import RunLog
 
 
 def make_run():
