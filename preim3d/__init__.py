@@ -32,6 +32,7 @@ judge.py       how alike photo and head are, by identity.py; what an edit did, b
 reader.py      picture of a head -> attributes
 efficientnet.py  its body
 page/          the page's rooms, which alone know Gradio: answers, GPU functions, endpoints, widgets, a session's state
+device.py      where networks run, and how exactly
 files.py       a file is written whole or not at all
 weights.py     where weights come from, and whether they are whole
 __main__.py    the command line

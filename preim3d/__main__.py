@@ -218,19 +218,14 @@ def staging_near(out: Path):
 
 def load_pipeline(folder: Path, device: str | None):
     """The pipeline on the device asked for, else on the best one."""
-    import torch
     from diffusers.utils import logging
 
+    from preim3d.device import find_device
     from preim3d.pipeline import Preim3DPipeline
 
     logging.disable_progress_bar()  # one for each network, over in a moment
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise ValueError(f"There is no device {device!r} on this machine; leave --device out.") from None
-    return Preim3DPipeline.from_pretrained(folder).to(device)
+    place = find_device(device)
+    return Preim3DPipeline.from_pretrained(folder).to(place)
 
 
 def load_networks(folder: Path, device: str | None):
@@ -371,8 +366,9 @@ def run_info(options: argparse.Namespace) -> int:
 def run_bench(options: argparse.Namespace) -> int:
     if options.full_size:
         from preim3d.bench_full_size import full_size_table, measure_full_size
+        from preim3d.device import find_device
 
-        figures = measure_full_size(options.device or "cpu")
+        figures = measure_full_size(str(find_device(options.device)))
         print(json.dumps(figures, indent=2) if options.json else full_size_table(figures))
         return 0
     weights = find_weights(options.weights)

@@ -154,8 +154,11 @@ class Back(nn.Module):
             weights += [weight * ends[2][0], weight * ends[2][1]]
         values = weighted_rows(grid.flatten(0, 3), torch.stack(rows, -1), torch.stack(weights, -1))
         density = (level + STEEPNESS * values[:, :1]).clamp(LEAST_DENSITY, MOST_DENSITY)
-        rgb = values[:, 1:]
-        return density, torch.cat([rgb, rgb @ self.lift[:3] + self.lift[3]], 1).clamp(0, 1)
+        return density, self.lifted(values[:, 1:])
+
+    def lifted(self, rgb: Tensor) -> Tensor:
+        """RGB [N, 3] -> all colours of the field [N, C] in [0, 1], RGB first."""
+        return torch.cat([rgb, rgb @ self.lift[:3] + self.lift[3]], 1).clamp(0, 1)
 
     def in_cells(self, cells: Tensor, points: Tensor, head: Tensor) -> Tensor:
         """What cells [B, CELLS, CELLS, CELLS] (bool) say of points [N, 3] of heads [N]: [N] bool, false outside."""

@@ -100,13 +100,13 @@ def _measure(name: str, device: str) -> dict:
                 density(torch.cartesian_prod(part, everywhere, everywhere))
 
     with precision:
+        if device.type == "cuda":
+            nine_views()  # CUDA's libraries choose their kernels in the first round
         if not way.keep_planes:
             views, nine = _seconds(nine_views, synchronise)
             # Every chunk costs the same; one is measured and counted as often as the grid needs it.
             grid = chunks * median_seconds(lambda: generator.decode(planes(), points), synchronise)
             return _row(views, nine, grid, device)
-        if device.type == "cuda":
-            nine_views()  # CUDA's libraries choose their kernels in the first round
         views, nine = _seconds(nine_views, synchronise)
         row = _row(views, nine, _seconds(densities, synchronise)[1], device)  # before there is an encoder in memory
         kept = planes()

@@ -33,7 +33,13 @@ def camera_from_angles(
     focal: Tensor | float = FOCAL,  # [...] focal length over image width.
 ) -> Tensor:
     """Camera labels [..., 25] of cameras that look at `pivot`; the arguments broadcast against each other."""
-    values = (torch.as_tensor(value, dtype=torch.float32) for value in (yaw, pitch, roll, radius, focal))
+    values = (yaw, pitch, roll, radius, focal)
+    # On the device of those that are tensors, and made there: copying a number would keep a GPU waiting.
+    device = next((value.device for value in values if isinstance(value, Tensor)), None)
+    values = (
+        value.float() if isinstance(value, Tensor) else torch.full((), value, dtype=torch.float32, device=device)
+        for value in values
+    )
     yaw, pitch, roll, radius, focal = torch.broadcast_tensors(*values)
 
     # Position: cos(phi) is uniform in the vertical angle v, hence "nominal". v = 0 or pi is straight up or down,
@@ -44,8 +50,9 @@ def camera_from_angles(
     origin = radius[..., None] * torch.stack([sin_phi * yaw.sin(), cos_phi, sin_phi * yaw.cos()], dim=-1)
 
     # Orientation: z forward to the pivot, x right and y down in the picture.
-    forward = F.normalize(origin.new_tensor(pivot) - origin, dim=-1)
-    up = origin.new_tensor([0.0, 1.0, 0.0]).expand_as(forward)
+    forward = F.normalize(torch.stack([p - o for p, o in zip(pivot, origin.unbind(-1))], dim=-1), dim=-1)
+    up = torch.zeros_like(forward)
+    up[..., 1] = 1
     right = F.normalize(torch.linalg.cross(forward, up), dim=-1)
     down = F.normalize(torch.linalg.cross(forward, right), dim=-1)
     cos_roll, sin_roll = roll.cos()[..., None], roll.sin()[..., None]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .back import BOX, LEAST_DENSITY, Back, back_share
 from .camera import FOCAL, PIVOT, RADIUS, camera_from_angles, camera_rays
-from .renderer import PLANE_AXES, render_rays, sample_planes
+from .renderer import PLANE_AXES, Field, render_rays, render_visible_rays, sample_planes
 from .stylegan2 import FullyConnected, MappingNetwork, SynthesisBlock, SynthesisNetwork
 
 
@@ -71,14 +71,22 @@ class Decoder(nn.Module):
         self.net = nn.Sequential(FullyConnected(features, hidden), nn.Softplus(), FullyConnected(hidden, 1 + features))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.net[:2](features)
-        density, color = self.net[2](hidden, slice(0, 1)), self.net[2](hidden, slice(1, None))
-        # Slightly more than [0, 1], so that the ends are reached (mip-NeRF, Barron et al. 2021, appendix).
-        return density, torch.add(-0.001, torch.sigmoid(color), alpha=1 + 2 * 0.001)
+        hidden = self.hidden(features)
+        return self.density(hidden), self.color(hidden)
 
-    def density(self, features: Tensor) -> Tensor:
-        """The density alone."""
-        return self.net[2](self.net[:2](features), slice(0, 1))
+    def hidden(self, features: Tensor) -> Tensor:
+        """Plane features [..., C] -> what density and colour are read off [..., hidden]."""
+        return self.net[:2](features)
+
+    def density(self, hidden: Tensor) -> Tensor:
+        """Raw density [..., 1]."""
+        return self.net[2](hidden, slice(0, 1))
+
+    def color(self, hidden: Tensor) -> Tensor:
+        """Colour features [..., C]."""
+        color = self.net[2](hidden, slice(1, None))
+        # Slightly more than [0, 1], so that the ends are reached (mip-NeRF, Barron et al. 2021, appendix).
+        return torch.add(-0.001, torch.sigmoid(color), alpha=1 + 2 * 0.001)
 
 
 class SuperResolution(nn.Module):
@@ -201,11 +209,13 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         self,
         ws: Tensor,  # [B, num_ws, w_dim]
     ) -> Planes:
-        """ws -> planes [B, 3, C, R, R], in memory [B, R, R, 3, C]: the channels of a point side by side."""
+        """ws -> planes [B, 3, C, R, R]. In a CPU's memory [B, R, R, 3, C]: the channels of a point side by side; on a
+        GPU each channel is a picture, which is what `sample_planes` reads fastest there."""
+        order = torch.channels_last if ws.device.type == "cpu" else torch.contiguous_format
         image = self.backbone.synthesis(ws)
         if self.config.mean_planes:
-            image = image + self.average_planes[None].contiguous(memory_format=torch.channels_last)
-        planes = image.contiguous(memory_format=torch.channels_last).unflatten(1, (3, -1))
+            image = image + self.average_planes[None].contiguous(memory_format=order)
+        planes = image.contiguous(memory_format=order).unflatten(1, (3, -1))
         if not self.config.has_back:
             return planes
         seam = self.back.seam()
@@ -227,7 +237,9 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
 
     def density(self, planes: Planes, points: Tensor) -> Tensor:
         """Raw density [B, N] at points [B, N, 3] of the planes of B heads."""
-        return self._read(planes, points, lambda features: (self.decoder.density(features),))[0].squeeze(-1)
+        return self._read(planes, points, lambda features: (self.decoder.density(self.decoder.hidden(features)),))[
+            0
+        ].squeeze(-1)
 
     def density_on_grid(
         self,
@@ -307,6 +319,32 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
             for ours, theirs, free in fields
         )
 
+    def _field(self, planes: StitchedPlanes) -> Field:
+        """What `decode` says, in the steps that `render_visible_rays` takes."""
+        box, axes, level = self.config.box_warp, self.config.plane_axes, self.config.surface_density
+
+        def density(points: Tensor, head: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            hidden = self.decoder.hidden(sample_planes(planes.front, points, box, axes, head))
+            raw = self.decoder.density(hidden).squeeze(-1).float()
+            share = back_share(points)
+            # Few of the samples that show are the back's: the front is asked for all.
+            at = share.nonzero().squeeze(1)
+            back, color = self.back.read(planes.back, points[at], head[at], level)
+            raw[at] = raw[at].lerp(back[:, 0], share[at])
+            of_back = share.new_zeros(len(points), 4)  # its share and its RGB
+            of_back[at] = torch.cat([share[at, None], color[:, :3]], 1)
+            return raw, (hidden, of_back)
+
+        def color(traces: tuple[Tensor, Tensor]) -> Tensor:
+            hidden, of_back = traces
+            color = self.decoder.color(hidden).float()
+            at = of_back[:, 0].nonzero().squeeze(1)
+            share, rgb = of_back[at].split([1, 3], 1)
+            color[at] = color[at].lerp(self.back.lifted(rgb), share)
+            return color
+
+        return Field(lambda points, head: self.back.in_cells(planes.near, points, head), density, color, LEAST_DENSITY)
+
     def _chunk(self) -> int:
         return CHUNK_CPU if self.device.type == "cpu" else CHUNK_GPU
 
@@ -332,20 +370,23 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         if heads == 1:
             # One head: all views' rays are one long list, and the planes need no copies.
             origins, directions = origins.reshape(1, -1, 3), directions.reshape(1, -1, 3)
-        rays = render_rays(
-            lambda points: self.decode(planes, points),
-            origins,
-            directions,
-            config.ray_start,
-            config.ray_end,
-            config.coarse_samples if coarse_samples is None else coarse_samples,
-            config.fine_samples if fine_samples is None else fine_samples,
-            background=config.background,
-            jitter=jitter,
-            u=u,
-            generator=generator,
-            points_at_a_time=None if torch.is_grad_enabled() else self._chunk(),
-        )
+        how = {
+            "start": config.ray_start,
+            "end": config.ray_end,
+            "samples": config.coarse_samples if coarse_samples is None else coarse_samples,
+            "fine_samples": config.fine_samples if fine_samples is None else fine_samples,
+            "background": config.background,
+            "jitter": jitter,
+            "u": u,
+            "generator": generator,
+        }
+        if config.has_back and self.device.type == "cpu" and not torch.is_grad_enabled():
+            rays = render_visible_rays(self._field(planes), origins, directions, **how)
+        else:
+            group = None if torch.is_grad_enabled() else self._chunk()
+            rays = render_rays(
+                lambda points: self.decode(planes, points), origins, directions, points_at_a_time=group, **how
+            )
         # [B, size * size, C] is the memory of a channels-last picture.
         features, depth, opacity = (x.reshape(views, size, size, -1).permute(0, 3, 1, 2) for x in rays)
         features = features * 2 - 1

@@ -18,12 +18,13 @@ from torch import Tensor
 from preim3d.align import FaceAligner, crop_face, photo_corners
 from preim3d.back import BUST
 from preim3d.camera import PITCHES_DEG, YAWS_DEG, grid_cameras
+from preim3d.device import exactly
 from preim3d.directions import Directions, fingerprint
 from preim3d.encoder import PortraitEncoder
 from preim3d.face_mesh import FaceMesh
 from preim3d.feedback import Feedback, bring_nearer
 from preim3d.film import angle_label, pictures, pose_sheet
-from preim3d.generator import Planes, TriPlaneGenerator
+from preim3d.generator import Planes, RenderOutput, TriPlaneGenerator
 from preim3d.identity import FaceIdentity
 from preim3d.inversion import Judges, Reached, Target, invert, load_judges
 from preim3d.landmarks import LandmarkNetwork
@@ -46,6 +47,7 @@ from preim3d.weights import (
 )
 
 
+PIXELS_AT_A_TIME = 9 * 512**2  # of views rendered in one go on a GPU: published weights then take some 4 GB
 LARGE_IMAGE = 512  # pixels along the side from which views are rendered in bfloat16
 COMPONENT_CLASSES = {"encoder": PortraitEncoder, "generator": TriPlaneGenerator, "directions": Directions}
 OPTIONAL_CLASSES = {"origin_directions": Directions, "feedback": Feedback, "identity": FaceIdentity}
@@ -127,7 +129,6 @@ class Preim3DPipeline(DiffusionPipeline):
         >>> head.edited_views[4].save("front.png")
     """
 
-    model_cpu_offload_seq = "encoder->directions->generator"
     _optional_components = list(OPTIONAL_CLASSES)
 
     def __init__(
@@ -309,6 +310,7 @@ class Preim3DPipeline(DiffusionPipeline):
         return Portrait(crop_face(picture, chosen), chosen.angles_deg, len(faces), corners)
 
     @torch.no_grad()
+    @exactly()
     def encode(self, crop: Image.Image) -> Tensor:
         """crop -> w [1, num_ws, w_dim]: the encoder's, brought nearer to the photo where the weights can do that."""
         side = self.encoder.config.input_size
@@ -395,6 +397,7 @@ class Preim3DPipeline(DiffusionPipeline):
         return as_latent(w, directions.vectors) + directions.offset(strengths)
 
     @torch.no_grad()
+    @exactly()
     def head(self, w: Tensor | np.ndarray, tuning: Tuning | None = None) -> Head:
         """w [1, num_ws, w_dim] or [num_ws, w_dim] -> the head that `views` and `mesh` read."""
         w = as_latent(w, self.directions.vectors)
@@ -402,13 +405,15 @@ class Preim3DPipeline(DiffusionPipeline):
         return Head(w, planes if tuning is None else tuned(planes, tuning))
 
     @torch.no_grad()
+    @exactly()
     def views(
         self, head: Head, cameras: Tensor | None = None, quality: Literal["fast", "normal", "best"] = "normal"
     ) -> list[Image.Image]:
         """A PIL image of the head from each camera [N, 25]; without any, the nine of the pose grid."""
-        return self.views_and_depths(head, cameras, quality)[0]
+        return pictures(torch.cat([output.image for output in self._render(head, cameras, quality)]))
 
     @torch.no_grad()
+    @exactly()
     def views_and_depths(
         self,
         head: Head,
@@ -418,25 +423,33 @@ class Preim3DPipeline(DiffusionPipeline):
     ) -> tuple[list[Image.Image], list[Image.Image], DepthRange]:
         """The same, and for each the depth as a grey picture, near being light; and the range of depth that they show,
         which is that of these views unless it is given. Frames of one film need one range, or they flicker."""
+        outputs = self._render(head, cameras, quality)
+        images, depth, opacity = (
+            torch.cat([getattr(output, name) for output in outputs]) for name in ("image", "depth", "opacity")
+        )
+        between = between or depth_range(depth, opacity)
+        return pictures(images), depth_pictures(depth, opacity, images.shape[-1], between), between
+
+    def _render(self, head: Head, cameras: Tensor | None, quality: str) -> list[RenderOutput]:
+        """Some views at a time."""
         config, (rays, samples) = self.generator.config, QUALITIES[quality]
         sizes = {
             "ray_resolution": round(rays * config.ray_resolution),
             "coarse_samples": round(samples * config.coarse_samples),
             "fine_samples": round(samples * config.fine_samples),
         }
-        cameras = grid_cameras(self.generator.config.pivot) if cameras is None else cameras
+        cameras = grid_cameras(config.pivot) if cameras is None else cameras
         # One by one on a CPU: nine views at once are no faster there and take nine times the memory.
-        together = 1 if self.device.type == "cpu" else len(cameras)
+        pixels = 1 if self.device.type == "cpu" else PIXELS_AT_A_TIME
+        together = max(1, pixels // config.image_resolution**2)
         with view_precision(self.generator):
-            outputs = [
+            return [
                 self.generator.render(head.planes, part, head.w, **sizes)
                 for part in cameras.to(self.device, head.w.dtype).split(together)
             ]
-        images = torch.cat([output.image for output in outputs])
-        depth, opacity = (torch.cat([getattr(output, name) for output in outputs]) for name in ("depth", "opacity"))
-        between = between or depth_range(depth, opacity)
-        return pictures(images), depth_pictures(depth, opacity, images.shape[-1], between), between
 
+    @torch.no_grad()
+    @exactly()
     def mesh(self, head: Head, resolution: int = 144, faces: int | None = None, texture: bool = False) -> Mesh:
         """Its surface, on a grid of resolution^3 cells; `faces` triangles at most, by default 50,000, or 10,000 under
         a texture."""
@@ -459,7 +472,8 @@ class Preim3DPipeline(DiffusionPipeline):
 
 
 def view_precision(generator: TriPlaneGenerator):
-    """The context to render views in: bfloat16 where that is faster, planes having been made in float32.
+    """The context to render views in: bfloat16 where that is faster, planes having been made in float32 (which
+    `exactly` means on a GPU, too).
 
     At the published size views then keep 45 dB to those in float32 (planes made in bfloat16 too would leave 38 dB) and
     take two thirds of the time; small networks gain nothing.

@@ -57,31 +57,43 @@ class FullyConnected(nn.Module):
         return F.linear(x, weight, bias)
 
 
-def smoothing_filter(x: Tensor) -> Tensor:
-    """[1, 3, 3, 1] (x) [1, 3, 3, 1] / 16 for each channel of x [C, 1, 4, 4]. Its gain of 4 makes up for the zeros."""
-    row = x.new_tensor([0.25, 0.75, 0.75, 0.25])
-    return torch.outer(row, row).expand(x.shape[1], 1, 4, 4)
+def smoothing_filter() -> Tensor:
+    """[1, 3, 3, 1] (x) [1, 3, 3, 1] / 16 [4, 4]. Its gain of 4 makes up for the zeros.
+
+    Whoever smooths keeps it as a buffer that is not saved: made anew each time it would be copied from the host, and a
+    GPU waits for that."""
+    row = torch.tensor([0.25, 0.75, 0.75, 0.25])
+    return torch.outer(row, row)
 
 
-def upsample(x: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, C, 2H, 2W]: zero-stuffing and the smoothing filter: bilinear but at the border."""
+def upsample(x: Tensor, smoothing: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, C, 2H, 2W]: zero-stuffing and the smoothing filter [4, 4]: bilinear but at the border."""
+    channels = x.shape[1]
     with torch.autocast(x.device.type, enabled=False):
-        return F.conv_transpose2d(x, smoothing_filter(x), stride=2, padding=1, groups=x.shape[1])
+        weight = smoothing.to(x.dtype).expand(channels, 1, 4, 4)
+        return F.conv_transpose2d(x, weight, stride=2, padding=1, groups=channels)
 
 
-def blur(x: Tensor, bias: Tensor | None = None) -> Tensor:
-    """[B, C, 2H+1, 2W+1] -> [B, C, 2H, 2W]: zero padding by 1, the smoothing filter, and `bias` [C] on top."""
-    return F.conv2d(x, smoothing_filter(x), bias, padding=1, groups=x.shape[1])
+def blur(x: Tensor, smoothing: Tensor, bias: Tensor | None = None) -> Tensor:
+    """[B, C, 2H+1, 2W+1] -> [B, C, 2H, 2W]: zero padding by 1, the smoothing filter [4, 4], and `bias` [C] on top."""
+    channels = x.shape[1]
+    return F.conv2d(x, smoothing.to(x.dtype).expand(channels, 1, 4, 4), bias, padding=1, groups=channels)
 
 
-def scaled_conv(x: Tensor, weight: Tensor, style: Tensor, up: bool = False, bias: Tensor | None = None) -> Tensor:
-    """Convolution of [B, I, H, W] by [O, I, k, k], the input channels scaled by `style` [B, I]; `up` doubles H, W."""
+def scaled_conv(
+    x: Tensor,  # [B, I, H, W]
+    weight: Tensor,  # [O, I, k, k]
+    style: Tensor,  # [B, I], which scales the input channels
+    smoothing: Tensor | None = None,  # [4, 4]: double H and W, and smooth. None = keep the size.
+    bias: Tensor | None = None,  # [O]
+) -> Tensor:
+    """Convolution of scaled channels, [B, O, H, W] or [B, O, 2H, 2W]."""
     if len(style) == 1:
         weight = weight * style[:, :, None, None]
     else:
         x = x * style.to(x.dtype)[:, :, None, None]
-    if up:
-        return blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), bias)
+    if smoothing is not None:
+        return blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), smoothing, bias)
     return F.conv2d(x, weight, bias, padding=weight.shape[2] // 2)
 
 
@@ -119,7 +131,8 @@ class SynthesisLayer(nn.Module):
         if use_noise:
             self.register_buffer("noise_const", torch.randn(resolution, resolution))
             self.noise_strength = nn.Parameter(torch.zeros([]))
-        self.up, self.use_noise, self.clamp = up, use_noise, clamp
+        self.register_buffer("smoothing", smoothing_filter() if up else None, persistent=False)
+        self.use_noise, self.clamp = use_noise, clamp
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         style = self.affine(w)
@@ -131,11 +144,11 @@ class SynthesisLayer(nn.Module):
         offset = offset[None].permute(0, 3, 1, 2) * math.sqrt(2)  # [1, O, H, W] or [1, O, 1, 1], channels last like x
         if len(w) == 1:
             weight = self.weight * scale.transpose(0, 1)
-            x = scaled_conv(x, weight, style, self.up, None if self.use_noise else offset.flatten())
+            x = scaled_conv(x, weight, style, self.smoothing, None if self.use_noise else offset.flatten())
             if self.use_noise:
                 x = x + offset.to(x.dtype)
         else:
-            x = scaled_conv(x, self.weight, style, self.up)
+            x = scaled_conv(x, self.weight, style, self.smoothing)
             x = torch.addcmul(offset.to(x.dtype), x, scale.to(x.dtype))
         x = F.leaky_relu(x, 0.2, inplace=True)
         return limit(x, self.clamp)
@@ -172,7 +185,7 @@ class SynthesisBlock(nn.Module):
         clamp: float | None = None,
     ):
         super().__init__()
-        self.up = up
+        self.register_buffer("smoothing", smoothing_filter() if up and in_channels else None, persistent=False)
         if in_channels:
             self.conv0 = SynthesisLayer(in_channels, out_channels, w_dim, resolution, up, use_noise, clamp)
         else:
@@ -194,7 +207,7 @@ class SynthesisBlock(nn.Module):
         x = self.conv1(x, ws[-2])
         rgb = self.torgb(x, ws[-1]).float()  # The picture adds up in float32, whatever the layers run in.
         if image is not None:
-            rgb = rgb + (upsample(image) if self.up else image)
+            rgb = rgb + (image if self.smoothing is None else upsample(image, self.smoothing))
         return x, rgb
 
 

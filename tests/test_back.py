@@ -9,6 +9,7 @@ import torch
 from preim3d.back import BOX, CELLS, LEAST_DENSITY, MOST_DENSITY, STEEPNESS, Back, back_share
 from preim3d.camera import camera_from_angles, grid_cameras
 from preim3d.generator import TriPlaneGenerator
+from tests.conftest import ROOT
 from tests.test_generator import SIZES
 from train.back import (
     Carved,
@@ -260,3 +261,21 @@ def test_half_precision_renders_the_same_head(network, ws):
         with torch.autocast("cpu", torch.bfloat16):
             near = network.render(network.planes(ws[:1]), camera, ws[:1]).raw
     assert (near.float() - exact).abs().mean() < 0.02
+
+
+def test_without_a_gradient_only_what_shows_is_rendered_and_the_picture_stays():
+    folder = ROOT / "weights" / "faces" / "generator"
+    if not folder.is_dir():
+        pytest.skip("weights/faces is not there")
+    network = TriPlaneGenerator.from_pretrained(folder, dtype=torch.float32).requires_grad_(False)
+    ws = network.mapping(torch.randn(1, network.config.z_dim, generator=torch.Generator().manual_seed(3)))
+    with torch.no_grad():
+        planes = network.planes(ws)
+    cameras = camera_from_angles(torch.tensor([0.5, 2.5]), 0.2, pivot=network.config.pivot)  # one sees the back
+    whole = network.render(planes, cameras, ws, ray_resolution=64)
+    with torch.no_grad():
+        visible = network.render(planes, cameras, ws, ray_resolution=64)
+    error = (visible.image.clamp(-1, 1) - whole.image.clamp(-1, 1)).square().mean() / 4
+    assert -10 * torch.log10(error) > 60
+    assert (visible.opacity - whole.opacity).abs().max() < 0.02
+    assert ((visible.depth - whole.depth).abs() * (whole.opacity > 0.5)).max() < 0.02

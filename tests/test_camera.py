@@ -102,3 +102,9 @@ def test_rays_of_a_skewed_camera_project_back_to_their_pixels():
     pixels = pixels[0, :, :2] / pixels[0, :, 2:] * 8 - 0.5
     grid = torch.stack(torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="xy"), dim=-1).view(-1, 2)
     torch.testing.assert_close(pixels, grid, atol=1e-4, rtol=0)
+
+
+def test_numbers_go_where_the_tensors_are():
+    there = torch.zeros(2, device="meta")  # as on a GPU, a tensor on the CPU would not mix with it
+    assert camera_from_angles(there, 0.1, radius=2.7).device.type == "meta"
+    assert camera_from_angles(0.1, 0.2, focal=there).shape == (2, 25)

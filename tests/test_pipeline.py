@@ -175,3 +175,30 @@ def test_only_large_pictures_are_rendered_in_bfloat16(pipeline, monkeypatch):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: {"avx512_bf16": able})
         with view_precision(pipeline.generator):
             assert torch.is_autocast_enabled("cpu") == able
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_makes_the_same_head(tiny_weights, pipeline, crop):
+    there = Preim3DPipeline.from_pretrained(tiny_weights).to("cuda")
+    ours, theirs = (one(crop=crop, strengths={"smile": 2}, mesh=True) for one in (pipeline, there))
+    np.testing.assert_allclose(theirs.w_edit, ours.w_edit, atol=1e-3)
+    for one, other in zip(ours.edited_views, theirs.edited_views):
+        assert np.abs(np.asarray(one, float) - np.asarray(other, float)).mean() < 1
+    assert abs(len(theirs.mesh.vertices) - len(ours.mesh.vertices)) < 0.02 * len(ours.mesh.vertices)
+
+
+def test_planes_are_made_exactly_whatever_the_program_allows(pipeline, crop, monkeypatch):
+    allowed = []
+    planes = pipeline.generator.planes
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(
+        pipeline.generator, "planes", lambda ws: allowed.append(torch.backends.cudnn.allow_tf32) or planes(ws)
+    )
+    pipeline.head(pipeline.encode(crop))
+    assert allowed == [False] and torch.backends.cudnn.allow_tf32
+
+
+def test_a_pipeline_is_placed_whole(pipeline):
+    # Its networks are asked by other names than `forward`, at which diffusers would move them.
+    with pytest.raises(ValueError, match="cannot be enabled"):
+        pipeline.enable_model_cpu_offload(device="meta")

@@ -6,12 +6,16 @@ import torch.nn.functional as F
 
 from preim3d.renderer import (
     PLANE_AXES,
+    Field,
     coarse_depths,
     importance_depths,
     interval_weights,
     march,
     render_rays,
+    render_visible_rays,
     sample_planes,
+    sample_planes_by_grid,
+    sample_planes_by_rows,
 )
 
 
@@ -35,14 +39,24 @@ def test_planes_are_read_as_grid_sample_reads_them(plane_axes, points_need_gradi
     points = (torch.rand(2, 300, 3) - 0.5) * 2  # half of them outside of the box in some coordinate
     points[:, 0] = torch.tensor([0.35, -0.35, 0.0])  # on the faces of the box
     answers = []
-    for sample in (sample_planes, sample_planes_slow):
+    for sample in (sample_planes_slow, sample_planes, sample_planes_by_rows, sample_planes_by_grid):
         planes = torch.randn(2, 3, 5, 8, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
         place = points.clone().requires_grad_(points_need_gradient)
         features = sample(planes, place, 0.7, plane_axes)
         features.square().sum().backward()
         answers.append([features, planes.grad] + ([place.grad] if points_need_gradient else []))
-    for fast, slow in zip(*answers):
+    slow, *others = answers
+    for fast in others:
         torch.testing.assert_close(fast, slow, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("heads", [1, 2])
+def test_a_gpu_reads_planes_as_a_cpu_does(heads):
+    planes, points = torch.randn(heads, 3, 5, 8, 8), (torch.rand(300, 3) - 0.5) * 2
+    head = torch.randint(heads, (300,))
+    there = sample_planes(planes.cuda(), points.cuda(), 0.7, "fixed", head.cuda()).cpu()
+    torch.testing.assert_close(there, sample_planes(planes, points, 0.7, "fixed", head), atol=1e-4, rtol=1e-4)
 
 
 def test_far_points_read_zero():
@@ -139,6 +153,42 @@ def test_groups_of_rays_are_all_rays():
     in_groups = render_rays(ball, origins, directions, 2.25, 3.3, 12, 12, points_at_a_time=24 * 7)
     for one, other in zip(together, in_groups):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+
+
+def ball_field(asked):
+    """The ball as a field that is asked step by step, and counts how often."""
+
+    def density(points, head):
+        asked["density"] += len(points)
+        return ball(points)[0][:, 0], (points,)
+
+    def color(traces):
+        asked["color"] += len(traces[0])
+        return ball(traces[0])[1]
+
+    return Field(lambda points, head: points.norm(dim=-1) < 0.4, density, color, -400.0)
+
+
+@pytest.mark.parametrize("draws", [None, 5])
+@pytest.mark.parametrize("samples", [(12, 12), (13, 4), (12, 0)])
+def test_visible_rays_are_all_rays_but_ask_for_less(samples, draws):
+    origins, directions = ray_bundle()
+    answers, asked = [], {"density": 0, "color": 0}
+    for render, field in ((render_rays, ball), (render_visible_rays, ball_field(asked))):
+        generator = None if draws is None else torch.Generator().manual_seed(draws)
+        answers.append(render(field, origins, directions, 2.25, 3.3, *samples, background=0.75, generator=generator))
+    for whole, visible, near in zip(*answers, (0.02, 0.02, 0.02)):
+        torch.testing.assert_close(visible, whole, atol=near, rtol=0)
+    assert 0 < asked["color"] < asked["density"] < 0.5 * 64 * sum(samples)
+
+
+def test_visible_rays_past_everything_see_the_background():
+    origins, directions = ray_bundle()
+    rays = render_visible_rays(
+        ball_field({"density": 0, "color": 0}), origins + 2, directions, 2.25, 3.3, 12, 12, background=0.75
+    )
+    torch.testing.assert_close(rays.features, torch.full((1, 64, 3), 0.75))
+    assert rays.opacity.max() == 0 and rays.depth.min() == rays.depth.max() > 3.3
 
 
 def test_only_a_generator_makes_it_random():

@@ -4,7 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from preim3d.stylegan2 import MappingNetwork, SynthesisNetwork, blur, demodulation, scaled_conv, upsample
+from preim3d.stylegan2 import (
+    MappingNetwork,
+    SynthesisNetwork,
+    blur,
+    demodulation,
+    scaled_conv,
+    smoothing_filter,
+    upsample,
+)
 
 
 FIR = torch.outer(torch.tensor([1.0, 3, 3, 1]), torch.tensor([1.0, 3, 3, 1])) / 64
@@ -39,7 +47,7 @@ def modulated_conv_slow(x, weight, style, demodulate, up):
 @pytest.mark.parametrize(("kernel", "demodulate", "up"), [(3, True, False), (3, True, True), (1, False, False)])
 def test_scaling_activations_is_modulating_weights(kernel, demodulate, up):
     x, weight, style = torch.randn(3, 5, 6, 6), torch.randn(7, 5, kernel, kernel), torch.randn(3, 5)
-    fast = scaled_conv(x, weight, style, up)
+    fast = scaled_conv(x, weight, style, smoothing_filter() if up else None)
     if demodulate:
         fast = fast * demodulation(weight, style)[:, :, None, None]
     torch.testing.assert_close(fast, modulated_conv_slow(x, weight, style, demodulate, up), atol=1e-5, rtol=1e-5)
@@ -49,12 +57,14 @@ def test_upsample_is_zero_stuffing_and_the_filter():
     x = torch.randn(2, 3, 5, 7)
     stuffed = torch.zeros(2, 3, 10, 14)
     stuffed[:, :, ::2, ::2] = x
-    torch.testing.assert_close(upsample(x), depthwise(F.pad(stuffed, (2, 1, 2, 1)), 4 * FIR), atol=1e-6, rtol=1e-5)
+    expected = depthwise(F.pad(stuffed, (2, 1, 2, 1)), 4 * FIR)
+    torch.testing.assert_close(upsample(x, smoothing_filter()), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_blur_is_the_filter():
     x = torch.randn(2, 3, 9, 9)
-    torch.testing.assert_close(blur(x), depthwise(F.pad(x, (1, 1, 1, 1)), 4 * FIR), atol=1e-6, rtol=1e-5)
+    expected = depthwise(F.pad(x, (1, 1, 1, 1)), 4 * FIR)
+    torch.testing.assert_close(blur(x, smoothing_filter()), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_mapping_ignores_the_length_of_z_and_heeds_the_condition():
@@ -110,3 +120,26 @@ def test_noise_has_a_strength_of_zero_at_first():
     with torch.no_grad():
         network.b8.conv0.noise_strength.fill_(math.pi)
     assert not torch.equal(network(ws), before)
+
+
+def test_the_filters_are_where_the_network_is_and_in_no_file():
+    network = SynthesisNetwork(w_dim=16, resolution=16, image_channels=3, channel_base=128, channel_max=8)
+    assert not [name for name in network.state_dict() if "smoothing" in name]
+    filters = {name: filter for name, filter in network.to("meta").named_buffers() if "smoothing" in name}
+    assert set(filters) == {f"b{size}{layer}.smoothing" for size in (8, 16) for layer in ("", ".conv0")}
+    assert {filter.device.type for filter in filters.values()} == {"meta"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_on_a_gpu_no_layer_waits_for_the_host():
+    network = SynthesisNetwork(w_dim=16, resolution=16, image_channels=3, channel_base=128, channel_max=8)
+    ws = torch.randn(2, 6, 16)
+    expected = network(ws)
+    network, ws = network.cuda(), ws.cuda()
+    network(ws)  # libraries are loaded in the first round
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        picture = network(ws)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(picture.cpu(), expected, atol=1e-2, rtol=1e-2)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train import checkpoint
-from train.progress import Progress, cosine_rate
+from train.progress import Progress, cosine_rate, must_be_numbers
+from train.run_log import RunLog
 
 
 def make_run():
@@ -92,6 +94,30 @@ def test_progress_ends_with_its_budget_and_names_a_nan():
     assert progress.step == 3
     with pytest.raises(FloatingPointError, match="Step 4: the loss term `l2` is nan"):
         progress.advance(2, l2=float("nan"))
+
+
+def test_what_is_on_a_gpu_is_looked_at_when_shown_and_before_saving():
+    must_be_numbers(1, {"l2": torch.zeros((), device="meta")})  # read, this one would raise
+    with pytest.raises(FloatingPointError, match="Step 1: the loss term `id` is inf"):
+        must_be_numbers(1, {"l2": torch.zeros(()), "id": torch.tensor(float("inf"))})
+    progress = Progress(steps=9)
+    progress.averages["l2"] = torch.tensor(float("nan"))  # as a step on a GPU leaves it, unseen
+    progress.step = 3
+    progress.advance(2, l2=torch.tensor(0.5))
+    with pytest.raises(FloatingPointError, match="Step 4: the loss term `l2` is nan"):
+        progress.check()
+
+
+def test_the_log_has_every_step_once_it_is_flushed(tmp_path):
+    log = RunLog(tmp_path, 0)
+    for step in (1, 2, 3):
+        log.scalars(step, {"l2": torch.tensor(0.5 / step), "id": 0.25})
+    log.flush()
+    written = list(EventAccumulator(str(tmp_path / "events")).Reload().Scalars("l2"))
+    assert [(event.step, event.value) for event in written] == [(1, 0.5), (2, 0.25), (3, pytest.approx(0.5 / 3))]
+    log.scalars(4, {"l2": 1.0})
+    log.close()
+    assert EventAccumulator(str(tmp_path / "events")).Reload().Scalars("l2")[-1].step == 4
 
 
 def test_progress_is_a_bar_on_a_terminal_and_lines_in_a_log(monkeypatch):

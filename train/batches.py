@@ -14,6 +14,13 @@ READ_RAYS = 64  # per side: enough for a reader that sees 128 px, where thousand
 POINT_ERROR_PX = 1.2  # Of the landmark network, in pixels of a 160 px photo (train.landmarks reports it).
 
 
+def to_device(tensor: Tensor, device: str | torch.device) -> Tensor:
+    """To a GPU by way of memory from which it fetches on its own, while the host goes on."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def to_float(pixels: np.ndarray, device: str | torch.device = "cpu") -> Tensor:
     """uint8 [B,S,S,C] -> float [B,C,S,S] in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2).float().div_(255)

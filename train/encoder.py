@@ -60,6 +60,7 @@ def train(args: argparse.Namespace) -> None:
     log = RunLog(out, progress.step) if first else None
 
     def save() -> None:
+        progress.check()
         if not first:
             return
         log.flush()
@@ -71,9 +72,11 @@ def train(args: argparse.Namespace) -> None:
     run.encoder.train()
     while (share := workers.agree(progress.share)) < 1:
         terms = run.step(progress.step, precision)
-        progress.advance(args.batch * args.accumulate * run.place.num_processes, **terms)
         if first:
-            log.scalars(progress.step, terms)
+            log.scalars(progress.step + 1, terms)
+        shown = progress.advance(args.batch * args.accumulate * run.place.num_processes, **terms)
+        if first and shown:
+            log.flush()
         if first and int(progress.share * args.sheets) > int(share * args.sheets):
             log.sheet(progress.step, run.sheet())
         by_step = args.save_steps and progress.step - saved_step >= args.save_steps

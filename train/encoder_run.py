@@ -131,10 +131,11 @@ class EncoderRun:
             weights = schedules.paper_weights(step, scale)
         return weights | {"sur": 0.0} if "surround" in self.args.without else weights
 
-    def step(self, step: int, precision: str) -> dict[str, float]:
+    def step(self, step: int, precision: str) -> dict[str, Tensor]:
         """One optimiser step; gives its terms, those of the in-domain round with `_in` behind their names.
 
-        Raises FloatingPointError naming a term that is not a number, before it spoils the weights."""
+        Raises FloatingPointError naming a term that is not a number, before it spoils the weights; on a GPU
+        `Progress.check` does so before they are saved."""
         args = self.args
         # Drawn from the step's own number: a resumed run draws what one never stopped would have.
         rng = np.random.default_rng((args.seed, self.place.process_index, step))
@@ -146,7 +147,7 @@ class EncoderRun:
                 with autocast(self.device, precision):
                     w = self.encoder(batch.images)
                     # The renderer would fail on such a w in words of its own.
-                    must_be_numbers(step + 1, {"size of w": w.detach().abs().max().item()})
+                    must_be_numbers(step + 1, {"size of w": w.detach().abs().max()})
                     terms = self.objective.terms(w, batch, weights, rng)
                     if args.latent_discriminator:
                         weights = weights | {"adversary": latent_discriminator.WEIGHT}
@@ -156,9 +157,9 @@ class EncoderRun:
                     (sum(weights[name] * term for name, term in terms.items()) / args.accumulate).backward()
                 for name, term in terms.items():
                     name += "_in" * (place == "in")
-                    shown[name] = shown.get(name, 0.0) + term.item() / args.accumulate
+                    shown[name] = shown.get(name, 0.0) + term.detach() / args.accumulate
         workers.average_gradients(self.encoder)
-        shown["gradient"] = nn.utils.clip_grad_norm_(self.encoder.parameters(), args.clip).item()
+        shown["gradient"] = nn.utils.clip_grad_norm_(self.encoder.parameters(), args.clip)
         must_be_numbers(step + 1, shown)
         self.optimizer.step()
         if args.ema:
@@ -175,7 +176,7 @@ class EncoderRun:
             else:
                 kept.copy_(new)
 
-    def _discriminator_step(self, step: int, encoded: Tensor, rng: np.random.Generator, draws) -> float:
+    def _discriminator_step(self, step: int, encoded: Tensor, rng: np.random.Generator, draws) -> Tensor:
         """The mapping network's own rows, not truncated, against those that the encoder gave in this step."""
         network = self.discriminator
         real = self.latents(len(encoded), rng)[:, 0]
@@ -186,9 +187,9 @@ class EncoderRun:
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         total.backward()
         workers.average_gradients(network)
-        must_be_numbers(step + 1, {"discriminator": total.item()})
+        must_be_numbers(step + 1, {"discriminator": total.detach()})
         self.discriminator_optimizer.step()
-        return loss.item()
+        return loss.detach()
 
     @property
     def result(self) -> PortraitEncoder:

@@ -14,7 +14,7 @@ from preim3d.align import inside_photo
 from preim3d.camera import camera_from_angles
 from preim3d.generator import TriPlaneGenerator
 from train import augment
-from train.batches import to_float
+from train.batches import to_device, to_float
 from train.field_batches import FieldBatch, draw_batch
 from train.heads.dataset import BACKGROUND, FRONT_VIEWS, HeadsDataset
 from train.real_photos import CROP_PX, RealPhotos
@@ -31,7 +31,7 @@ BACKGROUND_WEIGHT = 0.25  # of certain background, which is compared with plain 
 class PhotoBatch:
     """B photos of real people, crops S pixels wide."""
 
-    rows: np.ndarray  # [B] of the packed photos
+    rows: Tensor  # [B] of the packed photos
     mirrored: Tensor  # [B] 1 or -1: what multiplies yaw, roll and sideways shifts
     inputs: Tensor  # [B,3,S,S] in [-1, 1], what the encoder sees
     targets: Tensor  # [B,3,S,S] the person before plain grey
@@ -121,7 +121,7 @@ class FaceBatches:
         grey = 2 * BACKGROUND - 1
         inputs = self._through_windows(colours, WINDOW_WHOLE * torch.from_numpy(self.photos.full[rows]), rng, draws)
         batch = PhotoBatch(
-            rows=rows,
+            rows=torch.from_numpy(rows),
             mirrored=sign,
             inputs=as_taken(inputs, draws),
             targets=person * colours + (1 - person) * grey,
@@ -130,7 +130,7 @@ class FaceBatches:
             landmarks=landmarks,
             pose=pose,
         )
-        on_device = {k: v.to(self.device) for k, v in vars(batch).items() if isinstance(v, Tensor)}
+        on_device = {k: to_device(v, self.device) for k, v in vars(batch).items() if isinstance(v, Tensor)}
         return PhotoBatch(**vars(batch) | on_device)
 
     def draw_heads(
@@ -158,8 +158,8 @@ class FaceBatches:
         share = torch.full((count,), WINDOW_HEAD)
         inputs = self._through_windows(inputs * 2 - 1, share, rng, draws)
         return HeadBatch(
-            as_taken(inputs, draws).to(self.device),
-            torch.from_numpy(np.asarray(self.heads.features[chosen])).to(self.device),
+            to_device(as_taken(inputs, draws), self.device),
+            to_device(torch.from_numpy(np.asarray(self.heads.features[chosen])), self.device),
             field.to(self.device),
         )
 
@@ -215,12 +215,14 @@ class LearnedCameras(nn.Module):
         super().__init__()
         self.register_buffer("offsets", torch.zeros(photos, 6))
         self.register_buffer("squares", torch.zeros(photos, 6))  # running mean of the squared gradient
+        for name, constants in (("step", self.STEP), ("limit", self.LIMIT), ("sides", self.MIRRORED)):
+            self.register_buffer(name, torch.tensor(constants), persistent=False)
 
     def of(self, batch: PhotoBatch, config) -> tuple[Tensor, Tensor]:
         """Cameras [B,25], and the offsets [B,6] that they depend on, which take the gradient."""
-        offsets = self.offsets[torch.from_numpy(batch.rows)].to(batch.pose.device).requires_grad_()
-        sides = torch.tensor(self.MIRRORED, device=offsets.device)
-        yaw, pitch, roll, across, down, zoom = (offsets * torch.where(sides, batch.mirrored[:, None], 1.0)).unbind(1)
+        offsets = self.offsets[batch.rows].requires_grad_()
+        turned = torch.where(self.sides, batch.mirrored[:, None], 1.0)
+        yaw, pitch, roll, across, down, zoom = (offsets * turned).unbind(1)
         camera = camera_from_angles(
             batch.pose[:, 0] + yaw, batch.pose[:, 1] + pitch, roll,
             radius=config.camera_radius, pivot=config.pivot, focal=config.focal * zoom.exp(),
@@ -230,20 +232,18 @@ class LearnedCameras(nn.Module):
         return camera + torch.stack(moved, 1), offsets
 
     @torch.no_grad()
-    def learn(self, rows: np.ndarray, gradient: Tensor, rate: float) -> None:
+    def learn(self, rows: Tensor, gradient: Tensor, rate: float) -> None:
         """One step of size `rate` (1 = full) for the photos of these rows."""
-        rows, gradient = torch.from_numpy(rows), gradient.to(self.offsets.device)
         squares = self.squares[rows].lerp(gradient.square(), 0.1)
-        step = (gradient / (squares.sqrt() + 1e-6)).clamp(-2, 2) * torch.tensor(self.STEP).to(gradient)
-        limit = torch.tensor(self.LIMIT).to(gradient)
+        step = (gradient / (squares.sqrt() + 1e-6)).clamp(-2, 2) * self.step
         self.squares[rows] = squares
-        self.offsets[rows] = ((self.offsets[rows] - rate * step) * 0.998).clamp(-limit, limit)
+        self.offsets[rows] = ((self.offsets[rows] - rate * step) * 0.998).clamp(-self.limit, self.limit)
 
 
 def side_cameras(batch: PhotoBatch, draws: torch.Generator, config) -> Tensor:
     """Cameras [B,25] from which likeness is asked for too (paper, Eq. 6): about the photo's own, at most 35 degrees
     from the front."""
     turn = 0.3 * torch.randn(len(batch.pose), 2, generator=draws) * torch.tensor([1.0, 0.5])
-    limit = torch.tensor([math.radians(35), math.radians(20)])
-    yaw, pitch = (batch.pose.cpu() * 0.5 + turn).clamp(-limit, limit).to(batch.pose.device).unbind(1)
+    yaw, pitch = (batch.pose * 0.5 + turn.to(batch.pose.device)).unbind(1)
+    yaw, pitch = yaw.clamp(-math.radians(35), math.radians(35)), pitch.clamp(-math.radians(20), math.radians(20))
     return camera_from_angles(yaw, pitch, radius=config.camera_radius, pivot=config.pivot, focal=config.focal)

@@ -112,6 +112,7 @@ def train(args: argparse.Namespace) -> None:
     log = RunLog(args.out, progress.step)
 
     def save() -> None:
+        progress.check()
         log.flush()
         checkpoint.save(path, run.parts, step=progress.step, seconds=progress.seconds)
         for name, network in run.kept.items():
@@ -121,8 +122,9 @@ def train(args: argparse.Namespace) -> None:
     while not progress.done:
         share = progress.share
         terms = run.step(progress.step, share)
-        progress.advance(args.batch, **terms)
-        log.scalars(progress.step, terms)
+        log.scalars(progress.step + 1, terms)
+        if progress.advance(args.batch, **terms):
+            log.flush()
         if int(progress.share * args.sheets) > int(share * args.sheets):
             report, rows = run.report()
             print(f"step {progress.step}  held-out {report}", file=sys.stderr, flush=True)
@@ -170,7 +172,7 @@ class FacesRun:
         self.optimizers = make_optimizers(self.generator, self.encoder, args)
         self.photos = RealPhotos(args.photos)
         self.batches = FaceBatches(self.photos, heads, self.generator, self.encoder.config.input_size, device)
-        self.cameras = LearnedCameras(len(self.photos))
+        self.cameras = LearnedCameras(len(self.photos)).to(device)
         self.identity = FaceIdentity.from_pretrained(args.identity, dtype=torch.float32).to(device).eval()
         self.identity.requires_grad_(False)
         self.teachers = {}
@@ -185,9 +187,9 @@ class FacesRun:
         learned = {"generator": self.generator, "encoder": self.encoder, "cameras": self.cameras}
         return learned | {f"kept_{name}": network for name, network in self.kept.items()} | self.optimizers
 
-    def step(self, number: int, share: float) -> dict[str, float]:
-        """One step of every optimizer; its loss terms. Drawn from the step's number alone, so that a run that was
-        killed draws the same again."""
+    def step(self, number: int, share: float) -> dict[str, Tensor]:
+        """One step of every optimizer; its loss terms, not read yet. Drawn from the step's number alone, so that a run
+        that was killed draws the same again."""
         args = self.args
         rng = np.random.default_rng((args.seed, number))
         draws = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -225,7 +227,7 @@ class FacesRun:
         if offsets is not None:
             self.cameras.learn(photos.rows, offsets.grad, max(rate, 0.1))
         self.follow(number)
-        return {name: float(value) for name, value in values.items()}
+        return values
 
     def head_terms(self, heads: HeadBatch, encoded: Tensor) -> dict[str, Tensor]:
         """Of heads: rays, points, patches, and w against that of their z."""

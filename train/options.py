@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from preim3d.device import find_device
 from preim3d.weights import WeightsError
 
 
@@ -15,7 +16,7 @@ def stage_parser(docstring: str, name: str, seed: bool = True) -> argparse.Argum
         f"python -m {name}", description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", metavar="cpu|cuda", help="default: cuda where there is one")
     if seed:
         parser.add_argument("--seed", type=int, default=0)
     return parser
@@ -41,6 +42,7 @@ def run_stage(name: str, stage: Callable[[argparse.Namespace], None], options: a
     """The exit status: 1 after a mistake of the user's or a loss that is no number, told in one sentence."""
     torch.set_num_threads(options.threads)
     try:
+        options.device = str(find_device(options.device))
         stage(options)
     except (OSError, ValueError, FloatingPointError, WeightsError) as mistake:
         print(f"{name}: {mistake}", file=sys.stderr)

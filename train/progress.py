@@ -5,6 +5,7 @@ import math
 import sys
 import time
 
+from torch import Tensor
 from tqdm import tqdm
 
 
@@ -47,19 +48,21 @@ class Progress:
     def done(self) -> bool:
         return self.share >= 1.0
 
-    def advance(self, images: int, **terms: float) -> bool:
+    def advance(self, images: int, **terms: float | Tensor) -> bool:
         """Count one step of `images` images and its loss terms; True when it was shown (a moment to save or to look).
 
-        Raises FloatingPointError naming the step and the term that is not a number."""
+        Raises FloatingPointError naming the step and the term that is not a number; terms on a GPU are looked at when
+        they are shown and by `check`, as reading them would make every step wait."""
         self.step += 1
         self.images += images
         must_be_numbers(self.step, terms)
         for name, value in terms.items():
-            value = float(value)
+            value = value.detach() if isinstance(value, Tensor) else float(value)
             self.averages[name] = value if name not in self.averages else 0.95 * self.averages[name] + 0.05 * value
         now = time.monotonic()
         if now - self.shown_at < self.every_seconds and not self.done:
             return False
+        self.check()
         share = max(self.share, 1e-6)
         left = self.seconds * (1 - share) / share
         losses = "  ".join(f"{name} {value:.4f}" for name, value in self.averages.items())
@@ -75,10 +78,19 @@ class Progress:
         self.shown_at, self.images = now, 0
         return True
 
+    def check(self) -> None:
+        """Raises FloatingPointError where a term has been no number in any step so far: call it before saving, so
+        that what is saved is whole. The mean of such a term is none either."""
+        self.averages = {name: float(value) for name, value in self.averages.items()}
+        must_be_numbers(self.step, self.averages)
 
-def must_be_numbers(step: int, terms: dict[str, float]) -> None:
-    """Raises FloatingPointError naming the step and the first of `terms` that is infinite or not a number."""
+
+def must_be_numbers(step: int, terms: dict[str, float | Tensor]) -> None:
+    """Raises FloatingPointError naming the step and the first of `terms` that is infinite or not a number. Tensors on
+    a GPU are passed over: to read them is to wait for it."""
     for name, value in terms.items():
+        if isinstance(value, Tensor) and value.device.type != "cpu":
+            continue
         if not math.isfinite(float(value)):
             raise FloatingPointError(f"Step {step}: the loss term `{name}` is {float(value)}.")
 

@@ -1,6 +1,7 @@
 """What a run leaves to look at: TensorBoard's event files and sheets of pictures, below the run's folder."""
 
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,28 @@ class RunLog:
         self.folder = Path(out)
         # Steps after the checkpoint, that a killed run had logged, are taken again.
         self.writer = SummaryWriter(str(self.folder / "events"), purge_step=step + 1)
+        self.kept: list[tuple[str, Tensor, int, float]] = []  # name, value, step, time
 
-    def scalars(self, step: int, terms: dict[str, float]) -> None:
-        self._write(lambda: [self.writer.add_scalar(name, value, step) for name, value in terms.items()])
+    def scalars(self, step: int, terms: dict[str, float | Tensor]) -> None:
+        """Keeps them until the next `flush`: to read a tensor on a GPU is to wait for it."""
+        now = time.time()
+        self.kept += [(name, torch.as_tensor(value).detach(), step, now) for name, value in terms.items()]
 
     def flush(self) -> None:
         """Everything so far onto the disk: call it before a checkpoint is written, which must not know more."""
-        self._write(self.writer.flush)
+        kept, self.kept = self.kept, []
+        by_device = {}
+        for scalar in kept:
+            by_device.setdefault(scalar[1].device, []).append(scalar)
+
+        def write():
+            for scalars in by_device.values():
+                values = torch.stack([value.double() for _, value, _, _ in scalars]).tolist()  # read in one go
+                for (name, _, step, when), value in zip(scalars, values):
+                    self.writer.add_scalar(name, value, step, walltime=when)
+            self.writer.flush()
+
+        self._write(write)
 
     def sheet(
         self,
@@ -43,7 +59,8 @@ class RunLog:
         self._write(write)
 
     def close(self) -> None:
-        self._write(self.writer.close)
+        self.flush()
+        self._write(lambda: self.writer.close())
 
     def _write(self, write) -> None:
         if self.writer is None:

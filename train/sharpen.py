@@ -171,7 +171,7 @@ class Sharpening:
         """What a checkpoint holds."""
         return {"network": self.network, "kept": self.kept, "optimizer": self.optimizer}
 
-    def step(self, number: int, share: float) -> dict[str, float]:
+    def step(self, number: int, share: float) -> dict[str, Tensor]:
         """One step; its loss terms. Drawn from the step's number alone."""
         args = self.args
         rng = np.random.default_rng((args.seed, number))
@@ -188,7 +188,7 @@ class Sharpening:
             terms = self.terms(images, pictures, compared, rng)
         self.optimizer.zero_grad(set_to_none=True)
         sum(LOSS_WEIGHTS[name] * term for name, term in terms.items()).backward()
-        values = {name: term.item() for name, term in terms.items()}
+        values = {name: term.detach() for name, term in terms.items()}
         must_be_numbers(number + 1, values)
         self.optimizer.step()
         decay = min(AVERAGE_DECAY, (1 + number) / (10 + number))
@@ -262,14 +262,16 @@ def train(args: argparse.Namespace) -> None:
     log = RunLog(args.out, progress.step)
 
     def save() -> None:
+        progress.check()
         log.flush()
         checkpoint.save(path, run.parts, step=progress.step, seconds=progress.seconds)
 
     saved_at = progress.seconds
     while not progress.done:
         terms = run.step(progress.step, progress.share)
-        progress.advance(args.batch, **terms)
-        log.scalars(progress.step, terms)
+        log.scalars(progress.step + 1, terms)
+        if progress.advance(args.batch, **terms):
+            log.flush()
         if progress.seconds - saved_at > args.save_seconds:
             checkpoint.attempt(save, path, progress.step)
             saved_at = progress.seconds

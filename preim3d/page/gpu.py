@@ -58,6 +58,7 @@ class Gpu:
 
     def show_both(self, asked: EditedHead, angles: Angles) -> Iterator[tuple]:
         """The head without the edits, then with them, as `look_at` gives them, and ("edited", None) between them."""
+        asked = asked._replace(source=self.latent(asked.source))  # once for both
         yield from self.look_at(asked._replace(strengths={}), angles)
         if asked.strengths:
             yield "edited", None
@@ -78,9 +79,12 @@ class Gpu:
                 yield "mesh", mesh_bytes(self.pipeline.mesh(head), "glb", {"strengths": asked.strengths})
 
     def head(self, asked: EditedHead) -> Head:
-        source = asked.source
-        w = self.pipeline.encode(source) if isinstance(source, Image.Image) else source
-        return self.pipeline.head(self.pipeline.edit(w, asked.strengths, asked.space), asked.tuning)
+        w = self.pipeline.edit(self.latent(asked.source), asked.strengths, asked.space)
+        return self.pipeline.head(w, asked.tuning)
+
+    def latent(self, source: np.ndarray | Image.Image) -> np.ndarray:
+        """w [num_ws, w_dim] of a crop; or what is one already."""
+        return as_array(self.pipeline.encode(source)) if isinstance(source, Image.Image) else source
 
     def look_from(self, asked: EditedHead, angles: Angles) -> tuple[Image.Image, Image.Image]:
         """One picture, and its depth."""
