@@ -163,7 +163,7 @@ with gr.Blocks(title="Preim3D", fill_width=True, delete_cache=(max(1, min(600, F
     # Which session the browser shows. When it has ended, the server's state is another one's, and says so.
     owner = gr.Textbox(start.key, visible="hidden", elem_id="owner")
     # What the sliders are worth, see `Answers.note_sliders`: when the server last moved them, and the browser's clock.
-    turn = gr.Textbox(start.turn, visible="hidden", elem_id="turn")
+    turn = gr.Textbox(start.sliders.turn, visible="hidden", elem_id="turn")
     clock = gr.Number(0, visible="hidden", elem_id="clock")
     refused = gr.Textbox(visible="hidden", elem_id="refused")  # where the photo lies that could not be used
     gr.Markdown(INTRO, elem_id="intro")

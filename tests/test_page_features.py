@@ -249,15 +249,15 @@ def test_only_the_newest_sliders_of_this_turn_count(pipeline):
     """Notes overtake each other, and an undo moves the sliders while the browser still shows where they were."""
     answers = Answers(None, None, {"inversion": pipeline.directions}, None, [], "", None)
     visitor = Visitor()
-    before = visitor.turn
+    before = visitor.sliders.turn
     answers.note_sliders(visitor, 2.0, before, 0.2)
     answers.note_sliders(visitor, 1.0, before, 0.1)
-    assert visitor.slid == (0.2,)
+    assert visitor.sliders.told == (0.2,)
     told = answers.slider_boxes(visitor, Plan())
     answers.note_sliders(visitor, 3.0, before, 0.3)
-    assert visitor.slid is None and told["turn"] == visitor.turn != before
-    answers.note_sliders(visitor, 4.0, visitor.turn, 0.4)
-    assert visitor.slid == (0.4,)
+    assert visitor.sliders.told is None and told["turn"] == visitor.sliders.turn != before
+    answers.note_sliders(visitor, 4.0, visitor.sliders.turn, 0.4)
+    assert visitor.sliders.told == (0.4,)
 
 
 def test_the_mesh_viewers_angles_are_cameras_angles():

@@ -80,12 +80,12 @@ def work(answers: Answers, visitor: Visitor, upload) -> dict:
     recipe = upload("recipe.json", Recipe(visitor.w, Plan()).dumps(
         answers.directions["inversion"].config.fingerprint).encode())  # fmt: skip
     name = answers.names[0]
-    visitor.slid, visitor.slid_at_ms = (0.5, *(0.0 for _ in answers.names[1:])), 1.0
+    visitor.sliders.told, visitor.sliders.told_at_ms = (0.5, *(0.0 for _ in answers.names[1:])), 1.0
     return {
         "photo": (answers.show_photo, upload("next.jpg"), None),
         "recipe": (answers.use_recipe, recipe),
         "improve": (answers.improve, visitor.key),
-        "slide": (answers.slide, 2.0, visitor.turn, visitor.key, *visitor.slid),
+        "slide": (answers.slide, 2.0, visitor.sliders.turn, visitor.key, *visitor.sliders.told),
         "protect": (answers.protect, visitor.key, [name]),
         "reset": (answers.reset, visitor.key),
         "stop": (answers.show_both,),

@@ -173,10 +173,8 @@ class Answers(Showing):
     # Its edits change.
 
     def note_sliders(self, visitor: Visitor, at_ms: float, turn: str, *values: float) -> None:
-        """Before anything waits in the queue: what is being rendered for other values may stop. Notes overtake each
-        other; and what a browser read before it was told that the sliders were moved, as an undo does, is void."""
-        if turn == visitor.turn and at_ms > visitor.slid_at_ms:
-            visitor.slid, visitor.slid_at_ms = values, at_ms
+        """Before anything waits in the queue: what is being rendered for other values may stop."""
+        visitor.sliders.note(at_ms, turn, values)
 
     def slide(self, visitor: Visitor, at_ms: float, turn: str, owner: str, *values: float) -> Iterator[Boxes]:
         """The sliders as they were let go of."""
@@ -184,11 +182,11 @@ class Answers(Showing):
         if not self.has_head(visitor, owner):
             return
         self.note_sliders(visitor, at_ms, turn, *values)  # the note of this very event may be late
-        while visitor.slid != visitor.applied:
-            visitor.applied = visitor.slid
+        while visitor.sliders.moved_on:
+            visitor.sliders.followed = visitor.sliders.told
             plan = visitor.history.plan
             standing = {edit.name: edit.strength for edit in plan.edits}
-            moved = {name: x for name, x in zip(self.names, visitor.applied) if x != standing.get(name, 0.0)}
+            moved = {name: x for name, x in zip(self.names, visitor.sliders.followed) if x != standing.get(name, 0.0)}
             if moved:
                 yield from self.follow(visitor, plan.with_strengths(moved))
 

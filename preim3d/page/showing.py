@@ -1,7 +1,6 @@
 """What stands on the page: the session's state -> new contents of boxes, by their elem_id."""
 
 import inspect
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -85,7 +84,7 @@ class Showing:
         visitor.unfinished = True
         pending = original and bool(self.asked(visitor).strengths)  # the edits are not in these pictures yet
         for kind, *things in visitor.while_current(steps):
-            if not original and visitor.slid != visitor.applied:
+            if not original and visitor.sliders.moved_on:
                 return
             if kind == "edited":
                 original, before = False, visitor.front
@@ -145,10 +144,10 @@ class Showing:
 
     def slider_boxes(self, visitor: Visitor, plan: Plan) -> Boxes:
         """Moves the sliders, and what else chooses, to a plan."""
-        visitor.slid, visitor.applied, visitor.turn = None, None, secrets.token_hex(4)
+        visitor.sliders.move()
         standing = {edit.name: edit.strength for edit in plan.edits}
         boxes = {f"slider-{name}": standing.get(name, 0.0) for name in self.names}
-        return {**boxes, "turn": visitor.turn, "protect": list(plan.protect), **self.space_box(plan.space)}
+        return {**boxes, "turn": visitor.sliders.turn, "protect": list(plan.protect), **self.space_box(plan.space)}
 
     def space_box(self, space: str) -> Boxes:
         return {"space": space} if "origin" in self.directions else {}
@@ -165,7 +164,7 @@ class Showing:
         return {**empty, **self.space_box("inversion"), **{f"slider-{name}": 0 for name in self.names}}
 
     def owned(self, visitor: Visitor) -> Boxes:
-        return {"session": visitor, "owner": visitor.key, "turn": visitor.turn}
+        return {"session": visitor, "owner": visitor.key, "turn": visitor.sliders.turn}
 
     def describe(self, visitor: Visitor, after: Image.Image, before: Image.Image | None = None) -> Boxes:
         """What is said of the head and its edits, in words and, for researchers, in figures."""

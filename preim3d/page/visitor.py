@@ -54,6 +54,36 @@ class Stage:
         return True
 
 
+def new_turn() -> str:
+    return secrets.token_hex(4)
+
+
+@dataclass
+class Sliders:
+    """Where the sliders stand: as the browser tells, or as the server moved them. Work for other values is out of
+    date."""
+
+    turn: str = field(default_factory=new_turn)  # anew whenever the server moves them
+    told: tuple[float, ...] | None = None  # by the browser, last in this turn,
+    told_at_ms: float = 0.0  # by its clock
+    followed: tuple[float, ...] | None = None  # what was told when the head was last brought in line
+
+    def note(self, at_ms: float, turn: str, values: tuple[float, ...]) -> None:
+        """What the browser tells. Notes overtake each other; and what it read before it was told that the sliders were
+        moved, as an undo does, is void."""
+        if turn == self.turn and at_ms > self.told_at_ms:
+            self.told, self.told_at_ms = values, at_ms
+
+    @property
+    def moved_on(self) -> bool:
+        """Whether the browser has told other values than those that are followed."""
+        return self.told != self.followed
+
+    def move(self) -> None:
+        """The server moves them: what the browser told before is void."""
+        self.turn, self.told, self.followed = new_turn(), None, None
+
+
 KEPT_PER_KIND = 2  # files of one kind: the newest, and the one that a browser may still be loading
 
 
@@ -76,10 +106,7 @@ class Visitor:
     front: Image.Image | None = None  # the reconstruction from the photo's camera,
     frames: str = ""  # and from all around, as `data_uri` of `turntable.pack`
     judged: dict[Plan, Judgement] = field(default_factory=dict)  # by `verdict`: the edits with either directions
-    turn: str = field(default_factory=lambda: secrets.token_hex(4))  # anew whenever the server moves the sliders
-    slid: tuple[float, ...] | None = None  # the sliders as the browser last told in this turn,
-    slid_at_ms: float = 0.0  # by the browser's clock,
-    applied: tuple[float, ...] | None = None  # and as they were last followed; work for other values is out of date
+    sliders: Sliders = field(default_factory=Sliders)
     files: dict[str, list[Path]] = field(default_factory=dict)  # by kind, oldest first
     folder: Path | None = None
 
