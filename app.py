@@ -18,9 +18,9 @@ from pathlib import Path
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # the server would call home as gradio is imported
 import gradio as gr
 import numpy as np
-import torch
 from diffusers.utils import logging
 
+from preim3d.device import find_device
 from preim3d.directions import ATTRIBUTES, MAIN_ATTRIBUTES
 from preim3d.options import whole_number
 from preim3d.page.answers import Answers
@@ -44,7 +44,7 @@ from preim3d.page.widgets import (
 )
 from preim3d.pipeline import Preim3DPipeline
 from preim3d.strengths import STRENGTH_LIMIT
-from preim3d.weights import BUNDLED, WeightsError, find_weights
+from preim3d.weights import BUNDLED, find_weights
 
 
 parser = argparse.ArgumentParser(
@@ -75,11 +75,7 @@ READER = Path(__file__).parent / "weights" / "reader"
 logging.disable_progress_bar()  # one for each network, over in a moment
 try:
     weights = find_weights(options.weights)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise WeightsError(f"There is no device {device!r} on this machine; leave --device out.") from None
+    device = find_device(options.device)
     pipeline = Preim3DPipeline.from_pretrained(weights.folder)
     # Copies that stay on the CPU: on ZeroGPU nothing else can be computed with outside the GPU's functions.
     directions = {"inversion": copy.deepcopy(pipeline.directions)}
@@ -89,11 +85,11 @@ try:
     config = directions["inversion"].config
     verdict = Verdict.of_weights(READER, weights.folder, directions["inversion"])
     examples = find_examples(weights.folder, config.fingerprint)
-except WeightsError as error:
+except ValueError as error:  # WeightsError, or a device that is not there
     sys.exit(f"preim3d: {error}")
 print(weights.source)
 
-PROMPT = "Any photo with a face will do." + (" Or start with one of these people:" if examples else "")
+PROMPT = "Or start with one of these people:" if examples else "Any photo with a face will do."
 gpu = Gpu(pipeline)
 answers = Answers(gpu, pipeline.aligner, directions, verdict, examples, PROMPT, options.weights)
 api = Api(pipeline, gpu)
@@ -105,7 +101,7 @@ gr.set_static_paths([weights.folder / "examples"])
 # The layout.
 
 INTRO = """# One portrait photo → an editable 3D head
-Drop in a photo, turn the head, move the sliders; take it along as a picture, a film or a 3D model."""
+Drop in a photo, turn the head, move the sliders, take it along."""
 BUNDLED_MODEL = """The bundled model is small: expect yourself, a little soft. It learned from photos of real people
 and from synthetic heads. Its weights are [CC BY 4.0](https://creativecommons.org/licenses/by/4.0/); credits stand in
 `weights/faces/README.md`. Use it on photos of people who agree, and never to deceive or to identify anyone. """
@@ -117,6 +113,7 @@ slider marks where it was checked that results stay good."""
 
 # The browser decides it, at once: told by the server, it could empty a box that holds the next photo by then.
 DROP_REFUSED = "(photo, refused) => photo && photo.path === refused ? null : photo"
+SHOW_FOLD = "() => document.querySelector('#any-side').scrollIntoView({block: 'center', behavior: 'smooth'})"
 READ_CLOCK = "(session, clock, ...rest) => [session, performance.now(), ...rest]"
 
 ordered = [name for name in ATTRIBUTES if name in config.names]
@@ -169,7 +166,13 @@ with gr.Blocks(title="Preim3D", fill_width=True, delete_cache=(max(1, min(600, F
     gr.Markdown(INTRO, elem_id="intro")
     with gr.Row(elem_id="work"):
         with gr.Column(min_width=280, elem_id="start"):
-            photo = PhotoBox(label="Photo", sources=["upload", "clipboard", "webcam"], height=170, elem_id="photo")
+            photo = PhotoBox(
+                label="Photo",
+                show_label=False,
+                sources=["upload", "clipboard", "webcam"],
+                height=170,
+                elem_id="photo",
+            )
             status = gr.Markdown(PROMPT, elem_id="status")
             picker = face_picker()
             with gr.Row(elem_id="others"):
@@ -250,13 +253,13 @@ with gr.Blocks(title="Preim3D", fill_width=True, delete_cache=(max(1, min(600, F
             picture_box("edited", first and first / "grid.webp", ["download", "fullscreen"])
     with gr.Accordion("Picture from any side, depth, film", open=False, elem_id="any-side") as any_side:
         with gr.Row():
-            yaw = gr.Slider(-45, 45, value=0, step=1, label="To the side (yaw), degrees", elem_id="yaw", min_width=140)
+            yaw = gr.Slider(-45, 45, value=0, step=1, label="Sideways (yaw), degrees", elem_id="yaw", min_width=140)
             pitch = gr.Slider(
                 -20,
                 20,
                 value=0,
                 step=1,
-                label="From below, or - above (pitch), degrees",
+                label="From below (pitch), degrees",
                 elem_id="pitch",
                 min_width=140,
             )
@@ -381,8 +384,11 @@ with gr.Blocks(title="Preim3D", fill_width=True, delete_cache=(max(1, min(600, F
 
     looks = [looked, depth, yaw, pitch, any_side, status]
     look.click(placed(answers.look), [*current, yaw, pitch], looks, show_progress_on=[looked, depth], **on_gpu)
-    view.look(placed(answers.look_as_viewer), current, looks, show_progress_on=[looked, depth], **on_gpu)
-    look_as_mesh.click(placed(answers.look_as_mesh), [*current, model], looks, show_progress_on=looked, **on_gpu)
+    for looking in (
+        view.look(placed(answers.look_as_viewer), current, looks, show_progress_on=[looked, depth], **on_gpu),
+        look_as_mesh.click(placed(answers.look_as_mesh), [*current, model], looks, show_progress_on=looked, **on_gpu),
+    ):
+        looking.then(None, js=SHOW_FOLD, **private)
     make_film.click(placed(answers.film), current, [film, status], show_progress_on=film, **on_gpu)
     format_choice.input(placed(answers.choose_format), [*current, format_choice], [download, status], **on_gpu)
 

@@ -76,3 +76,12 @@ def wait_for_change(page, name: str, before: str | None) -> str:
 
 def pixels(page, name: str) -> bytes:
     return page.request.get(source_of(page, name)).body()
+
+
+def set_slider(page, name: str, value: float) -> str:
+    """Types a strength; the address of the picture that comes of it."""
+    before = source_of(page, "edited")
+    number = page.locator(f"#slider-{name} input[type=number]")
+    number.fill(str(value))
+    number.press("Enter")
+    return wait_for_change(page, "edited", before)

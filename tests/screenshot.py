@@ -7,12 +7,12 @@ import io
 import tempfile
 from pathlib import Path
 
-from browsing import chromium, source_of, visiting, wait_for_change
+from browsing import chromium, set_slider, visiting, wait_for_change
 from PIL import Image
 from running import running_page
 
 
-PAGE = {"viewport": {"width": 1500, "height": 1220}}
+PAGE = {"viewport": {"width": 1360, "height": 1330}}
 QUALITY = 85  # of the JPEG
 
 
@@ -23,14 +23,10 @@ def take(weights: str | None, edit: tuple[str, str], out: Path) -> None:
         # The picture is to show the mesh, which a browser without a card draws slowly.
         with chromium() as browser, visiting(browser, server.address, **PAGE) as page:
             mesh = wait_for_change(page, "model", None)
-            number = page.locator(f"#slider-{name} input[type=number]")
-            if number.count():
-                before = source_of(page, "edited")
-                number.fill(strength)
-                number.press("Enter")
-                wait_for_change(page, "edited", before)
+            if page.locator(f"#slider-{name}").count():
+                set_slider(page, name, strength)
                 wait_for_change(page, "model", mesh)
-                page.locator("#verdict").get_by_text("Altered").wait_for()
+                page.locator("#verdict").get_by_text("The edit").wait_for()
             page.wait_for_selector("#model canvas")
             page.wait_for_timeout(15_000)  # until all frames of the orbit have come and the mesh is drawn
             shot = page.screenshot()

@@ -6,7 +6,7 @@ import sys
 import urllib.request
 
 import pytest
-from browsing import drop_in, pixels, source_of, visiting, wait_for_change
+from browsing import drop_in, pixels, set_slider, source_of, visiting, wait_for_change
 from conftest import ROOT
 from PIL import Image
 from running import PATIENCE_S
@@ -23,7 +23,8 @@ def test_a_phone_shows_and_does_everything_without_scrolling_sideways(browser, a
     with visiting(browser, address, **PHONE) as phone:
         edit_and_download(phone, portrait, tmp_path)
         assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        boxes = ("photo", "viewer", "model", "sliders", "grid", "edited")
+        phone.evaluate("scrollTo(0, 0)")
+        boxes = ("viewer", "photo", "sliders", "verdict", "model", "grid", "edited")
         tops = [phone.locator(f"#{name}").bounding_box()["y"] for name in boxes]
         assert tops == sorted(tops)
         phone.get_by_text("Recipe: continue later").tap()
@@ -40,9 +41,65 @@ def test_a_phone_shows_and_does_everything_without_scrolling_sideways(browser, a
         assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+TOO_LOW = """() => [...document.querySelectorAll("button, select, input:not([type=file]), a[download], footer a")]
+    .filter(control => control.checkVisibility({visibilityProperty: true, opacityProperty: true}))
+    .map(control => ["radio", "checkbox"].includes(control.type) ? control.closest("label") : control)
+    .filter(touched => touched.getBoundingClientRect().width > 1)
+    .filter(touched => touched.getBoundingClientRect().height < 43.9)
+    .map(touched => touched.outerHTML.slice(0, 200))"""
+
+
+def test_a_phone_keeps_the_edited_picture_in_sight_and_has_controls_for_fingers(browser, address, portrait):
+    with visiting(browser, address, **PHONE) as phone:
+        drop_in(phone, portrait)
+        wait_for_change(phone, "grid", None)
+        phone.locator("#verdict").get_by_text("Photo and head: ").wait_for()
+        phone.get_by_text("More attributes").tap()
+        for name in ("smile", "mouth_open", "bald"):
+            phone.evaluate(f"document.getElementById('slider-{name}').scrollIntoView({{block: 'end'}})")
+            picture, slider = (phone.locator(q).bounding_box() for q in ("#viewer canvas.right", f"#slider-{name}"))
+            assert picture["y"] >= 0 and picture["height"] > 150, name
+            bar = phone.locator("#viewer").bounding_box()
+            assert bar["y"] + bar["height"] <= slider["y"] and slider["y"] + slider["height"] <= 844, name
+        for fold in ("Picture from any side", "Recipe: continue later", "For researchers"):
+            phone.locator("button.label-wrap", has_text=fold).tap()
+        set_slider(phone, "smile", 1)
+        phone.locator("#edits").get_by_text("Smile +1.0").wait_for()
+        assert phone.evaluate(TOO_LOW) == []
+        assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_photo_head_and_upload_are_seen_without_scrolling(browser, address, portrait):
+    with visiting(browser, address, viewport={"width": 1280, "height": 800}, reduced_motion="reduce") as page:
+        drop_in(page, portrait)
+        wait_for_change(page, "grid", None)
+        page.wait_for_selector("#viewer .stage:not([data-frame=''])")
+        left, right = (page.locator(f"#viewer canvas.{side}").bounding_box() for side in ("left", "right"))
+        assert left["y"] == right["y"] and left["x"] + left["width"] <= right["x"]
+        assert min(left["width"], right["width"]) >= 400
+        for name in ("#photo", "#viewer", "#verdict", "#slider-smile", "#undo"):
+            box = page.locator(name).bounding_box()
+            assert box["y"] + box["height"] <= 800 and box["x"] + box["width"] <= 1280, name
+        assert page.locator("#verdict").get_by_text("Photo and head: ").is_visible()
+        # Figures and what belongs to them wait in one fold.
+        seen = page.locator("body").inner_text().lower()
+        assert not any(
+            word in seen for word in ("inversion manifold", "dlib", "standard deviation", "(ad)", "distance")
+        )
+
+
+def test_a_new_head_turns_once_by_itself(browser, address, portrait):
+    with visiting(browser, address) as page:
+        drop_in(page, portrait)
+        seats = "(window.seats ??= new Set()).add(document.querySelector('#viewer .stage').dataset.frame)"
+        page.wait_for_function(f"{seats}.size > 8", polling=50)
+        page.wait_for_function("document.querySelector('#viewer .play').textContent.includes('Turn')")
+        assert page.evaluate("seats.has(document.querySelector('#viewer .stage').dataset.frame)")
+
+
 def edit_and_download(page, portrait, tmp_path):
     drop_in(page, portrait)
-    for name in ("found", "crop", "grid", "edited"):
+    for name in ("grid", "edited"):
         wait_for_change(page, name, None)
     page.locator("#status").get_by_text("1 face was found").wait_for()
     assert pixels(page, "grid") == pixels(page, "edited")
@@ -128,7 +185,7 @@ def test_edits_are_listed_undone_and_forgotten_with_the_photo(page, portrait):
     page.locator("#edits").get_by_text("Smile +1.2").wait_for()  # the newest wins
     page.locator("#undo:enabled").click()
     page.locator("#redo:enabled").wait_for()
-    address = source_of(page, "crop")
+    address = source_of(page, "edited")
     assert page.request.get(address).ok
     page.click("#forget")
     page.locator("#status").get_by_text("Forgotten").wait_for()

@@ -1,8 +1,10 @@
 """What a person can do with a head on the page, in headless Chromium: both spaces of directions, recipes and copied
 lines, the mesh, better likeness, film, face picker, protection; and what is said when the session has ended."""
 
+import base64
 import io
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -10,15 +12,17 @@ import subprocess
 import gradio as gr
 import numpy as np
 import pytest
-from browsing import drop_in, pixels, source_of, visiting, wait_for_change
+from browsing import drop_in, pixels, set_slider, source_of, visiting, wait_for_change
 from PIL import Image
 from running import running_page
 from test_mesh import GLTF, needs_npm, viewer_url  # noqa: F401
 
 from preim3d.__main__ import main
+from preim3d.align import Face
 from preim3d.directions import Directions
 from preim3d.edits import Plan
-from preim3d.page.answers import Answers, viewer_angles
+from preim3d.judge import Judgement, Likeness
+from preim3d.page.answers import Answers, face_choices, viewer_angles
 from preim3d.page.verdict import Verdict
 from preim3d.page.visitor import Visitor
 from preim3d.pipeline import Preim3DPipeline
@@ -48,26 +52,21 @@ def address(weights, portrait, tmp_path_factory):
         assert "Traceback" not in server.log.read_text(), server.log.read_text()
 
 
-def set_slider(page, name: str, value: float) -> str:
-    """Types a strength; the address of the picture that comes of it."""
-    before = source_of(page, "edited")
-    number = page.locator(f"#slider-{name} input[type=number]")
-    number.fill(str(value))
-    number.press("Enter")
-    return wait_for_change(page, "edited", before)
-
-
 def press(page, name: str) -> None:
     """A click that does not wait for the mesh's viewer, which keeps a browser without a GPU busy."""
     page.wait_for_selector(f"#{name}", state="attached")  # what a fold holds comes with its opening
     page.evaluate("name => document.getElementById(name).click()", name)
 
 
-def code(page, name: str, part: str) -> str:
-    """The text of a code box as soon as it holds this part, opening what hides it."""
-    fold = page.locator("button.label-wrap", has_text="Recipe: continue later")
+def open_fold(page, name: str) -> None:
+    fold = page.locator("button.label-wrap", has_text=name)
     if "open" not in fold.get_attribute("class").split():
         fold.click()
+
+
+def code(page, name: str, part: str) -> str:
+    """The text of a code box as soon as it holds this part, opening what hides it."""
+    open_fold(page, "For researchers")
     page.locator(f"#{name} .cm-line", has_text=part).first.wait_for()
     return "\n".join(page.locator(f"#{name} .cm-line").all_inner_texts())
 
@@ -80,10 +79,11 @@ def picture(page, name: str) -> np.ndarray:
 def test_copied_lines_and_the_recipe_make_the_picture_again(page, browser, address, portrait, tmp_path, monkeypatch):
     drop_in(page, portrait)
     wait_for_change(page, "model", None)
-    page.locator("#verdict").get_by_text("Reconstruction and photo: ").wait_for()
+    page.locator("#verdict").get_by_text("Photo and head: ").wait_for()
     set_slider(page, "smile", 1.5)
     page.locator("#edits").get_by_text("Smile +1.5").wait_for()
-    page.locator("#verdict").get_by_text("between before and after").wait_for()
+    open_fold(page, "For researchers")
+    page.locator("#figures").get_by_text("Before and after the edit: distance").wait_for()
     shown = picture(page, "edited")
     shutil.copy(portrait, tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -103,20 +103,21 @@ def test_copied_lines_and_the_recipe_make_the_picture_again(page, browser, addre
     before = source_of(page, "edited")
     page.get_by_label("the original space").click()
     wait_for_change(page, "edited", before)
-    page.locator("#verdict").get_by_text("no direction of the original space for goatee").wait_for()
-    page.locator("#verdict").get_by_text("The same edits with directions of the inversion manifold").wait_for()
+    page.locator("#verdict").get_by_text("Left out: goatee").wait_for()
+    page.locator("#figures").get_by_text("The same edits with directions of the inversion manifold").wait_for()
     assert code(page, "python", 'space="origin"')
     there = picture(page, "edited")
     assert not np.array_equal(there, shown)
 
     # A recipe restores that without the photo, on a fresh page and from the command line.
+    open_fold(page, "Recipe: continue later")
     with page.expect_download() as download:
         press(page, "recipe")
     download.value.save_as("head.recipe.json")
     assert recipe_main(shlex.split(code(page, "command", "recipe"))[3:]) == 0
     assert np.array_equal(np.asarray(Image.open("out/grid.png").convert("RGB")), there)
     with visiting(browser, address) as fresh:
-        fresh.get_by_text("Recipe: continue later").click()
+        open_fold(fresh, "Recipe: continue later")
         with fresh.expect_file_chooser() as chooser:
             press(fresh, "use-recipe")
         chooser.value.set_files("head.recipe.json")
@@ -125,6 +126,7 @@ def test_copied_lines_and_the_recipe_make_the_picture_again(page, browser, addre
         wait_for_change(fresh, "grid", None)
         wait_for_change(fresh, "edited", source_of(fresh, "grid"))
         assert np.array_equal(picture(fresh, "edited"), there)
+        open_fold(fresh, "For researchers")
         assert fresh.locator("#space input:checked").get_attribute("value") == "origin"
 
 
@@ -193,11 +195,17 @@ def test_one_of_several_faces_is_picked_and_an_attribute_protected(page, portrai
         group.paste(one.resize((440, 440)).transpose(Image.Transpose.FLIP_LEFT_RIGHT), (560, 30))
     group.save(tmp_path / "two.jpg", quality=95)
     drop_in(page, tmp_path / "two.jpg")
-    crop = wait_for_change(page, "crop", None)
     page.locator("#status").get_by_text("2 faces were found").wait_for()
-    wait_for_change(page, "grid", None)
-    page.locator("#picker").get_by_text("Face 2").click()
-    wait_for_change(page, "crop", crop)
+    grid = wait_for_change(page, "grid", None)
+    # By its picture, without a mouse.
+    faces = page.locator("#picker button")
+    assert faces.all_inner_texts() == ["Face 1", "Face 2"]
+    assert page.evaluate("[...document.querySelectorAll('#picker img')].every(picture => picture.naturalWidth > 50)")
+    faces.nth(0).focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.locator("#picker button[aria-pressed=true]", has_text="Face 2").wait_for()
+    wait_for_change(page, "grid", grid)
     assert code(page, "python", "face=2") and code(page, "command", "--face 2")
 
     before = set_slider(page, "smile", 2)
@@ -209,16 +217,35 @@ def test_one_of_several_faces_is_picked_and_an_attribute_protected(page, portrai
     assert page.evaluate("[...document.querySelectorAll('.block img')].every(picture => picture.alt)")
 
 
-def test_the_verdict_gives_words_first_and_the_number_after(pipeline, tiny_weights, tmp_path):
+def test_faces_are_shown_as_squares_of_the_photo_and_small_ones_cannot_be_chosen():
+    photo = Image.new("RGB", (300, 200), "green")
+    photo.paste("red", (60, 40, 160, 160))
+    photo.paste("blue", (280, 0, 300, 24))
+    at = {name: np.array(points, float) for name, points in {
+        "large": [[85, 85], [135, 85], [110, 110], [92, 132], [128, 132]],
+        "small": [[283, 8], [293, 8], [288, 13], [284, 18], [292, 18]],
+    }.items()}  # fmt: skip
+    faces = [Face(points, 1.0, (0.0, 0.0)) for points in at.values()]
+    first, second = face_choices(photo, faces, 1)
+    assert (first["number"], first["chosen"], first["too_small"]) == (1, True, False)
+    assert (second["number"], second["chosen"], second["too_small"]) == (2, False, True)
+    for choice, channel in ((first, 0), (second, 2)):
+        with Image.open(io.BytesIO(base64.b64decode(choice["src"].partition(",")[2]))) as shown:
+            pixels = np.asarray(shown.convert("RGB")).astype(int)
+        assert pixels.shape == (112, 112, 3) and pixels[56, 56].argmax() == channel
+
+
+def test_the_verdict_has_words_for_everybody_and_figures_apart(pipeline, tiny_weights, tmp_path):
     verdict = Verdict.of_weights(tmp_path / "no-reader", tiny_weights, pipeline.directions)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8))
     visitor = Visitor(w=np.zeros((1, 1)), crop=picture, front=picture)
-    told = verdict.describe(visitor, picture)
-    assert told.startswith("**Reconstruction and photo: unmistakably the same person** (distance 0.00).")
-    assert "two photos of one person differ by 0.26, photos of strangers by 0.83" in told
+    words, figures = verdict.describe(visitor, picture)
+    assert words == "**Photo and head: unmistakably the same person.**"
+    assert figures.startswith("Photo and reconstruction: distance 0.00.")
+    assert "two photos of one person differ by 0.26, photos of strangers by 0.83" in figures
     # Without a photo, or a network to compare with it, nothing is claimed.
     visitor.crop = None
-    assert verdict.describe(visitor, picture) == ""
+    assert verdict.describe(visitor, picture) == ("", "")
 
 
 def test_the_verdict_tells_an_edit_in_words_and_figures(pipeline, tiny_weights, tmp_path):
@@ -228,11 +255,23 @@ def test_the_verdict_tells_an_edit_in_words_and_figures(pipeline, tiny_weights, 
     before, after = (Image.new("RGB", (256, 256), color) for color in ("grey", "white"))
     visitor = Visitor(w=np.zeros((1, 1)), front=before)
     visitor.history.do(visitor.history.plan.with_strengths({"smile": 2.0}))
-    told = verdict.describe(visitor, after, before)
-    assert "**The edit " in told and "between before and after" in told and "**Altered (AA):** smile" in told
+    words, figures = verdict.describe(visitor, after, before)
+    assert words.startswith("**The edit ") and "Smile: " in words and not re.search(r"[0-9]", words)
+    assert "Before and after the edit: distance" in figures and "**Altered (AA):** smile" in figures
     # The other directions' figures stand beside these as soon as both are known.
     visitor.history.do(visitor.history.plan._replace(space="origin"))
-    assert "directions of the inversion manifold: distance" in verdict.describe(visitor, after, before)
+    assert "directions of the inversion manifold: distance" in verdict.describe(visitor, after, before)[1]
+
+
+def test_changes_are_told_by_their_size(pipeline):
+    altering, drifts = {"smile": 1.2, "age": -0.3, "hat": 0.1}, {"grey hair": 0.9, "wrinkles": -0.6, "bald": 0.4}
+    judgement = Judgement(Likeness(0.2, "The edit keeps the person"), altering, 0.3, drifts)
+    verdict = Verdict(None, None, pipeline.directions)
+    assert verdict.in_words(judgement) == (
+        "**The edit keeps the person.** Smile: much more; Age: a little less; Hat: hardly any change.\n\n"
+        "Also changed: grey hair (more), wrinkles (less)."
+    )
+    assert verdict.in_words(Judgement(None, {}, 0.1, {"bald": -0.4})) == "Nothing else changed much."
 
 
 def test_a_session_that_has_ended_says_so(pipeline):

@@ -43,7 +43,7 @@ class Verdict:
         plan = visitor.history.plan
         if self.judge is not None and before is not None and plan.strengths():
             judgement = self.judge.judge(before, after, plan.strengths())
-            words += self.in_words(judgement)
+            words.append(self.in_words(judgement))
             figures += self.about_edit(judgement)
             # With the same edits by the other directions, if they were looked at: this is the paper's comparison.
             other = "origin" if plan.space == "inversion" else "inversion"
@@ -60,10 +60,10 @@ class Verdict:
             figures.append(f"Distances are those of dlib's face network: {SCALE}.")
         return "\n\n".join(words), "\n\n".join(figures)
 
-    def in_words(self, judgement: Judgement) -> list[str]:
-        """What an edit did, without figures."""
+    def in_words(self, judgement: Judgement) -> str:
+        """What an edit did, without figures; Markdown."""
         labels = self.labels()
-        asked = "; ".join(f"{labels[name]}: {in_steps_of_size(value)}" for name, value in judgement.altering.items())
+        asked = "; ".join(f"{labels[name]}: {change_in_words(value)}" for name, value in judgement.altering.items())
         others = [
             f"{name} ({'more' if value > 0 else 'less'})"
             for name, value in judgement.drifts.items()
@@ -71,7 +71,7 @@ class Verdict:
         ]
         kept = f"**{judgement.kept.words}.** " if judgement.kept else ""
         also = f"Also changed: {', '.join(others)}." if others else "Nothing else changed much."
-        return [f"{kept}{asked}{'.' if asked else ''}".strip(), also]
+        return f"{kept}{asked}{'.' if asked else ''}\n\n{also}".strip()
 
     def about_edit(self, judgement: Judgement) -> list[str]:
         labels = self.labels()
@@ -89,7 +89,7 @@ class Verdict:
         return dict(zip(self.directions.names, self.directions.config.labels))
 
 
-def in_steps_of_size(change: float) -> str:
+def change_in_words(change: float) -> str:
     """A change in standard deviations -> words."""
     size, way = abs(change), "more" if change > 0 else "less"
     if size < SMALL:

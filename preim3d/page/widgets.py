@@ -72,10 +72,10 @@ VIEWER_HTML = """
 </div>
 <div class="bar">
   <button class="play" type="button">▶ Turn</button>
-  <button class="front" type="button" title="Turn the head back to where the photo was taken from">As photo</button>
+  <button class="front" type="button" title="Turn the head back to where the photo was taken from">Reset view</button>
   <button class="over" type="button" aria-pressed="false" title="One picture over the other, with a line between">
     Overlay</button>
-  <button class="look" type="button" title="Make a picture of this view, to download">Picture</button>
+  <button class="look" type="button" title="Make a picture of this view, to download">Save view</button>
 </div>
 <input class="split" type="range" min="0" max="100" value="50" aria-label="Line between left and right">
 <span class="said" aria-live="polite"></span>
@@ -97,8 +97,10 @@ VIEWER_CSS = (
   box-shadow: 0 0 4px rgba(0,0,0,.6); pointer-events: none}
 .stage.over .line {display: block}
 .frame select {position: absolute; top: 10px; left: 10px; max-width: 44%; min-height: 32px; padding: 2px 10px;
-  font: 600 13px/1 var(--font, sans-serif); border: 0; border-radius: 16px; color: white; background: rgba(0,0,0,.6);
-  cursor: pointer; appearance: none}
+  font: 600 13px/1 var(--font, sans-serif); border: 0; border-radius: 16px; color: white; cursor: pointer;
+  padding-right: 28px; appearance: none; field-sizing: content; background:
+  linear-gradient(45deg, transparent 50%, white 50%) calc(100% - 16px) 55% / 5px 5px no-repeat,
+  linear-gradient(-45deg, transparent 50%, white 50%) calc(100% - 11px) 55% / 5px 5px no-repeat, rgba(0,0,0,.6)}
 .frame select.right {left: calc(50% + 14px)}
 .frame:has(.over) select.right {left: auto; right: 10px}
 .frame select option {color: black; background: white}
@@ -123,9 +125,11 @@ VIEWER_CSS = (
     + TOUCHED
     + """ {
   .frame select, .bar button {min-height: 44px}
-  .frame select {top: 0; left: 0; border-radius: 14px 0; background: rgba(0,0,0,.45)}
+  .frame select {top: 0; left: 0; border: 8px solid transparent; border-radius: 22px; font-size: 12px;
+    background-clip: padding-box}
   .frame select.right {left: calc(50% + 4px)}
   .frame:has(.over) select.right {right: 0}
+  .bar button {font-size: 13px}
   .split {height: 44px; margin: 0}
   .bar {margin-top: 6px}
 }
@@ -429,32 +433,49 @@ new MutationObserver(() => {{
 }}).observe(document, {{subtree: true, childList: true}});
 </script>"""
 
-# On a phone the pictures stay at the top while the sliders, which change them, pass under them.
+# On a phone the pictures stay at the top while everything that changes them passes under them.
 CSS = (
     """
-.gradio-container > main {max-width: 1360px; margin: auto; padding: 16px 24px}
+.gradio-container {overflow: clip !important}  /* hidden, as Gradio has it, would keep anything from being sticky */
+.gradio-container > .main {max-width: 1360px !important; margin: auto;
+  padding: 14px clamp(16px, 2.2vw, 28px) !important}
 #intro h1 {font-size: 26px; line-height: 1.2; margin: 0 0 2px; letter-spacing: -.01em}
 #intro p {margin: 0; color: var(--body-text-color-subdued)}
 #work {display: grid; gap: 14px 28px;
   grid-template: "pictures start" auto "pictures sliders" 1fr / minmax(0, 1fr) 350px}
 #work > .column {min-width: 0 !important}
-#start {grid-area: start; gap: 8px} #sliders {grid-area: sliders; gap: 8px}
-#pictures {grid-area: pictures; align-self: start; position: sticky; top: 10px; gap: 16px}
-#viewer, #picker, #edits {padding: 0; overflow: visible}
-#told {gap: 28px} #told .column {gap: 8px}
-#verdict p {margin: 0 0 2px}
-#others {gap: 10px; align-items: center; flex-wrap: nowrap} #forget {flex: 0 0 auto}
+#start {grid-area: start; gap: 8px}
+#sliders {grid-area: sliders; gap: 4px}
+#pictures {grid-area: pictures; align-self: start; position: sticky; top: 10px; gap: 18px}
+:is(#viewer, #picker, #edits) {padding: 0; overflow: visible !important}
+:is(#viewer, #picker, #edits) .html-container {padding: 0}
+#told {gap: 28px}
+#told .column {gap: 8px}
+#verdict p {margin: 0 0 4px}
+#stop:disabled {display: none}
+:is(#refine, #stop) {flex: 0 1 200px}
+#photo {border: 1.5px dashed var(--border-color-accent); background: var(--background-fill-secondary)}
+#others {gap: 10px; align-items: center; flex-wrap: nowrap}
+#forget {flex: 0 0 auto}
 #status {min-height: 1.5em}
 :is(#privacy, #improved, #about) p {margin: 0; font-size: 12.5px; line-height: 1.4;
   color: var(--body-text-color-subdued)}
-#results {margin-top: 12px}
-.attribute {padding: 4px 10px 2px !important}
+footer :is(a, button) {display: inline-flex; align-items: center; min-height: 44px}
+#results {margin-top: 16px; gap: 28px}
+:is(#sliders, #more) .form {background: none; border: 0; box-shadow: none; gap: 6px}
+.attribute {padding: 3px 0 !important; background: none; box-shadow: none; border: 0 !important}
+.attribute .wrap {gap: 2px}
+.attribute :is(.head, .head *) {margin: 0; align-items: center}
+.attribute :is(.min_value, .max_value) {display: none}
 .attribute input[type=range] {height: 16px; background: linear-gradient(to right, transparent var(--low),
   var(--color-accent) 0, var(--color-accent) var(--high), transparent 0) bottom / 100% 2px no-repeat}
 #yaw, #pitch {--zero: 50%}
 :is(.attribute, #yaw, #pitch) input[type=range]::-webkit-slider-runnable-track {background: linear-gradient(to right,
   var(--neutral-200) min(var(--zero), var(--range_progress)), var(--slider-color) 0,
   var(--slider-color) max(var(--zero), var(--range_progress)), var(--neutral-200) 0) !important}
+.dark :is(.attribute, #yaw, #pitch) input[type=range]::-webkit-slider-runnable-track {
+  background: linear-gradient(to right, var(--neutral-600) min(var(--zero), var(--range_progress)),
+  var(--slider-color) 0, var(--slider-color) max(var(--zero), var(--range_progress)), var(--neutral-600) 0) !important}
 .attribute input[type=range]::-moz-range-progress {background: transparent !important}
 .generating {border-color: transparent !important; animation: none !important}
 #examples {flex: 1}
@@ -468,22 +489,24 @@ CSS = (
 @media """
     + NARROW
     + """ {
-    .gradio-container > main {padding: 12px 16px}
     #intro h1 {font-size: 21px}
-    #work {display: flex; flex-direction: column; gap: 12px}
+    #intro p {font-size: 14px}
+    #work {display: flex; flex-flow: column; align-items: stretch; gap: 14px}
     #pictures {display: contents}
-    #start {order: 0}
-    #viewer {order: 1; position: sticky; top: 0; z-index: 20; margin: 0 -16px; padding: 6px 16px 8px; width: auto;
-      background: var(--body-background-fill); box-shadow: 0 6px 8px -8px rgba(0,0,0,.4)}
-    #sliders {order: 2}
-    #told {order: 3}
+    #viewer {order: -1; position: sticky; top: 0; z-index: 20; margin: 0 -16px; width: auto;
+      padding: 6px 16px 8px !important;
+      border-radius: 0; background: var(--body-background-fill); box-shadow: 0 6px 8px -8px rgba(0,0,0,.4)}
+    #told {order: 1}
 }
 @media """
     + TOUCHED
     + """ {
-    button, input:not([type=checkbox], [type=radio], [type=file]), #format label, #space label
+    button, a[download], input:not([type=checkbox], [type=radio], [type=file]), #format label, #space label
       {min-height: 44px !important; min-width: 44px}
-    .attribute input[type=range] {height: 44px}
+    button:has(> svg:only-child), #photo .source-selection button {padding: 12px !important}
+    .tab-like-container {height: auto !important}
+    .attribute .wrap {gap: 0}
+    .attribute input[type=range] {height: 44px; background-position: 0 34px}
 }
 """
 )
