@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from preim3d.align import CROP_PX
+from preim3d.inversion import Reached
 from preim3d.mesh import mesh_bytes
 from preim3d.pipeline import Preim3DPipeline, as_array, grid_sheet
 from preim3d.turntable import GRID, cameras, pack, turn_angles
@@ -29,19 +30,25 @@ from train.real_photos import RealPhotos
 
 # Of the packed sets, those whose faces may be shown: works of the US government, in the public domain.
 PUBLIC_DOMAIN = ("congress",)
-MESH_FACES = 14_000  # of the page's 50,000: these files are bundled
+MESH_FACES = 12_000  # of the page's 50,000: these files are bundled
+QUALITY = 85  # of WebP, likewise
 
 
 def make_example(pipeline: Preim3DPipeline, crop: Image.Image, folder: Path) -> None:
     """All that the page shows of a crop, all of which is photo, into `folder`."""
     (reached,) = deque(pipeline.invert(crop), maxlen=1)
+    write_example(pipeline, crop, reached, folder)
+
+
+def write_example(pipeline: Preim3DPipeline, crop: Image.Image, reached: Reached, folder: Path) -> None:
+    """The same of the head that its inversion reached."""
     head, angles = pipeline.head(reached.w, reached.tuning), tuple(round(angle, 1) for angle in reached.angles_deg)
     frames, depths, _ = pipeline.views_and_depths(head, cameras(turn_angles(angles), pipeline.generator.config.pivot))
     folder.mkdir(parents=True)
-    crop.save(folder / "crop.webp", quality=90)
-    grid_sheet(frames[GRID]).save(folder / "grid.webp", quality=90)
-    pack(frames).save(folder / "turn.webp", quality=90)
-    pack(depths).save(folder / "depth.webp", quality=90)
+    crop.save(folder / "crop.webp", quality=QUALITY)
+    grid_sheet(frames[GRID]).save(folder / "grid.webp", quality=QUALITY)
+    pack(frames).save(folder / "turn.webp", quality=QUALITY)
+    pack(depths).save(folder / "depth.webp", quality=QUALITY)
     (folder / "head.glb").write_bytes(mesh_bytes(pipeline.mesh(head, faces=MESH_FACES), "glb"))
     tuning = np.frombuffer(reached.tuning.to_bytes(), np.uint8)
     np.savez(folder / "head.npz", w=as_array(head.w), tuning=tuning)
