@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -91,14 +90,14 @@ def test_votes_go_on_where_they_were_stopped(tmp_path):
 def test_a_kill_loses_no_vote(tmp_path):
     path = tmp_path / "votes.jsonl"
     script = f"""
-from test_train_vote import ABOUT, Path, Votes, a_vote
-votes = Votes(Path({str(path)!r}), ABOUT)
+from pathlib import Path
+from train.votes import Vote, Votes
+votes = Votes(Path({str(path)!r}), {ABOUT})
 for number in range(10**9):
-    votes.add(a_vote(number))
+    votes.add(Vote(*{a_vote()[:2]}, number, *{a_vote()[3:]}))
     print(number, flush=True)
 """
-    surroundings = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, env=surroundings)
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE)
     for _ in range(20):
         assert process.stdout.readline()
     process.send_signal(signal.SIGKILL)
