@@ -142,7 +142,10 @@ def test_a_converted_folder_knows_its_files_also_those_of_earlier_parts(files, t
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(files, tmp_path):
-    with nearly_full_disk(), pytest.raises(OSError, match=r"w cannot be written \(.*File too large.*\): make room on its disk, or choose"):
+    with (
+        nearly_full_disk(),
+        pytest.raises(OSError, match=r"w cannot be written \(.*File too large.*\): make room on its disk, or choose"),
+    ):
         convert([files["module"]], tmp_path / "w")
     assert list(tmp_path.iterdir()) == []
 
