@@ -79,7 +79,7 @@ def extract_mesh(
 
     def color_at(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
         # A ray from outside gathers its colour just below the surface; on the surface itself it is half that of the
-        # air. A hair outside the box there is nothing, at its very side there is.
+        # air. Points are kept in the box, sides included: outside the field has no colour.
         below = np.clip(points - normals * (0.5 * box_size / resolution), -box_size / 2, box_size / 2)
         return in_blocks(color, below.astype(np.float32)).clip(0, 1)
 

@@ -229,6 +229,11 @@ class Preim3DPipeline(DiffusionPipeline):
     ) -> Preim3DOutput | tuple:
         """Reconstructs the head of a photo and edits it.
 
+        photo ── portrait ──> crop ── encode ──> w ── head ──> planes ── views ──> nine views
+                                                 │
+                                                edit ──> w_edit ── head ──> planes ──┬─ views ──> nine views, edited
+                                                                                     └─ mesh ───> surface
+
         Args:
             photo: any portrait photo: a path, the bytes of a file, or a picture.
             strengths: by attribute, in standard deviations of its classifier's logit; 0 changes nothing.

@@ -1,4 +1,4 @@
-"""app.py in a process of its own."""
+"""app.py, or another page, in a process of its own."""
 
 import os
 import socket
@@ -24,13 +24,13 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def running_page(folder: Path, *flags, **environment) -> Iterator[Server]:
+def running_page(folder: Path, *flags, program: tuple[str, ...] = ("app.py",), **environment) -> Iterator[Server]:
     """The page with these flags, its log and files in `folder`, until the `with` ends; it must then still be there."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address, log, files = f"http://127.0.0.1:{port}", folder / "log.txt", folder / "files"
-    words = [sys.executable, "app.py", "--port", str(port), *map(str, flags)]
+    words = [sys.executable, *program, "--port", str(port), *map(str, flags)]
     surroundings = os.environ | {"GRADIO_TEMP_DIR": str(files)} | environment
     with log.open("w") as file:
         process = subprocess.Popen(words, cwd=ROOT, stdout=file, stderr=file, env=surroundings)

@@ -28,7 +28,7 @@ from train import (
     sharpen,
     showcase,
 )
-from train.boundaries import Manifold, fit_boundary
+from train.boundaries import PrincipalAxes, fit_boundary
 from train.heads import __main__ as heads
 
 
@@ -177,7 +177,7 @@ def test_plain_directions_are_the_planes_own_normals(made, tmp_path):
     lax = ("--heads", 2, "--costs", 1, "--least-accuracy", 0, "--least-auc", 0, "--least-altering", -99)
     assert run(directions.main, *words, *lax, "--latents", made / "latents.npz", "--out", tmp_path / "plain") == 0
     latents, found = np.load(made / "latents.npz"), Directions.from_pretrained(tmp_path / "plain")
-    names, axes = [str(name) for name in latents["attribute_names"]], Manifold(latents["w"].astype(np.float32))
+    names, axes = [str(name) for name in latents["attribute_names"]], PrincipalAxes(latents["w"].astype(np.float32))
     for name, vector in zip(found.names, found.vectors):
         attribute = ATTRIBUTES[name]
         column = names.index(attribute.celeba)

@@ -8,9 +8,9 @@ import torch
 from conftest import ball_generator
 
 from preim3d.directions import ATTRIBUTES
-from train.boundaries import Manifold, balance, closed_form_factors, fit_boundary, principal_components
+from train.boundaries import PrincipalAxes, balance, closed_form_factors, fit_boundary, principal_components
 from train.calibration import LADDER, Effect, allied, calibrate, hold_identity, purify
-from train.candidates import find, fit_planes, read_pairs
+from train.candidates import find, fit_boundaries, read_pairs
 
 
 def test_a_boundary_finds_the_axis_that_was_planted():
@@ -18,7 +18,7 @@ def test_a_boundary_finds_the_axis_that_was_planted():
     w = rng.standard_normal((600, 2, 5)).astype(np.float32)
     axis = rng.standard_normal((2, 5))
     axis /= np.linalg.norm(axis)
-    boundary = fit_boundary(Manifold(w), (w * axis).sum((1, 2)), seed=0)
+    boundary = fit_boundary(PrincipalAxes(w), (w * axis).sum((1, 2)), seed=0)
     assert (boundary.normal * axis).sum() > 0.95
     assert abs(np.linalg.norm(boundary.normal) - 1) < 1e-6
     assert boundary.accuracy > 0.95 and abs(boundary.sigma - 1) < 0.15
@@ -28,7 +28,7 @@ def test_a_rare_attribute_is_scored_evenly():
     # 2 % have it and nothing tells who: by plain accuracy, "nobody has it" would be right in 98 of 100 cases.
     rng = np.random.default_rng(0)
     score = np.where(np.arange(1000) < 20, 1.0, -1.0)
-    boundary = fit_boundary(Manifold(rng.standard_normal((1000, 2, 5))), score, seed=0)
+    boundary = fit_boundary(PrincipalAxes(rng.standard_normal((1000, 2, 5))), score, seed=0)
     assert boundary.accuracy < 0.7
 
 
@@ -36,8 +36,8 @@ def test_few_who_have_it_are_not_joined_by_those_who_do_not():
     # Two of 200 have it: six others must not be learned as if they had it too.
     w = np.random.default_rng(0).standard_normal((200, 2, 5))
     with pytest.raises(ValueError, match="Only 2 latents have it and 198 lack it; 8 of either"):
-        fit_boundary(Manifold(w), np.where(np.arange(200) < 2, 1.0, -1.0), seed=0)
-    assert fit_boundary(Manifold(w), np.where(np.arange(200) < 9, 1.0, -1.0), seed=0, extremes=50).taken == 59
+        fit_boundary(PrincipalAxes(w), np.where(np.arange(200) < 2, 1.0, -1.0), seed=0)
+    assert fit_boundary(PrincipalAxes(w), np.where(np.arange(200) < 9, 1.0, -1.0), seed=0, extremes=50).taken == 59
 
 
 def test_weights_part_what_goes_together():
@@ -47,8 +47,8 @@ def test_weights_part_what_goes_together():
     man = rng.random(4000) < np.where(old, 0.85, 0.15)
     w = np.stack([old + 0.1 * rng.standard_normal(4000), man + 0.1 * rng.standard_normal(4000)], 1)[:, None]
     age = old - 0.5
-    mixed = fit_boundary(Manifold(w), age, 0, extremes=4000).offset
-    parted = fit_boundary(Manifold(w), age, 0, extremes=4000, strata=man.astype(int)).offset
+    mixed = fit_boundary(PrincipalAxes(w), age, 0, extremes=4000).offset
+    parted = fit_boundary(PrincipalAxes(w), age, 0, extremes=4000, strata=man.astype(int)).offset
     assert mixed[0, 1] > 0.5 and abs(parted[0, 1]) < 0.02 and abs(parted[0, 0] - 1) < 0.02
     weight = balance(old, man.astype(int))
     assert abs(weight[old & man].sum() - weight[~old & man].sum()) < 1e-6 and abs(weight.mean() - 1) < 1e-9
@@ -61,7 +61,7 @@ def test_the_pattern_is_what_the_classifier_answers_to():
     rng = np.random.default_rng(0)
     attribute, nuisance = rng.standard_normal((2, 2000))
     w = np.stack([attribute + nuisance, nuisance], 1)[:, None]
-    boundary = fit_boundary(Manifold(w, kept=1.0), attribute, 0, cost=100)
+    boundary = fit_boundary(PrincipalAxes(w, kept=1.0), attribute, 0, cost=100)
     assert np.allclose(boundary.normal, [[0.5**0.5, -(0.5**0.5)]], atol=0.1)
     assert np.allclose(boundary.pattern, [[1, 0]], atol=0.15)
 
@@ -71,8 +71,8 @@ def test_a_boundary_among_some_latents_ignores_the_others():
     w = rng.standard_normal((900, 1, 3))
     # Two thirds lie along the second axis, the rest along the first.
     score, among = np.where(np.arange(900) < 600, w[:, 0, 1], w[:, 0, 0]), np.arange(900) >= 600
-    assert abs(fit_boundary(Manifold(w), score, 0).normal[0, 1]) > 0.5
-    assert abs(fit_boundary(Manifold(w), score, 0, among=among).normal[0, 0]) > 0.95
+    assert abs(fit_boundary(PrincipalAxes(w), score, 0).normal[0, 1]) > 0.5
+    assert abs(fit_boundary(PrincipalAxes(w), score, 0, among=among).normal[0, 0]) > 0.95
 
 
 OPTIONS = {"seed": 0, "extremes": 1000, "costs": [0.1], "plain": False, "least_auc": 0.65, "least_accuracy": 0.6}
@@ -86,8 +86,8 @@ def test_grey_hair_is_learned_against_black_hair():
 
     def redness(names):
         unknown, options = np.full_like(logits, np.nan), Namespace(**OPTIONS)
-        planes = fit_planes(
-            Manifold(w[:, None]),
+        boundaries = fit_boundaries(
+            PrincipalAxes(w[:, None]),
             logits[:, 0],
             unknown,
             logits,
@@ -96,7 +96,7 @@ def test_grey_hair_is_learned_against_black_hair():
             ATTRIBUTES["grey_hair"],
             options,
         )
-        return planes[0].normal[0, 1]
+        return boundaries[0].normal[0, 1]
 
     assert redness(["Gray_Hair", "Any_Other"]) < -0.3  # towards blue
     assert abs(redness(["Gray_Hair", "Black_Hair"])) < 0.1
@@ -116,7 +116,7 @@ def test_candidates_come_from_labels_pairs_and_the_classifier(tmp_path):
         network="abc",
     )  # fmt: skip
     pairs = read_pairs(tmp_path / "pairs.npz", "abc")
-    candidates, left_out = find(latents, Manifold(w), pairs, Namespace(**OPTIONS))
+    candidates, left_out = find(latents, PrincipalAxes(w), pairs, Namespace(**OPTIONS))
     assert {key: {one.origin for one in found} for key, found in candidates.items()} == {
         "smile": {"labels"}, "eyeglasses": {"pairs"}, "hat": {"classifier"},
     }  # fmt: skip

@@ -9,7 +9,7 @@ from preim3d.camera import camera_from_angles
 from train.heads import renderer
 from train.heads.dataset import HeadsDataset, over_background, render_dataset
 from train.heads.renderer import RenderedHead, project
-from train.heads.sampler import FACTORS, Z_DIM, Light, head_attributes, head_features, sample_head
+from train.heads.sampler import FACTORS, Z_DIM, Light, person_attributes, person_features, sample_person
 
 
 MATERIAL = Path(__file__).parents[2] / "shared" / "heads"
@@ -51,7 +51,7 @@ def z_of(seed: int, **factors) -> np.ndarray:
 class TestSampler:
     def test_same_z_same_head(self):
         z = z_of(1)
-        assert np.array_equal(head_features(sample_head(z)), head_features(sample_head(z.copy())))
+        assert np.array_equal(person_features(sample_person(z)), person_features(sample_person(z.copy())))
 
     def test_near_z_near_features(self):
         # Smooth but for the kinds of hair and the things worn: a small step moves no feature far, for most heads.
@@ -59,12 +59,12 @@ class TestSampler:
         for _ in range(50):
             z = rng.standard_normal(Z_DIM)
             step = 1e-4 * rng.standard_normal(Z_DIM)
-            jumps += np.abs(head_features(sample_head(z + step)) - head_features(sample_head(z))).max() > 0.02
+            jumps += np.abs(person_features(sample_person(z + step)) - person_features(sample_person(z))).max() > 0.02
         assert jumps <= 2
 
     def test_labels_follow_their_factors(self):
         def label(name, **factors):
-            return np.mean([head_attributes(sample_head(z_of(seed, **factors)))[name] for seed in range(20)])
+            return np.mean([person_attributes(sample_person(z_of(seed, **factors)))[name] for seed in range(20)])
 
         assert label("Smiling", smile=2) > 0.9 > 0.1 > label("Smiling", smile=-2)
         assert label("Young", age=-1.5) > 0.9 > 0.1 > label("Young", age=1.8)
@@ -75,9 +75,9 @@ class TestSampler:
     def test_every_label_occurs(self):
         rng = np.random.default_rng(3)
         labels = np.array(
-            [list(head_attributes(sample_head(rng.standard_normal(Z_DIM))).values()) for _ in range(1500)]
+            [list(person_attributes(sample_person(rng.standard_normal(Z_DIM))).values()) for _ in range(1500)]
         )
-        names = list(head_attributes(sample_head(np.zeros(Z_DIM))))
+        names = list(person_attributes(sample_person(np.zeros(Z_DIM))))
         share = (labels > 0.5).mean(0)
         rare = [name for name, s in zip(names, share) if not 0.01 < s < 0.99]
         assert labels.min() >= 0 and labels.max() <= 1 and not rare, rare
@@ -90,7 +90,7 @@ class TestRenderer:
         from train.heads.geometry import morph_weights
 
         for seed in range(20):
-            for target in morph_weights(sample_head(z_of(seed))):
+            for target in morph_weights(sample_person(z_of(seed))):
                 assert target in builder.source, target
 
     def test_projection_is_the_generator_s_camera(self):
@@ -108,15 +108,16 @@ class TestRenderer:
         template = np.array([[187.7, 192.3], [324.0, 192.4], [256.7, 266.1], [200.7, 339.7], [310.5, 339.7]])
         camera = camera_from_angles(0.0, 0.0).numpy()
         points = [
-            RenderedHead(sample_head(z_of(s, smile=-0.4, open=-1)), builder).points_px(camera, 512) for s in range(12)
+            RenderedHead(sample_person(z_of(s, smile=-0.4, open=-1)), builder).points_px(camera, 512)
+            for s in range(12)
         ]
         assert np.abs(np.mean(points, 0) - template).max() < 12  # of 512 px
 
     def test_depth_and_picture_agree_between_views(self, builder):
-        head = RenderedHead(sample_head(z_of(5, hat=-1, glasses=-1)), builder)
+        head = RenderedHead(sample_person(z_of(5, hat=-1, glasses=-1)), builder)
         size, first, second = 128, camera_from_angles(0.0, 0.0), camera_from_angles(0.15, 0.1)
-        rgba, depth = head.view(first.numpy(), size, head.head.light)
-        _, other_depth = head.view(second.numpy(), size, head.head.light)
+        rgba, depth = head.view(first.numpy(), size, head.person.light)
+        _, other_depth = head.view(second.numpy(), size, head.person.light)
         assert 0.3 < (rgba[..., 3] > 0).mean() < 0.95
         assert np.array_equal(depth > 0, rgba[..., 3] > 0)
         from train.field_batches import Pinhole
@@ -131,7 +132,7 @@ class TestRenderer:
         monkeypatch.setattr(renderer, "MOUTH", (0, 1, 0))
         people, camera = np.random.default_rng(2).standard_normal((200, Z_DIM)), camera_from_angles(0, 0).numpy()
         for number in (19, 188, 196):  # broad smiles on narrow faces: their cheeks were pierced
-            head = RenderedHead(sample_head(people[number].astype(np.float32)), builder)
+            head = RenderedHead(sample_person(people[number].astype(np.float32)), builder)
             (left, top), (right, bottom) = head.points_px(camera, 256)[3:]
             rows = slice(int(min(top, bottom)) - 30, int(max(top, bottom)) + 30)
             red, green = head.view(camera, 256, SOFT_LIGHT)[0][rows, :, :2].astype(float).transpose(2, 0, 1)
@@ -139,9 +140,9 @@ class TestRenderer:
             assert len(columns) and left <= columns.min() and columns.max() <= right, number
 
     def test_own_light_changes_colour_not_shape(self, builder):
-        head = sample_head(z_of(7))
-        rendered, camera = RenderedHead(head, builder), camera_from_angles(0.2, 0.0).numpy()
-        soft, own = rendered.view(camera, 64, SOFT_LIGHT), rendered.view(camera, 64, head.light)
+        person = sample_person(z_of(7))
+        rendered, camera = RenderedHead(person, builder), camera_from_angles(0.2, 0.0).numpy()
+        soft, own = rendered.view(camera, 64, SOFT_LIGHT), rendered.view(camera, 64, person.light)
         assert np.array_equal(soft[1], own[1]) and not np.array_equal(soft[0], own[0])
 
 
@@ -185,6 +186,6 @@ def test_missing_material_is_named(tmp_path, capsys):
 
 
 def test_light_is_part_of_the_features():
-    head = sample_head(z_of(3))
-    features = head_features(head)
-    assert np.allclose(features[-10:-7], head.light.direction) and features[-1] == head.light.exposure
+    person = sample_person(z_of(3))
+    features = person_features(person)
+    assert np.allclose(features[-10:-7], person.light.direction) and features[-1] == person.light.exposure

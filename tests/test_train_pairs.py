@@ -9,16 +9,16 @@ from command_line import run
 
 from preim3d.directions import ATTRIBUTES, fingerprint
 from train import pairs
-from train.heads.sampler import HAIR_STYLES, Head, head_attributes
+from train.heads.sampler import HAIR_STYLES, Person, person_attributes
 
 
 MATERIAL = Path(__file__).parents[2] / "shared" / "heads"
 
 
-def changed(first: Head, second: Head) -> set[str]:
+def changed(first: Person, second: Person) -> set[str]:
     return {
         field.name
-        for field in dataclasses.fields(Head)
+        for field in dataclasses.fields(Person)
         if not np.array_equal(getattr(first, field.name), getattr(second, field.name))
     } - {"light"}  # the same object
 
@@ -27,7 +27,7 @@ def of(name, seed=0):
     rng = np.random.default_rng(seed)
     pair = pairs.PAIRS[name]
     people = pairs.draw_people(rng, 6, pair.suits)
-    return [pair.change(head, rng) for head in people]
+    return [pair.change(person, rng) for person in people]
 
 
 def test_every_pair_is_of_a_slider_and_changes_only_what_it_is_about():
@@ -47,14 +47,14 @@ def test_every_pair_is_of_a_slider_and_changes_only_what_it_is_about():
 def test_pairs_differ_in_the_label(name):
     attribute, grown = ATTRIBUTES[name], []
     for without, with_ in of(name):
-        labels = [head_attributes(head).get(attribute.celeba, 0.0) for head in (without, with_)]
+        labels = [person_attributes(person).get(attribute.celeba, 0.0) for person in (without, with_)]
         grown.append(attribute.sign * (labels[1] - labels[0]))
     expected = 0 if name in ("receding_hairline", "pale_skin", "pointy_nose") else 0.2
     assert np.mean(grown) >= expected, grown
 
 
 def test_beards_are_for_grown_men_and_kinds_vary():
-    assert all(head.male > 0.6 and head.years > 21 for head, _ in of("full_beard"))
+    assert all(person.male > 0.6 and person.years > 21 for person, _ in of("full_beard"))
     assert len({tuple(with_.frame_color) for _, with_ in of("eyeglasses")}) == 6
     assert {HAIR_STYLES[with_.hair_style] for _, with_ in of("long_hair", seed=1)} <= set(pairs.LONG)
 

@@ -31,7 +31,7 @@ from train.batches import draw_photos
 from train.heads.dataset import HeadsDataset
 from train.heads.geometry import HeadBuilder
 from train.heads.renderer import RenderedHead
-from train.heads.sampler import sample_head
+from train.heads.sampler import sample_person
 from train.heads.source import HeadSource
 from train.options import run_stage, stage_parser
 from train.real_photos import RealPhotos
@@ -87,8 +87,8 @@ def run(args: argparse.Namespace) -> None:
 
     builder = HeadBuilder(HeadSource(args.source))
     carved = [
-        carve(RenderedHead(head, builder), head.light)
-        for head in map(sample_head, tqdm(dataset.z[heads[: args.heads]], unit="head", mininterval=2))
+        carve(RenderedHead(person, builder), person.light)
+        for person in map(sample_person, tqdm(dataset.z[heads[: args.heads]], unit="head", mininterval=2))
     ]
     carved = Carved(*(np.stack(part) for part in zip(*carved)))
     report = fit(generator.back, carved, torch.from_numpy(dataset.features[heads]).double(), w, real_w)

@@ -17,7 +17,7 @@ FEWEST = 8  # latents of either kind: fewer say nothing
 
 @dataclass
 class Boundary:
-    """The plane between an attribute's extremes in W+, and what lies across it."""
+    """The hyperplane between an attribute's extremes in W+, and what lies across it."""
 
     normal: np.ndarray  # [num_ws,w_dim], unit length over all entries; towards more of the attribute
     pattern: np.ndarray  # likewise: how the latents move, on average, as they go along the normal
@@ -28,7 +28,7 @@ class Boundary:
     taken: int  # latents that the SVM was fitted and validated on
 
 
-class Manifold:
+class PrincipalAxes:
     """Latents [N,num_ws,w_dim] in their principal axes: the rows of one latent hardly differ, so that a few hundred
     numbers say all of it."""
 
@@ -48,7 +48,7 @@ class Manifold:
 
 
 def fit_boundary(
-    manifold: Manifold,
+    principal: PrincipalAxes,
     score: np.ndarray,  # [N] the classifier's logit, or the label less .5: above 0 = has the attribute
     seed: int,
     extremes: int = 1000,  # At most so many of either end of the score.
@@ -82,7 +82,7 @@ def fit_boundary(
         np.concatenate([kind[cut(len(kind))] for kind in places])
         for cut in (lambda n: slice(int(0.7 * n)), lambda n: slice(int(0.7 * n), None))
     )
-    x = manifold.coordinates[chosen] / manifold.coordinates.std()
+    x = principal.coordinates[chosen] / principal.coordinates.std()
     weight = balance(truth, np.zeros(len(truth), int) if strata is None else strata[chosen])
     svm = LinearSVC(C=cost / len(x), loss="squared_hinge", dual=False, intercept_scaling=10.0)
     svm.fit(x[fitted], truth[fitted], sample_weight=weight[fitted])
@@ -94,11 +94,11 @@ def fit_boundary(
     offset = np.average(x[truth], axis=0, weights=weight[truth])
     offset -= np.average(x[~truth], axis=0, weights=weight[~truth])
     normal, pattern = (
-        ((direction / np.linalg.norm(direction)) @ manifold.axes).reshape(manifold.shape)
+        ((direction / np.linalg.norm(direction)) @ principal.axes).reshape(principal.shape)
         for direction in (svm.coef_[0], pattern)
     )
-    offset = (offset * manifold.coordinates.std() @ manifold.axes).reshape(manifold.shape)
-    places = manifold.along(normal)
+    offset = (offset * principal.coordinates.std() @ principal.axes).reshape(principal.shape)
+    places = principal.along(normal)
     correlation = float(np.corrcoef(places[order], score[order])[0, 1])
     return Boundary(normal, pattern, offset, accuracy, float(places.std()), correlation, len(x))
 
@@ -122,8 +122,8 @@ def balance(truth: np.ndarray, strata: np.ndarray) -> np.ndarray:
 def principal_components(w: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """GANSpace (Härkönen et al. 2020): the `count` unit directions [count,num_ws,w_dim] in which latents vary most,
     and the standard deviations [count] along them."""
-    manifold = Manifold(w)
-    return manifold.axes[:count].reshape(-1, *manifold.shape), manifold.coordinates[:, :count].std(0)
+    principal = PrincipalAxes(w)
+    return principal.axes[:count].reshape(-1, *principal.shape), principal.coordinates[:, :count].std(0)
 
 
 def closed_form_factors(generator: TriPlaneGenerator, count: int) -> Tensor:

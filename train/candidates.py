@@ -11,13 +11,13 @@ from numpy.lib.npyio import NpzFile
 
 from preim3d.directions import ATTRIBUTES, Attribute
 from train.arrays import open_arrays
-from train.boundaries import Boundary, Manifold, fit_boundary
+from train.boundaries import Boundary, PrincipalAxes, fit_boundary
 from train.calibration import LADDER
 
 
 # What grey hair is learned against where nothing but a classifier tells it. All other hair is brown on average, so a
-# plane between it and grey hair takes the red out of the hair, and turns black hair blue; from black hair to grey the
-# way is lighter, not bluer.
+# boundary between it and grey hair takes the red out of the hair, and turns black hair blue; from black hair to grey
+# the way is lighter, not bluer.
 AGAINST = {"Gray_Hair": "Black_Hair", "Bags_Under_Eyes": "Black_Hair"}
 # What goes together in people but must not in directions: those with an attribute are weighed to be as often men,
 # young and smiling, and of the same ancestries, as those without it.
@@ -36,7 +36,7 @@ class Candidate:
     spread: float  # the length that the ladder counts in
     ladder: tuple[float, ...]
     origin: str  # where it comes from
-    boundary: Boundary | None  # the plane behind it
+    boundary: Boundary | None  # that it is taken from
 
 
 def read_pairs(path: Path | str | None, network: str) -> dict[str, tuple[np.ndarray, float]]:
@@ -55,7 +55,7 @@ def read_pairs(path: Path | str | None, network: str) -> dict[str, tuple[np.ndar
 
 
 def find(
-    latents: NpzFile, manifold: Manifold, pairs: dict[str, tuple[np.ndarray, float]], args: argparse.Namespace
+    latents: NpzFile, principal: PrincipalAxes, pairs: dict[str, tuple[np.ndarray, float]], args: argparse.Namespace
 ) -> tuple[dict[str, list[Candidate]], dict[str, str]]:
     """Attribute -> candidates, and attribute -> why it has none."""
     names = [str(name) for name in latents["attribute_names"]]
@@ -82,16 +82,16 @@ def find(
             # The labels' order, and among equals the classifier's, tells which are the extremes.
             score = labels[:, column] - 0.5 + 1e-3 * np.tanh(logits[:, column]) if labelled else logits[:, column]
             try:
-                planes = fit_planes(manifold, score, labels, logits, groups, names, attribute, args)
+                boundaries = fit_boundaries(principal, score, labels, logits, groups, names, attribute, args)
             except ValueError as error:
-                planes, reason = [], str(error)
-            good = [plane for plane in planes if plane.accuracy >= args.least_accuracy]
+                boundaries, reason = [], str(error)
+            good = [boundary for boundary in boundaries if boundary.accuracy >= args.least_accuracy]
             if good:
-                found += from_planes(
-                    manifold, good, attribute.sign, args.plain, "labels" if labelled else "classifier"
+                found += from_boundaries(
+                    principal, good, attribute.sign, args.plain, "labels" if labelled else "classifier"
                 )
-            elif planes:
-                best = max(plane.accuracy for plane in planes)
+            elif boundaries:
+                best = max(boundary.accuracy for boundary in boundaries)
                 reason = f"Validation accuracy {best:.4f} is below {args.least_accuracy}."
         if found:
             candidates[key] = found
@@ -108,8 +108,8 @@ def readable(labels: np.ndarray, logits: np.ndarray, least_auc: float) -> bool:
     return 0 < truth.sum() < len(truth) and roc_auc_score(truth, logits) >= least_auc
 
 
-def fit_planes(
-    manifold: Manifold,
+def fit_boundaries(
+    principal: PrincipalAxes,
     score: np.ndarray,  # [N], NaN: unknown
     labels: np.ndarray,  # [N,A] in [0, 1], NaN: unknown
     logits: np.ndarray,  # [N,A]
@@ -118,7 +118,7 @@ def fit_planes(
     attribute: Attribute,
     args: argparse.Namespace,
 ) -> list[Boundary]:
-    """The SVM's planes for one attribute, one for each C."""
+    """The SVM's boundaries for one attribute, one for each C."""
     among = ~np.isnan(score)
     strata = np.zeros(len(score), int)
     if not args.plain:
@@ -133,12 +133,14 @@ def fit_planes(
             # Too few to learn from would be worse than the wrong colour.
             if min(has.sum(), (against & ~has).sum()) >= 50:
                 among = among & (has | against)
-    return [fit_boundary(manifold, score, args.seed, args.extremes, cost, among, strata) for cost in args.costs]
+    return [fit_boundary(principal, score, args.seed, args.extremes, cost, among, strata) for cost in args.costs]
 
 
-def from_planes(manifold: Manifold, planes: list[Boundary], sign: int, plain: bool, origin: str) -> list[Candidate]:
-    """What shows of the best plane: its pattern, and the way between the means. (Its normal is `--plain`'s; of latents
-    with as few axes as an encoder's it mostly cancels what else varies.)"""
-    best = max(planes, key=lambda plane: plane.accuracy)
+def from_boundaries(
+    principal: PrincipalAxes, boundaries: list[Boundary], sign: int, plain: bool, origin: str
+) -> list[Candidate]:
+    """What shows of the best boundary: its pattern, and the way between the means. (Its normal is `--plain`'s; of
+    latents with as few axes as an encoder's it mostly cancels what else varies.)"""
+    best = max(boundaries, key=lambda boundary: boundary.accuracy)
     units = [best.normal] if plain else [best.pattern, best.offset / np.linalg.norm(best.offset)]
-    return [Candidate(sign * unit, float(manifold.along(unit).std()), LADDER, origin, best) for unit in units]
+    return [Candidate(sign * unit, float(principal.along(unit).std()), LADDER, origin, best) for unit in units]

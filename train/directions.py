@@ -5,7 +5,7 @@ r"""Labelled latents -> named directions in calibrated units (paper, 3.4 and A.2
     python -m train.directions --method pca --weights weights/cats --latents cats.npz --out weights/cats/directions
 
 InterFaceGAN's protocol (Shen et al. 2020): of the labelled latents take the extremes, split 70/30, fit a linear SVM;
-the direction is the unit normal of its plane, the pattern behind it, or the way from those without to those with it.
+the direction is its boundary's unit normal, the pattern behind it, or the way from those without to those with it.
 People are weighed so that age does not bring sex along, and the like. What photos have no labels for comes from pairs
 of rendered heads. Then heads are edited, rendered and classified again: the response tells which candidate edits most
 cleanly, which other attributes it drags along (these are taken out where that helps; `--plain` does neither), how far
@@ -38,7 +38,7 @@ from preim3d.identity import FaceIdentity
 from preim3d.pipeline import load_component
 from train.arrays import open_arrays
 from train.attributes import HeadReader
-from train.boundaries import Manifold, closed_form_factors, principal_components
+from train.boundaries import PrincipalAxes, closed_form_factors, principal_components
 from train.calibration import PURE_LADDER, EditTrial, calibrate, dependency, hold_identity, purify
 from train.candidates import find, read_pairs
 from train.options import run_stage, stage_parser
@@ -70,11 +70,11 @@ class Found:
     reach: float  # strengths of -reach .. reach stay in the manifold
 
 
-def reach(manifold: Manifold, vector: Tensor) -> float:
+def reach(principal: PrincipalAxes, vector: Tensor) -> float:
     """As many strengths as lead from one end of the manifold to the other, within what the sliders offer.
 
     In halves, which read well on a slider, and never less than an edit that is worth making."""
-    places = manifold.along((vector / vector.norm()).numpy())
+    places = principal.along((vector / vector.norm()).numpy())
     return float(np.clip(round(2 * np.ptp(np.percentile(places, (1, 99))) / vector.norm().item()) / 2, 2.0, 4.0))
 
 
@@ -109,8 +109,8 @@ def classified(
     precision = settle(args.precision, generator.backbone.synthesis, sample)
     cameras = cameras_of(generator, latents["angles"][rows] if "angles" in latents else None, len(rows))
     trial = EditTrial(generator, reader, torch.from_numpy(w[rows]), sigma, precision, cameras, identity)
-    manifold = Manifold(w)
-    candidates, left_out = find(latents, manifold, read_pairs(args.pairs, fingerprint(encoder)), args)
+    principal = PrincipalAxes(w)
+    candidates, left_out = find(latents, principal, read_pairs(args.pairs, fingerprint(encoder)), args)
 
     vectors, responses, chosen = {}, {}, {}
     for key, found in tqdm(candidates.items(), desc="directions", mininterval=5):
@@ -148,20 +148,20 @@ def classified(
                 vector, response = purer, purer_response
         if identity and not args.plain:
             vector = hold_identity(trial, vector, SHORTER * limit(key))
-        plane = candidate.boundary
+        boundary = candidate.boundary
         report[key] = {
             "attribute": name,
             "learned_from": candidate.origin,
-            "accuracy": plane and round(plane.accuracy, 4),
-            "taken": plane and plane.taken,
-            "sigma_w": round(float(manifold.along((vector / vector.norm()).numpy()).std()), 5),
+            "accuracy": boundary and round(boundary.accuracy, 4),
+            "taken": boundary and boundary.taken,
+            "sigma_w": round(float(principal.along((vector / vector.norm()).numpy()).std()), 5),
             "step": round(vector.norm().item(), 5),
             "aa": round(attribute.sign * response[column].item(), 3),
             "ad": round(dependency(response, column), 3),
             "ad_plain": round(plain_ad, 3),
-            "reach": reach(manifold, vector),
+            "reach": reach(principal, vector),
         }
-        accuracy = plane and plane.accuracy
+        accuracy = boundary and boundary.accuracy
         spread, far = report[key]["sigma_w"], report[key]["reach"]
         kept.append(Found(key, attribute.label, attribute.group, vector, accuracy, spread, far))
 
@@ -239,14 +239,14 @@ def failing(key: str, figures: dict, args: argparse.Namespace) -> str | None:
 
 def unlabelled(w: np.ndarray, args: argparse.Namespace, generator: TriPlaneGenerator) -> list[Found]:
     """Principal components or the generator's factors; strength 1 = one standard deviation of the latents."""
-    manifold = Manifold(w)
+    principal = PrincipalAxes(w)
     if args.method == "pca":
         units, _ = principal_components(w, args.components)
     else:
         units = closed_form_factors(generator.cpu(), args.components).numpy()
     found = []
     for number, unit in enumerate(units, 1):
-        sigma = float(manifold.along(unit).std())
+        sigma = float(principal.along(unit).std())
         label = f"{'Component' if args.method == 'pca' else 'Factor'} {number}"
         vector = torch.from_numpy(unit * sigma).float()
         found.append(Found(f"{args.method}_{number}", label, "Unnamed", vector, None, sigma, 3.0))
@@ -339,7 +339,7 @@ def main(words: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--least-auc", type=float, default=0.65, help="of the classifier against the true labels")
     parser.add_argument(
-        "--least-accuracy", type=float, default=0.57, help="of the plane on held-out latents; others are left out"
+        "--least-accuracy", type=float, default=0.57, help="of the boundary on held-out latents; others are left out"
     )
     parser.add_argument(
         "--least-altering", type=float, default=0.35, help="likewise, standard deviations of the logit at strength 2"

@@ -2,7 +2,7 @@
 
     python -m train.pairs --source heads_source.npz --weights weights/faces --out pairs.npz
 
-For what photos have no labels for: one synthetic head twice, everything else equal (light, camera, background), both
+For what photos have no labels for: one synthetic person twice, everything else equal (light, camera, background), both
 through the encoder; the mean offset over many adults, of several kinds of the thing, is the direction, and works on
 photos of real people. Makes OUT with names [K], as in `preim3d.directions`, offsets [K,num_ws,w_dim], agreement [K]
 (mean cosine of the single offsets with their mean), counts [K] and the encoder's fingerprint. Killed, it goes on with
@@ -28,7 +28,7 @@ from preim3d.files import whole_file
 from preim3d.pipeline import load_component
 from train.heads.geometry import HeadBuilder
 from train.heads.renderer import RenderedHead
-from train.heads.sampler import DETAILS, HAIR_STYLES, SKIN_TONES, Z_DIM, Head, sample_head
+from train.heads.sampler import DETAILS, HAIR_STYLES, SKIN_TONES, Z_DIM, Person, sample_person
 from train.heads.source import HeadSource
 from train.options import run_stage, stage_parser
 
@@ -45,14 +45,14 @@ HAIR_COLOURS = {
 }
 LIPSTICKS = ([0.70, 0.10, 0.16], [0.62, 0.07, 0.14])
 Draw = np.random.Generator
-Change = Callable[[Head, Draw], tuple[Head, Head]]  # the head without and with
+Change = Callable[[Person, Draw], tuple[Person, Person]]  # the person without and with
 
 
 class Pair(NamedTuple):
     """What is changed, and on whom."""
 
     change: Change
-    suits: Callable[[Head], bool] = lambda head: True
+    suits: Callable[[Person], bool] = lambda person: True
 
 
 def fields(without: dict, with_: dict) -> Change:
@@ -61,9 +61,9 @@ def fields(without: dict, with_: dict) -> Change:
     def settled(values: dict, rng: Draw) -> dict:
         return {name: value(rng) if callable(value) else value for name, value in values.items()}
 
-    return lambda head, rng: (
-        dataclasses.replace(head, **settled(without, rng)),
-        dataclasses.replace(head, **settled(with_, rng)),
+    return lambda person, rng: (
+        dataclasses.replace(person, **settled(without, rng)),
+        dataclasses.replace(person, **settled(with_, rng)),
     )
 
 
@@ -85,7 +85,7 @@ def beard(stubble: float, moustache: float, goatee: float, full: float) -> Pair:
     """Of about that thickness, on men who have none."""
     amounts = np.array([stubble, moustache, goatee, full])
     change = fields({"beard": np.zeros(4)}, {"beard": lambda rng: np.clip(amounts * rng.uniform(0.85, 1.15), 0, 0.95)})
-    return Pair(change, lambda head: head.male > 0.6 and head.years > 21)
+    return Pair(change, lambda person: person.male > 0.6 and person.years > 21)
 
 
 def hair_colour(name: str) -> Pair:
@@ -96,11 +96,11 @@ def hair_colour(name: str) -> Pair:
         dark, light = map(np.array, HAIR_COLOURS[kind])
         return {"hair": dark + rng.random() * (light - dark), "grey": float(kind == "grey")}
 
-    def change(head: Head, rng: Draw) -> tuple[Head, Head]:
+    def change(person: Person, rng: Draw) -> tuple[Person, Person]:
         other = others[rng.integers(len(others))]
-        return dataclasses.replace(head, **colour(other, rng)), dataclasses.replace(head, **colour(name, rng))
+        return dataclasses.replace(person, **colour(other, rng)), dataclasses.replace(person, **colour(name, rng))
 
-    return Pair(change, lambda head: head.hair_name not in ("bald", "buzz"))
+    return Pair(change, lambda person: person.hair_name not in ("bald", "buzz"))
 
 
 def hair_style(without: tuple[str, ...], with_: tuple[str, ...]) -> Change:
@@ -111,42 +111,42 @@ def hair_style(without: tuple[str, ...], with_: tuple[str, ...]) -> Change:
 
 
 def details(amount: float, *targets: str) -> Change:
-    """The head with details of -amount, and of +amount; targets by their name towards plus."""
+    """The person with details of -amount, and of +amount; targets by their name towards plus."""
     places = [[plus for _, plus, _ in DETAILS].index(target) for target in targets]
 
-    def change(head: Head, rng: Draw) -> tuple[Head, Head]:
-        less, more = head.details.copy(), head.details.copy()
+    def change(person: Person, rng: Draw) -> tuple[Person, Person]:
+        less, more = person.details.copy(), person.details.copy()
         less[places], more[places] = -amount, amount
-        return dataclasses.replace(head, details=less), dataclasses.replace(head, details=more)
+        return dataclasses.replace(person, details=less), dataclasses.replace(person, details=more)
 
     return change
 
 
-def paler(head: Head, rng: Draw) -> tuple[Head, Head]:
+def paler(person: Person, rng: Draw) -> tuple[Person, Person]:
     """Two tones apart on the ramp of skins; lips, unless painted, go with the skin."""
 
-    def toned(tone: float) -> Head:
+    def toned(tone: float) -> Person:
         tone = float(np.clip(tone, 0, 0.98))
         place = tone * (len(SKIN_TONES) - 1)
         low = min(int(place), len(SKIN_TONES) - 2)
         skin = SKIN_TONES[low] + (place - low) * (SKIN_TONES[low + 1] - SKIN_TONES[low])
-        return dataclasses.replace(head, skin=skin, skin_tone=tone, lip=head.lip * skin / head.skin)
+        return dataclasses.replace(person, skin=skin, skin_tone=tone, lip=person.lip * skin / person.skin)
 
-    return toned(head.skin_tone + 0.12), toned(head.skin_tone - 0.12)
+    return toned(person.skin_tone + 0.12), toned(person.skin_tone - 0.12)
 
 
-def painted(head: Head, rng: Draw) -> tuple[Head, Head]:
+def painted(person: Person, rng: Draw) -> tuple[Person, Person]:
     """Lips with lipstick and without."""
-    bare = head.skin * [0.9, 0.7, 0.68]
+    bare = person.skin * [0.9, 0.7, 0.68]
     return (
-        dataclasses.replace(head, lipstick=0.0, lip=bare),
-        dataclasses.replace(head, lipstick=0.9, lip=np.array(LIPSTICKS[rng.integers(len(LIPSTICKS))])),
+        dataclasses.replace(person, lipstick=0.0, lip=bare),
+        dataclasses.replace(person, lipstick=0.9, lip=np.array(LIPSTICKS[rng.integers(len(LIPSTICKS))])),
     )
 
 
-def made_up(head: Head, rng: Draw) -> tuple[Head, Head]:
+def made_up(person: Person, rng: Draw) -> tuple[Person, Person]:
     """Eyes, lips and cheeks with make-up and without."""
-    bare, lips = painted(head, rng)
+    bare, lips = painted(person, rng)
     shadow = np.array([0.35, 0.22, 0.20]) + rng.random() * np.array([0.1, 0.1, 0.3])
     return (
         dataclasses.replace(bare, makeup=0.0, rosy=0.1),
@@ -154,8 +154,8 @@ def made_up(head: Head, rng: Draw) -> tuple[Head, Head]:
     )
 
 
-def has_hair(head: Head) -> bool:
-    return head.hair_name != "bald"
+def has_hair(person: Person) -> bool:
+    return person.hair_name != "bald"
 
 
 PAIRS = {
@@ -178,7 +178,7 @@ PAIRS = {
     "lipstick": Pair(painted),
     "heavy_makeup": Pair(made_up),
     "rosy_cheeks": Pair(fields({"rosy": 0.0}, {"rosy": 1.0})),
-    "freckles": Pair(fields({"freckles": 0.0}, {"freckles": 1.0}), lambda head: head.skin_tone < 0.5),
+    "freckles": Pair(fields({"freckles": 0.0}, {"freckles": 1.0}), lambda person: person.skin_tone < 0.5),
     "wrinkles": Pair(fields({"wrinkles": 0.0}, {"wrinkles": 1.0})),
     "bushy_eyebrows": Pair(
         fields({"brow_thickness": 0.038, "brow_density": 0.6}, {"brow_thickness": 0.078, "brow_density": 1.0})
@@ -195,35 +195,35 @@ PAIRS = {
 
 @torch.no_grad()
 def offsets(
-    pair: Pair, people: list[Head], builder: HeadBuilder, encoder: PortraitEncoder, rng: np.random.Generator
+    pair: Pair, people: list[Person], builder: HeadBuilder, encoder: PortraitEncoder, rng: np.random.Generator
 ) -> Tensor:
     """How each of `people` moves in W+ [n,num_ws,w_dim] when it gets what the pair is about."""
     moved = []
-    for head in people:
-        head = dataclasses.replace(head, hat=False, glasses=0.0, sunglasses=0.0)
+    for person in people:
+        person = dataclasses.replace(person, hat=False, glasses=0.0, sunglasses=0.0)
         camera = camera_from_angles(rng.normal(0, YAW_STD), rng.normal(0, PITCH_STD)).numpy()
         background = rng.uniform(0.2, 0.9, 3)
         views = [
-            picture(one, builder, camera, background, encoder.config.input_size) for one in pair.change(head, rng)
+            picture(one, builder, camera, background, encoder.config.input_size) for one in pair.change(person, rng)
         ]
         without, with_ = encoder(torch.stack(views).to(encoder.device))
         moved.append((with_ - without).cpu())
     return torch.stack(moved)
 
 
-def picture(head: Head, builder: HeadBuilder, camera: np.ndarray, background: np.ndarray, size: int) -> Tensor:
-    """[3,size,size] in [-1, 1], in the head's own light."""
-    rgba = torch.from_numpy(RenderedHead(head, builder).view(camera, size, head.light)[0].astype(np.float32) / 255)
+def picture(person: Person, builder: HeadBuilder, camera: np.ndarray, background: np.ndarray, size: int) -> Tensor:
+    """[3,size,size] in [-1, 1], in the person's own light."""
+    rgba = torch.from_numpy(RenderedHead(person, builder).view(camera, size, person.light)[0].astype(np.float32) / 255)
     colour = rgba[..., :3] * rgba[..., 3:] + torch.from_numpy(background).float() * (1 - rgba[..., 3:])
     return (colour * 2 - 1).permute(2, 0, 1)
 
 
-def draw_people(rng: np.random.Generator, count: int, suits: Callable[[Head], bool]) -> list[Head]:
+def draw_people(rng: np.random.Generator, count: int, suits: Callable[[Person], bool]) -> list[Person]:
     people = []
     while len(people) < count:
-        head = sample_head(rng.standard_normal(Z_DIM))
-        if head.years > ADULT_YEARS and suits(head):
-            people.append(head)
+        person = sample_person(rng.standard_normal(Z_DIM))
+        if person.years > ADULT_YEARS and suits(person):
+            people.append(person)
     return people
 
 

@@ -204,6 +204,13 @@ ASIDE = (
         tflop=3 * 600 * 8 * 5 * 3 * 40e-3,
         steps=1800,
     ),
+    Stage(
+        "python -m train.vote ours=results/ours origin=results/origin --photos photos --out runs/votes.jsonl\n"
+        "python -m train.vote --out runs/votes.jsonl --results --csv votes.csv",
+        "photos, a folder of pictures of each method, people",
+        "runs/votes.jsonl: which of two methods people prefer (Table 6)",
+        0.2,
+    ),
 )
 
 

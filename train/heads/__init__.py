@@ -1,7 +1,7 @@
-"""Synthetic portraits with known shape, pose, light and attributes: z ~ N(0, I) -> head -> RGBA, depth, five points.
+"""Synthetic portraits with known shape, pose, light and attributes: z ~ N(0, I) -> person -> RGBA, depth, points.
 
-    z [Z_DIM] ── sampler ──> Head ── geometry ──> HeadMesh ── renderer ──> RGBA, depth, points
-                               └── features (the generator's z), attributes (named as in CelebA)
+    z [Z_DIM] ── sampler ──> Person ── geometry ──> HeadMesh ── renderer ──> RGBA, depth, points
+                                └── features (the generator's z), attributes (named as in CelebA)
 
 The raw material is public and CC0 1.0; it is not part of this project:
 

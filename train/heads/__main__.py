@@ -75,16 +75,16 @@ def draw_sheet(source: Path, out: Path, seed: int, size: int) -> None:
     from train.heads.dataset import over_background
     from train.heads.geometry import HeadBuilder
     from train.heads.renderer import RenderedHead
-    from train.heads.sampler import Z_DIM, sample_head
+    from train.heads.sampler import Z_DIM, sample_person
     from train.heads.source import HeadSource
 
     builder, rng, rows = HeadBuilder(HeadSource(source)), np.random.default_rng(seed), []
     for _ in range(8):
-        head = sample_head(rng.standard_normal(Z_DIM))
-        rendered = RenderedHead(head, builder)
+        person = sample_person(rng.standard_normal(Z_DIM))
+        rendered = RenderedHead(person, builder)
         angles = ((-35, 0), (0, 0), (30, -20), (30, 20), (90, 0), (180, 0))
         views = [
-            rendered.view(camera_from_angles(math.radians(yaw), math.radians(pitch)).numpy(), size, head.light)[0]
+            rendered.view(camera_from_angles(math.radians(yaw), math.radians(pitch)).numpy(), size, person.light)[0]
             for yaw, pitch in angles
         ]
         rows.append(np.concatenate([over_background(view) for view in views], 1))
@@ -100,14 +100,14 @@ def draw_portrait(source: Path, out: Path, seed: int, yaw_deg: float, pitch_deg:
     from train.heads.dataset import WIDER
     from train.heads.geometry import HeadBuilder
     from train.heads.renderer import RenderedHead
-    from train.heads.sampler import Z_DIM, sample_head
+    from train.heads.sampler import Z_DIM, sample_person
     from train.heads.source import HeadSource
 
-    head = sample_head(np.random.default_rng(seed).standard_normal(Z_DIM))
+    person = sample_person(np.random.default_rng(seed).standard_normal(Z_DIM))
     camera = camera_from_angles(math.radians(yaw_deg), math.radians(pitch_deg), focal=FOCAL / WIDER).numpy()
-    rgba, _ = RenderedHead(head, HeadBuilder(HeadSource(source))).view(camera, size, head.light)
+    rgba, _ = RenderedHead(person, HeadBuilder(HeadSource(source))).view(camera, size, person.light)
     down = np.linspace(0, 1, size)[:, None, None]
-    background = head.background[0] * (1 - down) + head.background[1] * down
+    background = person.background[0] * (1 - down) + person.background[1] * down
     alpha = rgba[..., 3:] / 255
     picture = rgba[..., :3] * alpha + 255 * background * (1 - alpha)
     Image.fromarray(picture.astype(np.uint8)).save(out)

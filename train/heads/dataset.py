@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from preim3d.camera import FOCAL, camera_from_angles
 from train.arrays import open_arrays
-from train.heads.sampler import Z_DIM, Head, head_attributes, head_features, sample_head
+from train.heads.sampler import Z_DIM, Person, person_attributes, person_features, sample_person
 
 
 # A view is laid over this grey (sRGB in [0, 1]) wherever a picture without alpha is needed; it is the
@@ -72,14 +72,14 @@ def over_background(rgba: np.ndarray, background: float = BACKGROUND) -> np.ndar
 def feature_normaliser() -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation [F] of the features over a fixed sample of heads."""
     rng = np.random.default_rng(0)
-    features = np.stack([head_features(sample_head(z)) for z in rng.standard_normal((FEATURE_SAMPLES, Z_DIM))])
+    features = np.stack([person_features(sample_person(z)) for z in rng.standard_normal((FEATURE_SAMPLES, Z_DIM))])
     return features.mean(0), np.maximum(features.std(0), 1e-3)
 
 
-def normalised_features(people: list[Head]) -> np.ndarray:
+def normalised_features(people: list[Person]) -> np.ndarray:
     """The generator's z [N,F] of heads."""
     mean, std = feature_normaliser()
-    features = (np.stack([head_features(head) for head in people]) - mean) / std
+    features = (np.stack([person_features(person) for person in people]) - mean) / std
     return features.clip(-FEATURE_LIMIT, FEATURE_LIMIT).astype(np.float32)
 
 
@@ -107,9 +107,9 @@ def render_dataset(source: Path, out: Path, heads: int, seed: int, size: int, pr
 def _prepare(out: Path, heads: int, seed: int, size: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     z = np.random.default_rng(seed).standard_normal((heads, Z_DIM)).astype(np.float32)
-    people = [sample_head(row) for row in z]
+    people = [sample_person(row) for row in z]
     mean, std = feature_normaliser()
-    labels = [head_attributes(head) for head in people]
+    labels = [person_attributes(person) for person in people]
     views, wide = FRONT_VIEWS + ROUND_VIEWS, round(size * WIDER)
     shapes = {
         "images": ((heads, views, size, size, 4), np.uint8),
@@ -146,20 +146,20 @@ def _render_head(index: int) -> None:
 
     builder, z, seed, arrays, size = _worker
     rng = np.random.default_rng((seed, index))
-    head = sample_head(z[index])
-    rendered = RenderedHead(head, builder)
+    person = sample_person(z[index])
+    rendered = RenderedHead(person, builder)
     for view in range(FRONT_VIEWS + ROUND_VIEWS):
         yaw_limit, focal = (FRONT_YAW, FOCAL) if view < FRONT_VIEWS else (math.pi, FOCAL / WIDER)
         yaw, pitch = rng.uniform(-yaw_limit, yaw_limit), rng.uniform(-FRONT_PITCH, FRONT_PITCH)
         camera = camera_from_angles(yaw, pitch, focal=focal).numpy()
-        arrays["images"][index, view], arrays["depth"][index, view] = rendered.view(camera, size, head.light)
+        arrays["images"][index, view], arrays["depth"][index, view] = rendered.view(camera, size, person.light)
         arrays["cameras"][index, view] = camera
     for view in range(PHOTO_VIEWS):
         yaw = np.clip(rng.normal(0, PHOTO_YAW_STD), -FRONT_YAW, FRONT_YAW)
         pitch = np.clip(rng.normal(0, PHOTO_PITCH_STD), -FRONT_PITCH, FRONT_PITCH)
         camera = camera_from_angles(yaw, pitch, focal=FOCAL / WIDER).numpy()
         wide = arrays["photos"].shape[2]
-        arrays["photos"][index, view] = rendered.view(camera, wide, head.light)[0]
+        arrays["photos"][index, view] = rendered.view(camera, wide, person.light)[0]
         arrays["photo_cameras"][index, view] = camera
         arrays["photo_points"][index, view] = rendered.points_px(camera, wide)
     arrays["done"][index] = 1  # last, so that an interrupted head is rendered again

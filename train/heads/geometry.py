@@ -1,4 +1,4 @@
-"""Head -> HeadMesh: morphed head, eyes, hair, hat and glasses as one triangle soup in the EG3D frame.
+"""Person -> HeadMesh: morphed head, eyes, hair, hat and glasses as one triangle soup in the EG3D frame.
 
 EG3D frame (x to the viewer's right when facing the face, y up, face to +z): the head is scaled and placed so that a
 frontal camera sees, on average, what aligning the photo by the five points would give.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train.heads.sampler import DETAILS, FRINGED_HAIR, Head, macro_targets
+from train.heads.sampler import DETAILS, FRINGED_HAIR, Person, macro_targets
 from train.heads.source import ANCESTRIES, MASKS, HeadSource
 
 
@@ -53,12 +53,12 @@ class HeadMesh:
 
 
 class HeadBuilder:
-    """Turns heads into meshes; holds what is the same for all of them."""
+    """Turns people into meshes of their heads; holds what is the same for all of them."""
 
     def __init__(self, source: HeadSource):
         self.source = source
-        average = Head(**{**dict.fromkeys(Head.__dataclass_fields__), "male": 0.5, "years": 25.0, "muscle": 0.0,
-                          "weight": 0.0, "ancestry": np.array([0.6, 0.2, 0.2])})  # fmt: skip
+        average = Person(**{**dict.fromkeys(Person.__dataclass_fields__), "male": 0.5, "years": 25.0, "muscle": 0.0,
+                            "weight": 0.0, "ancestry": np.array([0.6, 0.2, 0.2])})  # fmt: skip
         vertices = source.morph(macro_targets(average))
         self.rest = (vertices - self._eye_middle(vertices)).astype(np.float32)
         skin = np.unique(source.body)
@@ -79,15 +79,15 @@ class HeadBuilder:
     def _nearest(self, candidates, point):
         return candidates[np.argmin(((self.rest[candidates] - np.array(point)) ** 2).sum(1))]
 
-    def build(self, head: Head) -> HeadMesh:
-        """The mesh of one head, in its expression, with hair, hat and glasses."""
+    def build(self, person: Person) -> HeadMesh:
+        """The mesh of one person's head, in its expression, with hair, hat and glasses."""
         source = self.source
-        base = source.morph(morph_weights(head))
+        base = source.morph(morph_weights(person))
         middle = self._eye_middle(base)
         eyes = [base[index] for index in (source.right_eye, source.left_eye)]  # image left first: the head's right eye
         eye_distance = np.linalg.norm(eyes[0].mean(0) - eyes[1].mean(0))
         # The lips move with the expression; their height at rest sets the scale: a smile does not shrink the head.
-        calm = source.morph(morph_weights(head, expression=False))
+        calm = source.morph(morph_weights(person, expression=False))
         eye_to_mouth = middle[1] - calm[self._lips, 1].mean()
         scale = 0.5 * (EYE_DISTANCE / eye_distance + EYE_TO_MOUTH / eye_to_mouth)
 
@@ -102,21 +102,21 @@ class HeadBuilder:
         for vertices in eyes:
             center = 0.5 * (vertices.max(0) + vertices.min(0)) - middle
             radius = 0.5 * np.ptp(vertices, axis=0)[:2].mean()
-            turned = EYE_SPHERE[0] @ _gaze_rotation(head.gaze, center[0]).T
+            turned = EYE_SPHERE[0] @ _gaze_rotation(person.gaze, center[0]).T
             soup.add(turned * radius * 1.005 + center, EYE_SPHERE[1], EYE, rest=EYE_SPHERE[0])
             centers.append(center)
-        if head.hair_name in source.garments:
-            self._add_hair(soup, head, base, middle)
-        if head.hat:
+        if person.hair_name in source.garments:
+            self._add_hair(soup, person, base, middle)
+        if person.hat:
             hat = _raise_shoulders(source.garments["fedora"].follow(base) - middle)
             soup.add(
                 (hat - SKULL) * np.float32(1.09) + SKULL + np.float32([0, 0.06, 0]),
                 source.garments["fedora"].faces,
                 HAT,
             )
-        if head.glasses:
+        if person.glasses:
             temples = [skin[t] for t in self._temples]
-            add_glasses(soup, head, skin[self._bridge], centers, temples, eye_distance / 0.6)
+            add_glasses(soup, person, skin[self._bridge], centers, temples, eye_distance / 0.6)
 
         def to_frame(points):
             return points * scale + EYE_CENTER
@@ -127,68 +127,68 @@ class HeadBuilder:
         )
         return soup.mesh(to_frame, points)
 
-    def _add_hair(self, soup, head, base, middle):
-        garment = self.source.garments[head.hair_name]
+    def _add_hair(self, soup, person, base, middle):
+        garment = self.source.garments[person.hair_name]
         hair = _raise_shoulders(SKULL + (garment.follow(base) - middle - SKULL) * HAIR_OFFSET)
         faces = garment.faces.astype(np.int64)
-        if head.hair_flipped:
+        if person.hair_flipped:
             hair = hair * np.array([-1, 1, 1], np.float32)
             faces = faces[:, ::-1]
-        if head.hair_name in FRINGED_HAIR or head.hair_name == "braid01":
+        if person.hair_name in FRINGED_HAIR or person.hair_name == "braid01":
             # These fringes cover an eye: what hangs in front of the forehead below its middle is pulled up.
             fringe = _smoothstep(hair[:, 2], -0.30, 0.02) * (1 - _smoothstep(np.abs(hair[:, 0]), 0.62, 0.85))
             lifted = np.where(hair[:, 1] < 0.62, 0.62 + (hair[:, 1] - 0.62) * 0.30, hair[:, 1])
             hair[:, 1] += (lifted - hair[:, 1]) * fringe
-        if head.hat:  # the crown goes under the hat, and what would pierce it is cut
+        if person.hat:  # the crown goes under the hat, and what would pierce it is cut
             hair = np.where(hair[:, 1:2] > 0.45, SKULL + (hair - SKULL) * np.float32(0.9), hair)
             faces = faces[hair[faces][:, :, 1].max(1) < 0.7]
-        soup.add(hair, faces, CURLS if head.hair_name == "afro01" else HAIR)
+        soup.add(hair, faces, CURLS if person.hair_name == "afro01" else HAIR)
 
 
-def morph_weights(head: Head, expression: bool = True) -> dict[str, float]:
+def morph_weights(person: Person, expression: bool = True) -> dict[str, float]:
     """Target name -> weight for `HeadSource.morph`."""
-    weights = macro_targets(head)
+    weights = macro_targets(person)
 
     def add(target, value):
         for name in (target.replace("*", "l"), target.replace("*", "r")) if "*" in target else (target,):
             weights[name] = weights.get(name, 0.0) + value
 
-    for (minus, plus, _), value in zip(DETAILS, head.details):
+    for (minus, plus, _), value in zip(DETAILS, person.details):
         value += TO_TEMPLATE.get(plus, 0.0)
         if target := plus if value > 0 else minus:
             add(target, abs(value))
     # Body weight barely moves the face; these do.
-    direction = "incr" if head.chubby > 0 else "decr"
-    add(f"head/head-fat-{direction}", abs(head.chubby) * 0.9)
-    add(f"cheek/*-cheek-volume-{direction}", abs(head.chubby) * 0.8)
-    add(f"neck/neck-double-{direction}", abs(head.chubby) * 0.8)
+    direction = "incr" if person.chubby > 0 else "decr"
+    add(f"head/head-fat-{direction}", abs(person.chubby) * 0.9)
+    add(f"cheek/*-cheek-volume-{direction}", abs(person.chubby) * 0.8)
+    add(f"neck/neck-double-{direction}", abs(person.chubby) * 0.8)
     if not expression:
         return weights
 
-    smile = max(0.0, head.smile)
+    smile = max(0.0, person.smile)
     units = {
         "mouth-corner-puller": smile * 0.95,
         "mouth-upward-retraction": max(0.0, smile - 0.3) * 0.9,  # shows the teeth
-        "mouth-depression": max(0.0, -head.smile) * 1.2,
-        "mouth-open": head.mouth_open * 0.55,
-        "mouth-pursing": head.pucker * (1 - _smoothstep(smile, 0.1, 0.3)),
+        "mouth-depression": max(0.0, -person.smile) * 1.2,
+        "mouth-open": person.mouth_open * 0.55,
+        "mouth-pursing": person.pucker * (1 - _smoothstep(smile, 0.1, 0.3)),
     }
     for side in ("left", "right"):
-        units[f"eyebrows-{side}-up"] = max(0.0, head.brow_raise)
-        units[f"eyebrows-{side}-down"] = max(0.0, -head.brow_raise)
-        units[f"eye-{side}-slit"] = 0.3 * smile + 0.5 * max(0.0, head.squint)
-        units[f"eye-{side}-opened-up"] = 0.25 + 0.6 * max(0.0, -head.squint)  # the base mesh looks sleepy
+        units[f"eyebrows-{side}-up"] = max(0.0, person.brow_raise)
+        units[f"eyebrows-{side}-down"] = max(0.0, -person.brow_raise)
+        units[f"eye-{side}-slit"] = 0.3 * smile + 0.5 * max(0.0, person.squint)
+        units[f"eye-{side}-opened-up"] = 0.25 + 0.6 * max(0.0, -person.squint)  # the base mesh looks sleepy
     for unit, value in units.items():
-        for ancestry, share in zip(ANCESTRIES, head.ancestry):
+        for ancestry, share in zip(ANCESTRIES, person.ancestry):
             add(f"expression/{ancestry}/{unit}", value * share)
     return weights
 
 
-def add_glasses(soup, head: Head, bridge, eye_centers, temples, size: float) -> None:
+def add_glasses(soup, person: Person, bridge, eye_centers, temples, size: float) -> None:
     """Two rims, a bridge, two arms and, for sunglasses, two lenses."""
     front = max(bridge[2] + 0.03, eye_centers[0][2] + 0.26)
-    half_width, half_height = 0.235 * head.frame_width * size, 0.185 * head.frame_width * size
-    radius, turn = head.frame_radius, np.linspace(0, 2 * math.pi, 28, endpoint=False)
+    half_width, half_height = 0.235 * person.frame_width * size, 0.185 * person.frame_width * size
+    radius, turn = person.frame_radius, np.linspace(0, 2 * math.pi, 28, endpoint=False)
     for center, temple in zip(eye_centers, temples):
         side = np.sign(center[0])
         x = side * max(abs(center[0]) + 0.015, half_width + 0.05) + half_width * _squircle(np.cos(turn), 0.75)
@@ -196,7 +196,7 @@ def add_glasses(soup, head: Head, bridge, eye_centers, temples, size: float) -> 
             [x, -0.04 + half_height * _squircle(np.sin(turn), 0.8), front - 0.10 * ((np.abs(x) - 0.05) / 0.5) ** 2], 1
         )
         soup.add(*_tube(rim, radius, closed=True), FRAME)
-        if head.sunglasses:
+        if person.sunglasses:
             fan = np.array([[i, (i + 1) % len(rim), len(rim)] for i in range(len(rim))])
             soup.add(np.concatenate([rim, [rim.mean(0)]]), fan, LENS)
         hinge = rim[np.argmax(side * rim[:, 0])]

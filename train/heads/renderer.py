@@ -6,7 +6,7 @@ import numpy as np
 
 from train.heads import shading
 from train.heads.geometry import HeadBuilder, HeadMesh
-from train.heads.sampler import Head, Light
+from train.heads.sampler import Light, Person
 
 
 OCCLUSION_DIRECTIONS, OCCLUSION_SIZE, OCCLUSION_BIAS = 40, 112, 0.018
@@ -21,11 +21,11 @@ SCLERA, MOUTH, TEETH = (0.72, 0.69, 0.67), (0.20, 0.045, 0.04), (0.75, 0.70, 0.6
 
 
 class RenderedHead:
-    """One head, ready to be seen from anywhere. Geometry and occlusion are worked out once."""
+    """One person's head, ready to be seen from anywhere. Geometry and occlusion are worked out once."""
 
-    def __init__(self, head: Head, builder: HeadBuilder):
-        self.head = head
-        self.mesh: HeadMesh = builder.build(head)
+    def __init__(self, person: Person, builder: HeadBuilder):
+        self.person = person
+        self.mesh: HeadMesh = builder.build(person)
         self.normals = np.zeros_like(self.mesh.vertices)
         shading.vertex_normals(self.mesh.vertices, self.mesh.faces, self.normals)
         self.openness = self._sky_openness()
@@ -49,7 +49,7 @@ class RenderedHead:
             self._shadow(light) if light.casts_shadow else (np.zeros((0, 0), np.float32), np.eye(3))
         )
         rgba = np.zeros((fine, fine, 4), np.float32)
-        palette, amounts = _paint_box(self.head, light)
+        palette, amounts = _paint_box(self.person, light)
         mesh = self.mesh
         shading.shade(faces, barycentric, mesh.faces, mesh.material, mesh.vertices, self.normals, mesh.rest,
                       mesh.masks, self.openness, shadow_map, shadow_axes, light.direction, palette,
@@ -119,20 +119,21 @@ def _sky_directions():
     return directions[y > -0.75]
 
 
-def _paint_box(head: Head, light: Light):
+def _paint_box(person: Person, light: Light):
     """The palette (linear RGB) and the amounts that the shader reads."""
     palette, amounts = np.zeros((shading.PALETTE, 3)), np.zeros(shading.AMOUNTS)
     for row, color in {
-        shading.C_SKIN: head.skin, shading.C_LIP: head.lip, shading.C_EYESHADOW: head.eyeshadow,
-        shading.C_HAIR: head.hair,
-        shading.C_BROW: head.hair * 0.75 * 0.75 + head.skin * 0.35 * 0.25, shading.C_BEARD: head.hair * 0.8 + 0.02,
-        shading.C_SHIRT: head.shirt, shading.C_IRIS: head.iris, shading.C_HAT: head.hat_color,
-        shading.C_FRAME: head.frame_color,
+        shading.C_SKIN: person.skin, shading.C_LIP: person.lip, shading.C_EYESHADOW: person.eyeshadow,
+        shading.C_HAIR: person.hair,
+        shading.C_BROW: person.hair * 0.75 * 0.75 + person.skin * 0.35 * 0.25,
+        shading.C_BEARD: person.hair * 0.8 + 0.02,
+        shading.C_SHIRT: person.shirt, shading.C_IRIS: person.iris, shading.C_HAT: person.hat_color,
+        shading.C_FRAME: person.frame_color,
     }.items():  # fmt: skip
         palette[row] = np.clip(color, 0, 1) ** 2.2
     palette[shading.C_SCLERA], palette[shading.C_MOUTH], palette[shading.C_TEETH] = SCLERA, MOUTH, TEETH
     palette[shading.C_KEY], palette[shading.C_AMBIENT] = light.key, light.ambient
-    amounts[:] = (head.rosy, head.freckles, head.wrinkles, head.makeup, head.lipstick,
-                  SCALP_COVER.get(head.hair_name, OTHER_SCALP_COVER), head.brow_thickness, head.brow_density,
-                  *head.beard, light.exposure)  # fmt: skip
+    amounts[:] = (person.rosy, person.freckles, person.wrinkles, person.makeup, person.lipstick,
+                  SCALP_COVER.get(person.hair_name, OTHER_SCALP_COVER), person.brow_thickness, person.brow_density,
+                  *person.beard, light.exposure)  # fmt: skip
     return palette, amounts

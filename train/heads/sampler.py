@@ -1,4 +1,4 @@
-"""z ~ N(0, I) -> Head: every parameter of one synthetic person, its features for the generator, its attribute labels.
+"""z ~ N(0, I) -> Person: every parameter of a synthetic person, its features for the generator, its attribute labels.
 
 The map is fixed and, but for the kinds of hair and hat, smooth: nearby z give nearby heads, which is what lets a
 generator learn it. A new factor goes to the end of FACTORS: a stored z then keeps its meaning.
@@ -127,7 +127,7 @@ class Light:
 
 
 @dataclass
-class Head:
+class Person:
     """One person with an expression, a hairdo and things worn. Colours are sRGB in [0, 1], strengths in [0, 1]."""
 
     male: float
@@ -176,8 +176,8 @@ class Head:
         return HAIR_STYLES[self.hair_style]
 
 
-def sample_head(z: np.ndarray) -> Head:
-    """The head of one z [Z_DIM]; z ~ N(0, I) samples the population."""
+def sample_person(z: np.ndarray) -> Person:
+    """The person of one z [Z_DIM]; z ~ N(0, I) samples the population."""
     assert z.shape == (Z_DIM,), z.shape
     f, start = {}, 0
     for name, count in FACTORS.items():
@@ -229,7 +229,7 @@ def sample_head(z: np.ndarray) -> Head:
     )
     top = np.clip(0.5 + 0.28 * f["background"][0] + 0.10 * f["background"][1:4], 0.02, 0.98)
 
-    return Head(
+    return Person(
         male=male,
         years=years,
         muscle=float(np.clip(0.4 * f["muscle"], -1, 1)),
@@ -273,52 +273,56 @@ def sample_head(z: np.ndarray) -> Head:
     )
 
 
-def head_features(head: Head) -> np.ndarray:
+def person_features(person: Person) -> np.ndarray:
     """What the generator is fed as z [F]: all that shapes the picture but the background. The light comes last."""
-    light = head.light
+    light = person.light
     return np.concatenate([
-        [head.male, (head.years - 35) / 20, _age_position(head.years), head.muscle, head.weight, head.chubby],
-        head.ancestry,
-        head.details,
-        [head.smile, max(0, head.smile), head.mouth_open, head.brow_raise, head.squint, head.pucker],
-        head.gaze,
-        [head.skin_tone], head.skin, head.hair, [head.grey, head.brow_density, head.brow_thickness], head.iris,
-        head.lip, [head.lipstick, head.makeup], head.makeup * head.eyeshadow,
-        [head.rosy, head.freckles, head.wrinkles],
-        head.beard,
-        np.eye(len(HAIR_STYLES))[head.hair_style],
-        [head.hair_flipped * 1.0],
-        [head.hat * 1.0], head.hat * head.hat_color,
-        [head.glasses, head.sunglasses, head.glasses * head.frame_radius, head.glasses * head.frame_width],
-        head.glasses * head.frame_color,
-        head.shirt,
+        [person.male, (person.years - 35) / 20, _age_position(person.years), person.muscle, person.weight],
+        [person.chubby],
+        person.ancestry,
+        person.details,
+        [person.smile, max(0, person.smile), person.mouth_open, person.brow_raise, person.squint, person.pucker],
+        person.gaze,
+        [person.skin_tone], person.skin, person.hair, [person.grey, person.brow_density, person.brow_thickness],
+        person.iris,
+        person.lip, [person.lipstick, person.makeup], person.makeup * person.eyeshadow,
+        [person.rosy, person.freckles, person.wrinkles],
+        person.beard,
+        np.eye(len(HAIR_STYLES))[person.hair_style],
+        [person.hair_flipped * 1.0],
+        [person.hat * 1.0], person.hat * person.hat_color,
+        [person.glasses, person.sunglasses, person.glasses * person.frame_radius, person.glasses * person.frame_width],
+        person.glasses * person.frame_color,
+        person.shirt,
         light.direction, light.key, light.ambient, [light.exposure],
     ])  # fmt: skip
 
 
-def head_attributes(head: Head) -> dict[str, float]:
+def person_attributes(person: Person) -> dict[str, float]:
     """Soft labels in [0, 1] (above .5: yes), named as in CelebA where CelebA has the name."""
 
     def over(value, threshold, softness):
         return float(expit((value - threshold) / softness))
 
-    detail = {plus: value for (_, plus, _), value in zip(DETAILS, head.details)}
-    stubble, moustache, goatee, full = head.beard
-    hair_shown = 1.0 - (head.hair_name == "bald")
-    brightness = head.hair @ [0.3, 0.6, 0.1]
-    long_hair = float(head.hair_name in LONG_HAIR)
-    warm = head.hair[0] - head.hair[2]
+    detail = {plus: value for (_, plus, _), value in zip(DETAILS, person.details)}
+    stubble, moustache, goatee, full = person.beard
+    hair_shown = 1.0 - (person.hair_name == "bald")
+    brightness = person.hair @ [0.3, 0.6, 0.1]
+    long_hair = float(person.hair_name in LONG_HAIR)
+    warm = person.hair[0] - person.hair[2]
     return {
         "5_o_Clock_Shadow": over(stubble, 0.3, 0.05) * (1 - over(full, 0.25, 0.05)),
-        "Arched_Eyebrows": over(head.brow_raise + detail["eyebrows/eyebrows-angle-up"], 0.45, 0.12),
-        "Bags_Under_Eyes": over(detail["eyes/*-eye-bag-incr"] + head.wrinkles, 0.55, 0.1),
+        "Arched_Eyebrows": over(person.brow_raise + detail["eyebrows/eyebrows-angle-up"], 0.45, 0.12),
+        "Bags_Under_Eyes": over(detail["eyes/*-eye-bag-incr"] + person.wrinkles, 0.55, 0.1),
         "Bald": 1.0 - hair_shown,
-        "Bangs": float(head.hair_name in FRINGED_HAIR and not head.hat),
+        "Bangs": float(person.hair_name in FRINGED_HAIR and not person.hat),
         "Big_Lips": over(
             detail["mouth/mouth-upperlip-volume-incr"] + detail["mouth/mouth-lowerlip-volume-incr"], 0.3, 0.12
         ),
         "Big_Nose": over(
-            detail["nose/nose-scale-horiz-incr"] + detail["nose/nose-volume-incr"] + 0.4 * head.ancestry[2], 0.4, 0.12
+            detail["nose/nose-scale-horiz-incr"] + detail["nose/nose-volume-incr"] + 0.4 * person.ancestry[2],
+            0.4,
+            0.12,
         ),
         "Black_Hair": over(-brightness, -0.19, 0.015) * hair_shown,
         "Blond_Hair": over(brightness, 0.5, 0.03) * over(warm, 0.14, 0.02) * hair_shown,
@@ -326,56 +330,56 @@ def head_attributes(head: Head) -> dict[str, float]:
         * over(-brightness, -0.5, 0.03)
         * over(warm, 0.08, 0.02)
         * hair_shown,
-        "Bushy_Eyebrows": over(head.brow_thickness * head.brow_density, 0.052, 0.003),
-        "Chubby": over(head.chubby, 0.35, 0.08),
-        "Double_Chin": over(head.chubby, 0.55, 0.08),
-        "Eyeglasses": head.glasses,
-        "Freckles": over(head.freckles, 0.2, 0.05),
+        "Bushy_Eyebrows": over(person.brow_thickness * person.brow_density, 0.052, 0.003),
+        "Chubby": over(person.chubby, 0.35, 0.08),
+        "Double_Chin": over(person.chubby, 0.55, 0.08),
+        "Eyeglasses": person.glasses,
+        "Freckles": over(person.freckles, 0.2, 0.05),
         "Full_Beard": over(full, 0.3, 0.05),
         "Goatee": over(max(goatee, full), 0.3, 0.05) * (1 - over(full, 0.3, 0.05)),
-        "Gray_Hair": over(head.grey, 0.5, 0.06) * hair_shown,
-        "Heavy_Makeup": over(head.makeup, 0.3, 0.05),
-        "High_Cheekbones": over(detail["cheek/*-cheek-bones-incr"] + 0.5 * max(0, head.smile), 0.4, 0.1),
+        "Gray_Hair": over(person.grey, 0.5, 0.06) * hair_shown,
+        "Heavy_Makeup": over(person.makeup, 0.3, 0.05),
+        "High_Cheekbones": over(detail["cheek/*-cheek-bones-incr"] + 0.5 * max(0, person.smile), 0.4, 0.1),
         "Long_Hair": long_hair,
-        "Male": over(head.male, 0.5, 0.08),
-        "Mouth_Slightly_Open": over(head.mouth_open, 0.15, 0.04),
+        "Male": over(person.male, 0.5, 0.08),
+        "Mouth_Slightly_Open": over(person.mouth_open, 0.15, 0.04),
         "Mustache": over(max(moustache, goatee, full), 0.25, 0.05),
-        "Narrow_Eyes": over(head.squint - detail["eyes/*-eye-height2-incr"], 0.4, 0.1),
+        "Narrow_Eyes": over(person.squint - detail["eyes/*-eye-height2-incr"], 0.4, 0.1),
         "No_Beard": 1 - over(max(moustache, goatee, full), 0.2, 0.04),
         "Oval_Face": over(detail["head/head-oval"], 0.15, 0.08),
-        "Pale_Skin": over(-head.skin_tone, -0.17, 0.03),
-        "Dark_Skin": over(head.skin_tone, 0.6, 0.03),
+        "Pale_Skin": over(-person.skin_tone, -0.17, 0.03),
+        "Dark_Skin": over(person.skin_tone, 0.6, 0.03),
         "Pointy_Nose": over(detail["nose/nose-point-up"] - detail["nose/nose-volume-incr"], 0.25, 0.1),
         "Receding_Hairline": over(detail["forehead/forehead-scale-vert-incr"], 0.25, 0.07) * hair_shown,
-        "Rosy_Cheeks": over(head.rosy, 0.6, 0.06),
+        "Rosy_Cheeks": over(person.rosy, 0.6, 0.06),
         "Sideburns": over(max(full, 0.6 * stubble), 0.3, 0.05),
-        "Smiling": over(head.smile, 0.35, 0.06),
-        "Sunglasses": head.sunglasses,
-        "Straight_Hair": float(head.hair_name in {"long01", "short02", "bob01"}),
-        "Wavy_Hair": float(head.hair_name in {"short01", "bob02", "afro01"}),
-        "Wearing_Hat": head.hat * 1.0,
-        "Wearing_Lipstick": over(head.lipstick, 0.3, 0.05),
-        "Young": over(-head.years, -42, 2.5),
+        "Smiling": over(person.smile, 0.35, 0.06),
+        "Sunglasses": person.sunglasses,
+        "Straight_Hair": float(person.hair_name in {"long01", "short02", "bob01"}),
+        "Wavy_Hair": float(person.hair_name in {"short01", "bob02", "afro01"}),
+        "Wearing_Hat": person.hat * 1.0,
+        "Wearing_Lipstick": over(person.lipstick, 0.3, 0.05),
+        "Young": over(-person.years, -42, 2.5),
     }
 
 
-def macro_targets(head: Head) -> dict[str, float]:
+def macro_targets(person: Person) -> dict[str, float]:
     """Weights of MakeHuman's macro targets: age x sex x ancestry, and muscle x weight within each."""
     ages = ("baby", "child", "young", "old")
-    position = _age_position(head.years) * 3
+    position = _age_position(person.years) * 3
     age_weights = np.clip(1 - np.abs(position - np.arange(4)), 0, 1)
 
     def three(value):
         return {"min": max(0.0, -value), "average": 1 - abs(value), "max": max(0.0, value)}
 
     weights = {}
-    for sex, sex_weight in (("female", 1 - head.male), ("male", head.male)):
+    for sex, sex_weight in (("female", 1 - person.male), ("male", person.male)):
         for age, age_weight in zip(ages, age_weights):
             share = sex_weight * age_weight
-            for ancestry, part in zip(ANCESTRIES, head.ancestry):
+            for ancestry, part in zip(ANCESTRIES, person.ancestry):
                 weights[f"macrodetails/{ancestry}-{sex}-{age}"] = share * part
-            for muscle, m in three(head.muscle).items():
-                for weight, w in three(head.weight).items():
+            for muscle, m in three(person.muscle).items():
+                for weight, w in three(person.weight).items():
                     weights[f"macrodetails/universal-{sex}-{age}-{muscle}muscle-{weight}weight"] = share * m * w
     return weights
 
