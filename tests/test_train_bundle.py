@@ -202,7 +202,10 @@ def test_the_readme_gets_the_newest_figures_between_its_marks(tiny_weights, tmp_
     out, readme = tmp_path / "out", tmp_path / "README.md"
     parts = [f"--{name}={tiny_weights / name}" for name in ("generator", "encoder", "directions")]
     assert run(bundle.main, *parts, "--out", out) == 0
-    measured = {"identity_own": 0.4321, "nearest_of_20": 0.9, "n": 137, "protocol": "P."}
+    encoder = {"n": 50, "identity_own": 0.51, "identity_grid": 0.55, "nearest_of_20": 0.6, "person_psnr_db": 19.0}
+    hybrid = encoder | {"identity_own": 0.123, "person_psnr_db": 25.04, "time_s": 41.3, "encoder": encoder}
+    measured = {"identity_own": 0.4321, "nearest_of_20": 0.9, "n": 137, "protocol": "P.", "aa": {}}
+    measured |= {"inversions": {"hybrid": hybrid}}
     (out / "evaluation.json").write_text(json.dumps(measured))
     readme.write_text("before\n<!-- figures: begin -->\nold\n<!-- figures: end -->\nafter\n")
     for _ in range(2):
@@ -210,6 +213,7 @@ def test_the_readme_gets_the_newest_figures_between_its_marks(tiny_weights, tmp_
         text = readme.read_text()
         assert text.startswith("before\n<!-- figures: begin -->") and text.endswith("<!-- figures: end -->\nafter\n")
         assert "on 137 held-out photos" in text and "0.432 | at most 0.42 |" in text and "old" not in text
+        assert "on 50 of them" in text and "identity distance 0.12 (0.51)" in text and "25.0 (19.0) dB; 41 s" in text
     readme.write_text("none")
     assert run(bundle.main, "--out", out, "--readme", readme) == 1
     assert "lacks the marks" in capsys.readouterr().err and readme.read_text() == "none"
