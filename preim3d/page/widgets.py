@@ -1,4 +1,5 @@
-"""The page's own widgets, in plain HTML, CSS and JavaScript: the turning viewer and the list of edits."""
+"""The page's own widgets, in plain HTML, CSS and JavaScript: the turning viewer, the choice of a face, the list of
+edits."""
 
 import json
 
@@ -102,14 +103,15 @@ VIEWER_CSS = (
   linear-gradient(45deg, transparent 50%, white 50%) calc(100% - 16px) 55% / 5px 5px no-repeat,
   linear-gradient(-45deg, transparent 50%, white 50%) calc(100% - 11px) 55% / 5px 5px no-repeat, rgba(0,0,0,.6)}
 .frame select.right {left: calc(50% + 14px)}
-.frame:has(.over) select.right {left: auto; right: 10px}
+.frame:has(.over) select.left {left: calc(50% - max(50%, 240px) / 2 + 10px)}
+.frame:has(.over) select.right {left: auto; right: calc(50% - max(50%, 240px) / 2 + 10px)}
 .frame select option {color: black; background: white}
 .frame select:focus-visible {outline: 3px solid var(--color-accent)}
 .hint {position: absolute; right: 12px; bottom: 10px; padding: 3px 10px; border-radius: 12px; font-size: 12px;
   color: white; background: rgba(0,0,0,.45); pointer-events: none; transition: opacity .4s}
 .touched .hint {opacity: 0}
 .empty {display: none; position: absolute; inset: 0; place-content: center; margin: 0; text-align: center;
-  color: var(--body-text-color-subdued); pointer-events: none}
+  pointer-events: none}
 .frame.nothing .empty {display: grid}
 .frame.nothing :is(select, .hint) {display: none}
 .bar {display: flex; gap: 8px; margin-top: 10px}
@@ -128,7 +130,8 @@ VIEWER_CSS = (
   .frame select {top: 0; left: 0; border: 8px solid transparent; border-radius: 22px; font-size: 12px;
     background-clip: padding-box}
   .frame select.right {left: calc(50% + 4px)}
-  .frame:has(.over) select.right {right: 0}
+  .frame:has(.over) select.left {left: calc(50% - max(50%, 240px) / 2)}
+  .frame:has(.over) select.right {right: calc(50% - max(50%, 240px) / 2)}
   .bar button {font-size: 13px}
   .split {height: 44px; margin: 0}
   .bar {margin-top: 6px}
@@ -301,7 +304,7 @@ li input {appearance: auto !important; accent-color: var(--color-accent)}
 li button {min-width: 32px; min-height: 32px; border: 1px solid var(--border-color-primary); border-radius: 8px;
   color: var(--body-text-color); background: var(--button-secondary-background-fill); cursor: pointer}
 li button:disabled {opacity: .35; cursor: default}
-.none {color: var(--body-text-color-subdued)}
+.none {opacity: .75}
 @media """
     + TOUCHED
     + """ {li :is(label, button) {min-width: 44px; min-height: 44px}}
@@ -440,9 +443,9 @@ CSS = (
 .gradio-container > .main {max-width: 1360px !important; margin: auto;
   padding: 14px clamp(16px, 2.2vw, 28px) !important}
 #intro h1 {font-size: 26px; line-height: 1.2; margin: 0 0 2px; letter-spacing: -.01em}
-#intro p {margin: 0; color: var(--body-text-color-subdued)}
+#intro p {margin: 0}
 #work {display: grid; gap: 14px 28px;
-  grid-template: "pictures start" auto "pictures sliders" 1fr / minmax(0, 1fr) 350px}
+  grid-template: "pictures start" auto "pictures sliders" 1fr / minmax(0, 1fr) clamp(270px, 27.5vw, 350px)}
 #work > .column {min-width: 0 !important}
 #start {grid-area: start; gap: 8px}
 #sliders {grid-area: sliders; gap: 4px}
@@ -454,12 +457,13 @@ CSS = (
 #verdict p {margin: 0 0 4px}
 #stop:disabled {display: none}
 :is(#refine, #stop) {flex: 0 1 200px}
+#photo:has(video) {height: 300px !important}
 #photo {border: 1.5px dashed var(--border-color-accent); background: var(--background-fill-secondary)}
 #others {gap: 10px; align-items: center; flex-wrap: nowrap}
 #forget {flex: 0 0 auto}
 #status {min-height: 1.5em}
-:is(#privacy, #refined, #about) p {margin: 0; font-size: 12.5px; line-height: 1.4;
-  color: var(--body-text-color-subdued)}
+:is(#privacy, #refined, #about) p {margin: 0; font-size: 12.5px; line-height: 1.4}
+:is(#intro, #privacy, #refined, #about) p {opacity: .75}
 footer :is(a, button) {display: inline-flex; align-items: center; min-height: 44px}
 #results {margin-top: 16px; gap: 28px}
 :is(#sliders, #more) .form {background: none; border: 0; box-shadow: none; gap: 6px}
