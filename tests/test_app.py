@@ -91,10 +91,20 @@ def test_photo_head_and_upload_are_seen_without_scrolling(browser, address, port
 def test_a_new_head_turns_once_by_itself(browser, address, portrait):
     with visiting(browser, address) as page:
         drop_in(page, portrait)
-        seats = "(window.seats ??= new Set()).add(document.querySelector('#viewer .stage').dataset.frame)"
-        page.wait_for_function(f"{seats}.size > 8", polling=50)
-        page.wait_for_function("document.querySelector('#viewer .play').textContent.includes('Turn')")
-        assert page.evaluate("seats.has(document.querySelector('#viewer .stage').dataset.frame)")
+        page.wait_for_function(
+            """() => {
+                (window.seats ??= new Set()).add(document.querySelector("#viewer .stage").dataset.frame);
+                const playing = document.querySelector("#viewer .play").textContent.includes("Stop");
+                return window.seats.size > 3 && !playing;
+            }""",
+            polling=50,
+        )
+        yaws = [float(seat.split()[0]) for seat in page.evaluate("[...seats].filter(Boolean)")]
+        assert max(yaws) - min(yaws) > 40
+        # In the end it looks as in the photo.
+        rest = page.get_attribute("#viewer .stage", "data-frame")
+        page.click("#viewer .front")
+        assert page.get_attribute("#viewer .stage", "data-frame") == rest
 
 
 def edit_and_download(page, portrait, tmp_path):

@@ -144,7 +144,8 @@ const names = {photo: "Photo", reconstruction: "Before edits", edited: "3D head"
 const frame = element.querySelector(".frame"), stage = element.querySelector(".stage");
 const split = element.querySelector(".split");
 const side = (kind, which) => element.querySelector(kind + "." + which);
-let images = {}, angles = [[0, 0]], yaw = 0, pitch = 0, playing = 0, shown = null, greeted = null;
+let images = {}, angles = [[0, 0]], yaw = 0, pitch = 0, playing = 0, shown = null;
+let head = null, greeted = false, touched = false;
 
 function fill() {
   for (const which of ["left", "right"]) {
@@ -215,22 +216,23 @@ function play(seat, rounds) {  // seat: phase -> [yaw, pitch]
   };
   playing = requestAnimationFrame(step);
 }
-// A new head turns once, as soon as all its sides are there, unless it was turned already.
+// A new head turns once, as soon as all its sides are there, unless somebody was quicker.
 function greet() {
-  const value = props.value, head = value.photo ? value.photo.src : value.angles[0].join();
   const edited = images.edited;
-  if (greeted === head || !edited || edited.count < angles.length || edited.src !== value.edited.src) return;
-  greeted = head;
-  if (frame.classList.contains("touched") || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+  if (greeted || !edited || edited.count < angles.length) return;
+  greeted = true;
+  if (touched || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
   const [aside, above] = angles[0];
   play(phase => [aside + 40 * Math.sin(phase), above], 1);
 }
+function touch() {
+  stop(); touched = true; frame.classList.add("touched");
+}
 function load() {
   const value = props.value;
-  if (!value || !value.angles) {
-    stop(); images = {}; shown = null; greeted = null; frame.classList.remove("touched"); fill(); draw();
-    return;
-  }
+  if (!value || !value.angles) { stop(); images = {}; shown = head = null; fill(); draw(); return; }
+  const key = value.photo ? value.photo.src : value.angles[0].join();
+  if (key !== head) { head = key; greeted = touched = false; }
   if (JSON.stringify(angles[0]) !== JSON.stringify(value.angles[0]) || !Object.keys(images).length)
     [yaw, pitch] = value.angles[0];
   angles = value.angles;
@@ -239,15 +241,18 @@ function load() {
     if (images[name] && images[name].src === value[name].src) continue;
     const image = new Image();
     image.count = value[name].count;
-    // The former picture stands until the new one can be drawn.
-    image.onload = () => { images[name] = image; fill(); draw(); greet(); };
+    // The former picture stands until the new one can be drawn, if that is still wanted.
+    image.onload = () => {
+      if (props.value?.[name]?.src !== image.src) return;
+      images[name] = image; fill(); draw(); greet();
+    };
     image.src = value[name].src;
   }
   fill(); draw();
 }
 let held = null;
-stage.addEventListener("pointerdown", event => { stop(); held = [event.clientX, event.clientY];
-  frame.classList.add("touched"); stage.setPointerCapture(event.pointerId); });
+stage.addEventListener("pointerdown", event => { touch(); held = [event.clientX, event.clientY];
+  stage.setPointerCapture(event.pointerId); });
 stage.addEventListener("pointermove", event => {
   if (!held) return;
   turn((held[0] - event.clientX) * 0.3, (held[1] - event.clientY) * -0.2);
@@ -257,7 +262,7 @@ for (const end of ["pointerup", "pointercancel"]) stage.addEventListener(end, ()
 stage.addEventListener("keydown", event => {
   const step = {ArrowLeft: [-7.5, 0], ArrowRight: [7.5, 0], ArrowUp: [0, -20], ArrowDown: [0, 20]}[event.key];
   if (!step) return;
-  event.preventDefault(); stop(); frame.classList.add("touched"); turn(...step); say();
+  event.preventDefault(); touch(); turn(...step); say();
 });
 split.addEventListener("input", draw);
 element.addEventListener("change", event => { if (event.target.matches("select")) draw(); });
@@ -270,7 +275,7 @@ element.querySelector(".look").addEventListener("click", () => {
 });
 element.querySelector(".play").addEventListener("click", () => {
   if (playing) { stop(); return; }
-  frame.classList.add("touched");
+  touched = true;
   play(phase => [45 * Math.sin(phase), 20 * Math.cos(phase)], Infinity);
 });
 watch("value", load);
