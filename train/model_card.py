@@ -213,7 +213,7 @@ def about_inversion(measured: dict) -> list[str]:
         for now, before in zip(*([number(row, name) for name in names] for row in (found, found["encoder"])))
     )
     return [
-        f"**Improve likeness** (`--inversion hybrid`), on {found['n']:.0f} of them, in brackets the encoder on the same:"
+        f"**Improve likeness** (`--inversion hybrid`), on {found['n']:.0f} of them (in brackets: the encoder):"
         f" identity distance {own} from the photo's camera and {grid} over the nine views; the right person is nearest"
         f" among {AMONG}: {nearest}; PSNR {psnr} dB; {found['time_s']:.0f} s a photo. It asks for that very network's"
         " identity, which flatters its distances; PSNR and your own eyes are the fairer judges."

@@ -8,5 +8,5 @@ examples.py   heads to look at before any upload
 showing.py    what stands on the page because of a session's state
 answers.py    what each event does
 api.py        three endpoints for programs
-widgets.py    the turning viewer and the list of edits, in HTML; looks
+widgets.py    the turning viewer, the choice of a face and the list of edits, in HTML; looks
 """

@@ -1,4 +1,5 @@
-"""The page's own widgets, in plain HTML, CSS and JavaScript: the turning viewer and the list of edits."""
+"""The page's own widgets, in plain HTML, CSS and JavaScript: the turning viewer, the choice of a face, the list of
+edits."""
 
 import json
 
@@ -102,14 +103,15 @@ VIEWER_CSS = (
   linear-gradient(45deg, transparent 50%, white 50%) calc(100% - 16px) 55% / 5px 5px no-repeat,
   linear-gradient(-45deg, transparent 50%, white 50%) calc(100% - 11px) 55% / 5px 5px no-repeat, rgba(0,0,0,.6)}
 .frame select.right {left: calc(50% + 14px)}
-.frame:has(.over) select.right {left: auto; right: 10px}
+.frame:has(.over) select.left {left: calc(50% - max(50%, 240px) / 2 + 10px)}
+.frame:has(.over) select.right {left: auto; right: calc(50% - max(50%, 240px) / 2 + 10px)}
 .frame select option {color: black; background: white}
 .frame select:focus-visible {outline: 3px solid var(--color-accent)}
 .hint {position: absolute; right: 12px; bottom: 10px; padding: 3px 10px; border-radius: 12px; font-size: 12px;
   color: white; background: rgba(0,0,0,.45); pointer-events: none; transition: opacity .4s}
 .touched .hint {opacity: 0}
 .empty {display: none; position: absolute; inset: 0; place-content: center; margin: 0; text-align: center;
-  color: var(--body-text-color-subdued); pointer-events: none}
+  pointer-events: none}
 .frame.nothing .empty {display: grid}
 .frame.nothing :is(select, .hint) {display: none}
 .bar {display: flex; gap: 8px; margin-top: 10px}
@@ -128,7 +130,8 @@ VIEWER_CSS = (
   .frame select {top: 0; left: 0; border: 8px solid transparent; border-radius: 22px; font-size: 12px;
     background-clip: padding-box}
   .frame select.right {left: calc(50% + 4px)}
-  .frame:has(.over) select.right {right: 0}
+  .frame:has(.over) select.left {left: calc(50% - max(50%, 240px) / 2)}
+  .frame:has(.over) select.right {right: calc(50% - max(50%, 240px) / 2)}
   .bar button {font-size: 13px}
   .split {height: 44px; margin: 0}
   .bar {margin-top: 6px}
@@ -141,7 +144,8 @@ const names = {photo: "Photo", reconstruction: "Before edits", edited: "3D head"
 const frame = element.querySelector(".frame"), stage = element.querySelector(".stage");
 const split = element.querySelector(".split");
 const side = (kind, which) => element.querySelector(kind + "." + which);
-let images = {}, angles = [[0, 0]], yaw = 0, pitch = 0, playing = 0, shown = null, greeted = null;
+let images = {}, angles = [[0, 0]], yaw = 0, pitch = 0, playing = 0, shown = null;
+let head = null, greeted = false, touched = false;
 
 function fill() {
   for (const which of ["left", "right"]) {
@@ -212,22 +216,23 @@ function play(seat, rounds) {  // seat: phase -> [yaw, pitch]
   };
   playing = requestAnimationFrame(step);
 }
-// A new head turns once, as soon as all its sides are there, unless it was turned already.
+// A new head turns once, as soon as all its sides are there, unless somebody was quicker.
 function greet() {
-  const value = props.value, head = value.photo ? value.photo.src : value.angles[0].join();
   const edited = images.edited;
-  if (greeted === head || !edited || edited.count < angles.length || edited.src !== value.edited.src) return;
-  greeted = head;
-  if (frame.classList.contains("touched") || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+  if (greeted || !edited || edited.count < angles.length) return;
+  greeted = true;
+  if (touched || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
   const [aside, above] = angles[0];
   play(phase => [aside + 40 * Math.sin(phase), above], 1);
 }
+function touch() {
+  stop(); touched = true; frame.classList.add("touched");
+}
 function load() {
   const value = props.value;
-  if (!value || !value.angles) {
-    stop(); images = {}; shown = null; greeted = null; frame.classList.remove("touched"); fill(); draw();
-    return;
-  }
+  if (!value || !value.angles) { stop(); images = {}; shown = head = null; fill(); draw(); return; }
+  const key = value.photo ? value.photo.src : value.angles[0].join();
+  if (key !== head) { head = key; greeted = touched = false; }
   if (JSON.stringify(angles[0]) !== JSON.stringify(value.angles[0]) || !Object.keys(images).length)
     [yaw, pitch] = value.angles[0];
   angles = value.angles;
@@ -236,15 +241,18 @@ function load() {
     if (images[name] && images[name].src === value[name].src) continue;
     const image = new Image();
     image.count = value[name].count;
-    // The former picture stands until the new one can be drawn.
-    image.onload = () => { images[name] = image; fill(); draw(); greet(); };
+    // The former picture stands until the new one can be drawn, if that is still wanted.
+    image.onload = () => {
+      if (props.value?.[name]?.src !== image.src) return;
+      images[name] = image; fill(); draw(); greet();
+    };
     image.src = value[name].src;
   }
   fill(); draw();
 }
 let held = null;
-stage.addEventListener("pointerdown", event => { stop(); held = [event.clientX, event.clientY];
-  frame.classList.add("touched"); stage.setPointerCapture(event.pointerId); });
+stage.addEventListener("pointerdown", event => { touch(); held = [event.clientX, event.clientY];
+  stage.setPointerCapture(event.pointerId); });
 stage.addEventListener("pointermove", event => {
   if (!held) return;
   turn((held[0] - event.clientX) * 0.3, (held[1] - event.clientY) * -0.2);
@@ -254,7 +262,7 @@ for (const end of ["pointerup", "pointercancel"]) stage.addEventListener(end, ()
 stage.addEventListener("keydown", event => {
   const step = {ArrowLeft: [-7.5, 0], ArrowRight: [7.5, 0], ArrowUp: [0, -20], ArrowDown: [0, 20]}[event.key];
   if (!step) return;
-  event.preventDefault(); stop(); frame.classList.add("touched"); turn(...step); say();
+  event.preventDefault(); touch(); turn(...step); say();
 });
 split.addEventListener("input", draw);
 element.addEventListener("change", event => { if (event.target.matches("select")) draw(); });
@@ -267,7 +275,7 @@ element.querySelector(".look").addEventListener("click", () => {
 });
 element.querySelector(".play").addEventListener("click", () => {
   if (playing) { stop(); return; }
-  frame.classList.add("touched");
+  touched = true;
   play(phase => [45 * Math.sin(phase), 20 * Math.cos(phase)], Infinity);
 });
 watch("value", load);
@@ -301,7 +309,7 @@ li input {appearance: auto !important; accent-color: var(--color-accent)}
 li button {min-width: 32px; min-height: 32px; border: 1px solid var(--border-color-primary); border-radius: 8px;
   color: var(--body-text-color); background: var(--button-secondary-background-fill); cursor: pointer}
 li button:disabled {opacity: .35; cursor: default}
-.none {color: var(--body-text-color-subdued)}
+.none {opacity: .75}
 @media """
     + TOUCHED
     + """ {li :is(label, button) {min-width: 44px; min-height: 44px}}
@@ -440,9 +448,9 @@ CSS = (
 .gradio-container > .main {max-width: 1360px !important; margin: auto;
   padding: 14px clamp(16px, 2.2vw, 28px) !important}
 #intro h1 {font-size: 26px; line-height: 1.2; margin: 0 0 2px; letter-spacing: -.01em}
-#intro p {margin: 0; color: var(--body-text-color-subdued)}
+#intro p {margin: 0}
 #work {display: grid; gap: 14px 28px;
-  grid-template: "pictures start" auto "pictures sliders" 1fr / minmax(0, 1fr) 350px}
+  grid-template: "pictures start" auto "pictures sliders" 1fr / minmax(0, 1fr) clamp(270px, 27.5vw, 350px)}
 #work > .column {min-width: 0 !important}
 #start {grid-area: start; gap: 8px}
 #sliders {grid-area: sliders; gap: 4px}
@@ -454,12 +462,13 @@ CSS = (
 #verdict p {margin: 0 0 4px}
 #stop:disabled {display: none}
 :is(#refine, #stop) {flex: 0 1 200px}
+#photo:has(video) {height: 300px !important}
 #photo {border: 1.5px dashed var(--border-color-accent); background: var(--background-fill-secondary)}
 #others {gap: 10px; align-items: center; flex-wrap: nowrap}
 #forget {flex: 0 0 auto}
 #status {min-height: 1.5em}
-:is(#privacy, #improved, #about) p {margin: 0; font-size: 12.5px; line-height: 1.4;
-  color: var(--body-text-color-subdued)}
+:is(#privacy, #improved, #about) p {margin: 0; font-size: 12.5px; line-height: 1.4}
+:is(#intro, #privacy, #improved, #about) p {opacity: .75}
 footer :is(a, button) {display: inline-flex; align-items: center; min-height: 44px}
 #results {margin-top: 16px; gap: 28px}
 :is(#sliders, #more) .form {background: none; border: 0; box-shadow: none; gap: 6px}
