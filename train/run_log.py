@@ -15,14 +15,14 @@ class RunLog:
 
     def __init__(self, out: Path, step: int):
         self.folder = Path(out)
-        # Steps after the checkpoint, that a killed run had logged, are taken again.
+        # What a killed run logged after its last checkpoint goes: those steps are taken again.
         self.writer = SummaryWriter(str(self.folder / "events"), purge_step=step + 1)
 
     def scalars(self, step: int, terms: dict[str, float]) -> None:
         self._write(lambda: [self.writer.add_scalar(name, value, step) for name, value in terms.items()])
 
     def flush(self) -> None:
-        """Everything so far onto the disk: call it before a checkpoint is written, which must not know more."""
+        """Put all that was logged onto the disk. Call it before each checkpoint: no step of one is then missing."""
         self._write(self.writer.flush)
 
     def sheet(
