@@ -26,13 +26,14 @@ from preim3d.photo import PhotoError, load_photo
 
 CROP_PX = 512
 FACE_HEIGHT = 1.8  # hairline to chin, in units of the template
-# Between the mesh network's readings of a face and of its mirror image, in half crops: on real faces up to .035, on
-# hands, cups and cats that had passed for faces .08 and more.
+# How far the mesh network's readings of a face and of its mirror image may differ, in half crops: real faces reach
+# .035; hands, cups and cats that had passed for faces have .08 and more.
 MAX_DISAGREEMENT = 0.06
-# How clearly the mesh network sees the points, as the mean of its heat maps' largest cells: 19 of 20 faces have .17
-# and more, half those behind a mask .17; 19 of 20 boxes that only look like faces less than .16, all less than .19.
+# How clearly the mesh network sees the points: the mean of its heat maps' largest cells. 19 of 20 faces have .17 or
+# more, and so has half of the masked ones. Of boxes that only look like faces 19 of 20 have less than .16, all less
+# than .19.
 SURELY_CLEAR, LEAST_CLEAR = 0.2, 0.15
-# Of a channel's mean in a face's box over that of all three: ordinary light and skin lie within.
+# A channel's mean over the mean of all three, within a face's box: ordinary light and skin stay in this range.
 CHANNEL_RANGE = 0.7, 1.3
 MIN_FACE_PX = 64  # width; the crop of such a face is 109 px wide, less than the smallest encoder input (128)
 
@@ -155,8 +156,8 @@ class FaceAligner:
         fold_batch_norms(self._mesh)
 
     def faces(self, photo: Image.Image, still_looking: Callable[[], None] = lambda: None) -> list[Face]:
-        """The faces of an upright RGB photo, the largest first: the sure ones of the first search that finds any, or
-        else those that may be faces, as masked ones.
+        """The faces of an upright RGB photo, the largest first: those of the first search that finds any for sure. If
+        no search does, those that may be faces, such as masked ones.
 
         `still_looking` is called when the quick search has found none, before the longer ones, which take seconds."""
         pixels = np.asarray(photo)
@@ -192,8 +193,8 @@ class FaceAligner:
         fits: list[Fit],
     ) -> tuple[list[np.ndarray], list[tuple[float, float]], list[float], MeshReading]:
         """What the mesh network reads in the crops that `fits` give: the five points [5,2] of each in the photo, yaw
-        and nominal pitch in degrees, how far the readings of face and mirror image disagree (in half crops), and all
-        the rest in the crops."""
+        and nominal pitch in degrees, how far the readings of face and mirror image disagree (in half crops), and the
+        whole reading, in the crops."""
         size = self._mesh.config.input_size
         squares = [fit.crop_to_photo(CROP_SIDE, size) for fit in fits]
         boxes = without_cast(np.stack([cut_box(pixels, square, size) for square in squares]))  # [B,S,S,3]

@@ -24,7 +24,7 @@ LIMIT = 2.5  # in spreads of a component: beyond, heads are rarer than the reade
 EDGE, BLEND = -0.04, 0.08
 RISE_FROM, RISE = 0.14, 10.0
 
-# How far, across and up, a colour of the front's at the seam is carried to the back; how near the surface it is read.
+# How far across and up a colour at the seam is carried from front to back, and how near the surface it is read.
 CARRY = 0.05
 SEAM_DEPTH = 0.035
 HAIR_ABOVE = 0.12
@@ -76,8 +76,8 @@ class Back(nn.Module):
         return self.match_colors(grid, seam, density, rgb, level)
 
     def match_shape(self, shape: Tensor, seam: Tensor, density: Tensor, level: float) -> Tensor:
-        """Components of shape [B, K] that agree with the front's outline at the seam, as near to those given as that
-        lets them be: hair as long and as full as in the photo."""
+        """Components of shape [B, K] that agree with the front's outline at the seam, and otherwise stay near those
+        given: hair is then as long and as full as in the photo."""
         mean, components = self.distance[:, *cells_of(seam)].split([1, len(self.distance) - 1])  # [1, P], [K, P]
         wanted = ((density[..., 0] - level) / STEEPNESS).clamp(-SEAM_DEPTH, SEAM_DEPTH)
         pull = torch.linalg.inv(components @ components.T + TRUST * torch.eye(len(components)).to(components))
@@ -106,8 +106,8 @@ class Back(nn.Module):
         return points[(share > 0) & (share < 1) & (self.hull.flatten() > 0)]
 
     def near_matter(self, density: Tensor) -> Tensor:
-        """Raw density [B, P] at the cells' middles -> [B, CELLS, CELLS, CELLS] bool: where a head has matter, or a
-        neighbour of the cell has."""
+        """Raw density [B, P] at the cells' middles -> [B, CELLS, CELLS, CELLS] bool: whether there is matter in the
+        cell or in one beside it."""
         matter = (density > THIN_DENSITY).float().view(-1, 1, *self.hull.shape)
         return (F.max_pool3d(matter, 3, stride=1, padding=1)[:, 0] > 0) & (self.hull > 0)
 
@@ -161,7 +161,8 @@ class Back(nn.Module):
         return torch.cat([rgb, rgb @ self.lift[:3] + self.lift[3]], 1).clamp(0, 1)
 
     def in_cells(self, cells: Tensor, points: Tensor, head: Tensor) -> Tensor:
-        """What cells [B, CELLS, CELLS, CELLS] (bool) say of points [N, 3] of heads [N]: [N] bool, false outside."""
+        """Cells [B, CELLS, CELLS, CELLS] bool, points [N, 3], the head [N] of each -> the point's cell [N]; false
+        outside the grid."""
         # The outermost cells are empty, and stand for all beyond.
         x, y, z = ((points + BOX / 2) * (CELLS / BOX)).clamp(0, CELLS - 1).int().unbind(-1)
         return cells.flatten()[((head * CELLS + x) * CELLS + y) * CELLS + z]

@@ -82,13 +82,13 @@ def median_seconds(step: Callable, synchronise: Callable[[], None]) -> float:
 
 
 def three_digits(value: float) -> float:
-    """Rounded to three significant digits: what is fast does not become nothing."""
+    """Rounded to three significant digits: so that short times do not become 0."""
     return float(f"{value:.3g}")
 
 
 def use_page(weights: Path, picture: Image.Image) -> dict:
-    """Starts app.py and asks it for heads of a photo: seconds until its first answer and for each first picture, its
-    peak memory in MB before a photo and with one."""
+    """Starts app.py and asks it for heads of a photo. Gives the seconds until its first answer and until each first
+    picture, and its peak memory in MB before a photo and with one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

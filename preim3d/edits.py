@@ -77,7 +77,7 @@ class History:
 
 
 def conditional(strengths: Mapping[str, float], protect: Iterable[str], directions: Directions) -> dict[str, float]:
-    """The strengths whose offset is the given one less its part along the protected directions.
+    """Strengths that move w as the given ones do, but not along the protected directions.
 
     Conditional manipulation of InterFaceGAN (Shen et al. 2020, section 2.3), here for any number of conditions: the
     offset is projected onto the complement of the protected directions' span. What is taken away is itself a sum of
@@ -101,7 +101,7 @@ def planned(plan: Plan, directions: Directions) -> dict[str, float]:
 
 
 def check_plan(plan: Plan, directions: Directions) -> dict[str, float]:
-    """The same, once every edit, switched on or not, and what comes out are known to be possible.
+    """The same, after a check that every edit is possible, switched on or not, and so is what they come to.
 
     Raises:
         ValueError: one sentence: an impossible strength, an edit or a protection that is there twice, or protecting

@@ -84,7 +84,7 @@ class Box(NamedTuple):
     points_px: np.ndarray | None = None  # [5,2] where it was read more closely
 
 
-# Of each, its longer side in pixels, and the lean in degrees, clockwise as seen, of what is upright in it.
+# For each copy its longer side in pixels, and how far what is upright in it leans in the photo, in degrees clockwise.
 Copies = list[tuple[float, float]]
 
 
@@ -165,8 +165,9 @@ class OwnFinder:
 def search_plan(
     photo_px: int,  # the photo's longer side
 ) -> list[tuple[float, Copies]]:
-    """What one search after the other looks at, and the least logit of its boxes: faces of 6 % of the photo's width
-    and more, upright or leaning; lying; smaller ones, upright; at any roll; faint ones."""
+    """The searches in turn: the copies that each looks at, and the least logit of its boxes. They look for faces of
+    6 % of the photo's width and more, upright or leaning; for lying ones; for smaller ones, upright, then at any roll;
+    and for faint ones."""
     quick = _sides(SMALLEST_SIDE_PX, min(QUICK_SIDE_PX, photo_px))
     fine = _sides(quick[-1] * SIDE_STEP, FINEST * photo_px)
     upright = [(side, 0) for side in quick]
@@ -207,8 +208,8 @@ def turned_copy(
     roll: float,  # in radians; what leans so, clockwise as seen, is upright in the copy
     least_px: int,  # no side is less, and a quarter of that is added around; there the photo's outermost pixels go on
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The copy [H',W'] uint8, which holds the photo but for corners that lean out of it, and [3,3]: positions in it ->
-    in `grey`."""
+    """The copy [H',W'] uint8, which holds all of the photo but corners that lean out of it; and a matrix [3,3] from
+    positions in the copy to positions in `grey`."""
     small, to_grey = shrunk(grey, side_px)
     small_px = np.array(small.shape[::-1])
     cos, sin = math.cos(roll), math.sin(roll)
@@ -225,8 +226,8 @@ def sheet_of(
     size: int,
     step: int,
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """The copies beside and below one another, [H',W'] float32, brightness and contrast around each pixel (`size` px)
-    made even; and each one's top left corner, multiples of `step`."""
+    """All copies on one sheet [H',W'] float32, with brightness and contrast evened out over `size` px around each
+    pixel; and the top left corner of each copy, a multiple of `step`."""
     sizes = [[-(-side_px // step) * step for side_px in copy.shape] for copy in copies]
     width = max(width for _, width in sizes)
     corners: list[tuple[int, int]] = [(0, 0)] * len(copies)

@@ -96,7 +96,7 @@ def calibrate(
     ladder: tuple[float, ...] = LADDER,
 ) -> tuple[Tensor, Tensor]:
     """The shortest step [num_ws,w_dim] along the direction that moves the mean logit by one standard deviation, and
-    the response to it [A]; of those on the ladder the most effective, where none goes so far.
+    the response to it [A]; where none on the ladder goes so far, the most effective one.
 
     The ladder is climbed from below: glasses, once there, move the logit no further, but longer steps ruin them."""
     below = torch.zeros(len(trial.sigma))

@@ -177,8 +177,8 @@ class FaceBatches:
     def _through_windows(
         self, images: Tensor, share: Tensor, rng: np.random.Generator, draws: torch.Generator
     ) -> Tensor:
-        """Some of the images [B,3,S,S] as crops of a tight photo show them: beyond it a blurred reflection, so that
-        the rest of the head must be filled in. `share` [B] says how likely that is."""
+        """Some of the images [B,3,S,S] as if their photo ended early: beyond its edge there is a blurred reflection,
+        and the rest of the head must be filled in. `share` [B] says how likely that is."""
         if not len(self.partial):
             return images
         corners = torch.from_numpy(self.photos.corners[rng.choice(self.partial, len(images))])

@@ -20,8 +20,8 @@ def distances(first: Tensor, second: Tensor) -> Tensor:
 
 
 def nearest_rate(distances: Tensor, among: int) -> float | None:
-    """How often a row's own column is the nearest among `among`: distances [N,N], own ones on the diagonal. The mean
-    over all groups of others that can be drawn; None with fewer people."""
+    """How often the right person is the nearest of `among` people, the others of whom are drawn by lot: the mean over
+    all such draws. Distances [N,N], row to column, own ones on the diagonal. None with fewer people."""
     others = len(distances) - 1
     if others < among - 1:
         return None

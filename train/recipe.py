@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 
-# What a big GPU (about 1000 TFLOP/s in bfloat16) keeps up on networks as small as these, and what a step takes there
-# at least, however small: kernels must be launched and losses read. Guesses, not measurements.
+# Guesses, not measurements: what a big GPU (about 1000 TFLOP/s in bfloat16) reaches on networks as small as these, and
+# the least time of a step there, since kernels must be launched and losses read.
 GPU_TFLOPS = 20.0
 GPU_STEP_S = 0.03
 

@@ -143,7 +143,7 @@ def worst_group(groups: dict) -> dict | None:
 
 
 def compared_before(earlier: dict, figures: dict) -> dict:
-    """What the table of goals shows of earlier weights: FID only where it is of as many photos."""
+    """The figures of earlier weights for the table of goals; FID only if it was measured on as many photos."""
     names = {goal.path[0] for goal in GOALS}
     if earlier.get("fid_n") != figures["fid_n"]:
         names -= {"fid_ori", "fid_la"}

@@ -26,7 +26,7 @@ class RunLog:
         self.kept += [(name, torch.as_tensor(value).detach(), step, now) for name, value in terms.items()]
 
     def flush(self) -> None:
-        """Everything so far onto the disk: call it before a checkpoint is written, which must not know more."""
+        """Put all that was logged onto the disk. Call it before each checkpoint: no step of one is then missing."""
         kept, self.kept = self.kept, []
         by_device = {}
         for scalar in kept:

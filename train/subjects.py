@@ -35,7 +35,7 @@ class Subjects:
         self.held = np.flatnonzero(self.photos.held)[:held]
         if len(self.held) < 2:
             raise ValueError(f"{folder} has fewer than two photos that are held out of training: nothing to measure.")
-        # Those first that directions and reader did not learn from either.
+        # Photos that neither directions nor reader learned from come first.
         others = rng.permutation(np.flatnonzero(~self.photos.held))
         others = others[np.argsort(~kept_out(self.photos)[others], kind="stable")]
         order = np.concatenate([self.held, others])

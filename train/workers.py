@@ -27,7 +27,7 @@ def average_gradients(network: nn.Module) -> None:
     state = PartialState()
     if state.num_processes == 1:
         return
-    # Parameters that had no part in this step's loss have none anywhere: all processes take the same rounds.
+    # All processes take the same rounds, so that a parameter without a gradient here has none anywhere.
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
