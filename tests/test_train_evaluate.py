@@ -18,7 +18,8 @@ from preim3d.face_mesh import FaceMesh
 from preim3d.identity import FaceIdentity
 from train import evaluate, metrics
 from train.attributes import HeadReader
-from train.curves import draw_curves
+from train.curves import draw_curves, ticks
+from train.curves import main as draw_curves_of
 from train.edit_figures import at_altering
 from train.evaluation import face_square, sheet
 from train.report import average, compared_before, tables, worst_group
@@ -337,6 +338,26 @@ def test_curves_are_drawn():
     curve = {"curve": {"0": {"aa": 0, "ad": 0}, "1": {"aa": 1.0, "ad": 0.5}, "2": {"aa": 2.0, "ad": 0.25}}}
     picture = draw_curves({"age": {"origin": curve, "inversion": curve}}, {"age": "Age"})
     assert picture.size == (320, 320) and (np.asarray(picture) == (30, 111, 200)).all(2).sum() > 100
+
+
+def test_curves_are_drawn_of_an_evaluation_and_their_axes_are_round(tmp_path, capsys):
+    assert (
+        ticks(1.55) == [0, 0.5, 1, 1.5, 2]
+        and ticks(2) == [0, 0.5, 1, 1.5, 2]
+        and np.allclose(ticks(0.05), np.arange(6) / 100)
+    )
+    curve = {"curve": {"0": {"aa": 0, "ad": 0}, "1": {"aa": 1.0, "ad": 0.5}}}
+    figures, picture = tmp_path / "evaluation.json", tmp_path / "curves.png"
+    figures.write_text(
+        json.dumps({"spaces": {"age": {"origin": curve, "inversion": curve}, "smile": {"origin": curve}}})
+    )
+    assert draw_curves_of([str(figures), "--out", str(picture)]) == 0
+    assert Image.open(picture).size == (640, 320)
+    for words in ('{"mean_aa": 1}', "[]", "no JSON"):
+        figures.write_text(words)
+        assert draw_curves_of([str(figures), "--out", str(tmp_path / "none.png")]) == 1
+        assert "has no curves of two spaces: make it with" in capsys.readouterr().err
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_spaces_are_compared_where_a_curve_first_reaches_the_altering():

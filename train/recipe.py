@@ -177,9 +177,10 @@ ASIDE = (
         "python -m train.directions --weights weights/faces --reader runs/attributes/reader \\\n"
         "    --latents runs/origin.npz --photos dataset/real --least-accuracy 0 --least-altering -9 \\\n"
         "    --out runs/origin\n"
-        "python -m train.evaluate ... --origin runs/origin --seeds 0 1",
+        "python -m train.evaluate ... --origin runs/origin --seeds 0 1\n"
+        "python -m train.curves weights/faces/evaluation.json --out weights/faces/curves.png",
         "as for manifold, directions and evaluate",
-        "directions of the original space, compared with ours (Table 5)",
+        "directions of the original space, compared with ours (Table 5, Figure 8)",
         17,
         tflop=3000 * 4.3e-3 + 1900 * 4.3e-3 + 2 * 11,
         steps=3500,
