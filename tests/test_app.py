@@ -64,7 +64,7 @@ def test_a_phone_keeps_the_edited_picture_in_sight_and_has_controls_for_fingers(
         covered = """() => {
             scrollBy(0, document.querySelector("#slider-bald label").getBoundingClientRect().y - 120);
             const box = document.querySelector("#slider-bald label span").getBoundingClientRect();
-            return document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2).closest("#viewer") !== null;
+            return !!document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2).closest("#viewer");
         }"""
         assert phone.evaluate(covered)  # words too pass under the picture
         for fold in ("Picture from any side", "Recipe: continue later", "For researchers"):
