@@ -61,6 +61,12 @@ def test_a_phone_keeps_the_edited_picture_in_sight_and_has_controls_for_fingers(
             assert picture["y"] >= 0 and picture["height"] > 150, name
             bar = phone.locator("#viewer").bounding_box()
             assert bar["y"] + bar["height"] <= slider["y"] and slider["y"] + slider["height"] <= 845, name
+        covered = """() => {
+            scrollBy(0, document.querySelector("#slider-bald label").getBoundingClientRect().y - 120);
+            const box = document.querySelector("#slider-bald label span").getBoundingClientRect();
+            return !!document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2).closest("#viewer");
+        }"""
+        assert phone.evaluate(covered)  # words too pass under the picture
         for fold in ("Picture from any side", "Recipe: continue later", "For researchers"):
             phone.locator("button.label-wrap", has_text=fold).tap()
         set_slider(phone, "smile", 1)

@@ -109,7 +109,7 @@ VIEWER_CSS = (
 .frame select:focus-visible {outline: 3px solid var(--color-accent)}
 .hint {position: absolute; right: 12px; bottom: 10px; padding: 3px 10px; border-radius: 12px; font-size: 12px;
   color: white; background: rgba(0,0,0,.45); pointer-events: none; transition: opacity .4s}
-.touched .hint {opacity: 0}
+:is(.touched, .frame:has(.over)) .hint {opacity: 0}
 .empty {display: none; position: absolute; inset: 0; place-content: center; margin: 0; text-align: center;
   pointer-events: none}
 .frame.nothing .empty {display: grid}
@@ -118,8 +118,8 @@ VIEWER_CSS = (
 .bar button {flex: 1; min-height: 36px; padding: 0 6px; font: 500 14px/1 var(--font, sans-serif); white-space: nowrap;
   color: var(--body-text-color); background: var(--button-secondary-background-fill); border-radius: 10px;
   border: 1px solid var(--border-color-primary); cursor: pointer}
-.bar button:hover {background: var(--button-secondary-background-fill-hover)}
-.bar button[aria-pressed=true] {border-color: var(--color-accent); color: var(--color-accent)}
+@media (hover: hover) {.bar button:hover {border-color: var(--color-accent)}}
+.bar button[aria-pressed=true] {border-color: var(--color-accent); background: var(--color-accent); color: white}
 .split {display: none; width: 100%; margin-top: 8px; accent-color: var(--color-accent)}
 .frame:has(.over) ~ .split {display: block}
 .said {position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%)}
@@ -441,7 +441,8 @@ new MutationObserver(() => {{
 }}).observe(document, {{subtree: true, childList: true}});
 </script>"""
 
-# On a phone the pictures stay at the top while everything that changes them passes under them.
+# On a phone the pictures stay at the top while everything that changes them passes under them, words too: Gradio lifts
+# those to 40.
 CSS = (
     """
 .gradio-container {overflow: clip !important}  /* hidden, as Gradio has it, would keep anything from being sticky */
@@ -487,7 +488,7 @@ footer :is(a, button) {display: inline-flex; align-items: center; min-height: 44
   var(--slider-color) 0, var(--slider-color) max(var(--zero), var(--range_progress)), var(--neutral-600) 0) !important}
 .attribute input[type=range]::-moz-range-progress {background: transparent !important}
 .generating {border-color: transparent !important; animation: none !important}
-#examples {flex: 1}
+#examples {flex: 1; background: none; border: 0; box-shadow: none}
 #examples .grid-wrap {max-height: none !important; min-height: 0; height: auto; overflow: visible; padding: 0}
 #examples, #examples > * {height: auto !important; min-height: 0 !important}
 #examples .grid-container {height: auto; grid-template-columns: repeat(auto-fill, 56px) !important; gap: 8px;
@@ -502,7 +503,7 @@ footer :is(a, button) {display: inline-flex; align-items: center; min-height: 44
     #intro p {font-size: 14px}
     #work {display: flex; flex-flow: column; align-items: stretch; gap: 14px}
     #pictures {display: contents}
-    #viewer {order: -1; position: sticky; top: 0; z-index: 20; margin: 0 -16px; width: auto;
+    #viewer {order: -1; position: sticky; top: 0; z-index: 60; margin: 0 -16px; width: auto;
       padding: 6px 16px 8px !important;
       border-radius: 0; background: var(--body-background-fill); box-shadow: 0 6px 8px -8px rgba(0,0,0,.4)}
     #told {order: 1}
