@@ -20,6 +20,9 @@ ALLOWED_ERRORS = (
     # words and in Babylon's. Whether those that count arrive is what the tests look at.
     "the server responded with a status of 403",
     "Unable to load from",
+    # Babylon, when the page closes or its model is replaced while it still makes its scene ready.
+    "Cannot read properties of null (reading 'postProcessManager')",
+    "Cannot read properties of null (reading 'addEventListener')",
 )
 
 
@@ -43,7 +46,7 @@ def visiting(browser, address: str, allowed: tuple[str, ...] = (), **context) ->
     page.set_default_timeout(PATIENCE_S * 1000)
     errors, strangers = [], []
     page.on("console", lambda told: errors.append(f"{told.text} {told.location}") if told.type == "error" else None)
-    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("pageerror", lambda error: errors.append(f"{error} {error.stack}"))
     page.on("request", lambda request: strangers.append(request.url))
     page.goto(address)
     page.wait_for_selector("#photo")
