@@ -7,16 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # app.py and train/ are not installed
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two files are tested at a time, see pyproject.toml
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that would ask the Hub fails at once
 
 pytest.register_assert_rewrite("browsing", "running")  # so that a failure in them shows what was compared
 
+import torch  # noqa: E402
 from browsing import chromium, visiting  # noqa: E402
 from running import running_page  # noqa: E402
 
