@@ -2,6 +2,7 @@
 
 import functools
 
+import pytest
 import torch
 
 from preim3d import bench_full_size
@@ -10,6 +11,7 @@ from preim3d.encoder import PortraitEncoder
 from preim3d.generator import TriPlaneGenerator
 
 
+@pytest.mark.slow
 def test_both_ways_give_the_same_views_and_a_table(monkeypatch):
     small = functools.partial(
         TriPlaneGenerator, plane_resolution=16, channel_base=256, channel_max=16, image_resolution=32,

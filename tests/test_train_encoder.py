@@ -187,6 +187,7 @@ def child(arguments: list[str], largest_file: int | None = None, rank: int | Non
     os._exit(encoder.main(arguments))
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_goes_on_as_if_it_had_not_been(inputs, tmp_path):
     def start(out):
         more = ("--ema", 0.9, "--latent-discriminator", "--optimizer", "ranger")
