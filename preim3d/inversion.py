@@ -224,7 +224,7 @@ class Inversion:
             if (done + 1) % LOOK_EVERY == 0 or last:
                 yield self.look(reached, done + 1, steps)
             else:
-                yield self.best._replace(done=done + 1, picture=None)
+                yield self.best._replace(done=done + 1, steps=steps, picture=None)
 
     @property
     def late(self) -> bool:

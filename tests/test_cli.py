@@ -179,6 +179,15 @@ def test_empty_weights_are_not_the_current_folder(command, portrait, tmp_path):
     assert status == 1 and "The name of the weights is empty (as asked for)" in complained
 
 
+def test_an_improved_head_and_its_recipe_are_written(command, portrait, tmp_path):
+    out = tmp_path / "out"
+    assert command("edit", portrait, "--inversion", "hybrid", "--steps", 1, "--out", out)[0] == 0
+    assert json.loads((out / "result.json").read_text())["inversion"] == "hybrid"
+    assert json.loads((out / "head.recipe.json").read_text())["tuning"]
+    status, _, complained = command("edit", portrait, "--seconds", 3, "--out", out)
+    assert status == 1 and "`seconds` are for slower inversions" in complained
+
+
 def test_a_full_disk_names_the_file_and_leaves_earlier_results(command, portrait, tmp_path):
     (tmp_path / "grid.png").write_bytes(b"earlier")
     with nearly_full_disk():

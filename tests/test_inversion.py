@@ -58,6 +58,8 @@ def test_every_way_comes_nearer_and_never_ends_worse(pipeline, judges, target, w
     distances = [reached.distance for reached in found]
     assert distances == sorted(distances, reverse=True) and distances[-1] < distances[0]
     last = found[-1]
+    assert all(reached.done <= reached.steps for reached in found)
+    assert {reached.steps for reached in found} == {"latent": {12}, "pti": {12, 8}, "hybrid": {16}}[method]
     assert last.done == last.steps and (last.tuning is None) == (method == "latent")
     start = found[0].w if method != "hybrid" else w
     assert difference(pipeline, target, last.w, last.tuning) < difference(pipeline, target, start)
