@@ -62,6 +62,12 @@ def drop_in(page, photo: Path) -> None:
     page.set_input_files("#photo input[type=file]", photo)
 
 
+def wait_for_empty_box(page) -> None:
+    """As it empties, Gradio's photo box replaces its file input, which is hidden while it shows a photo: what a test
+    hands to the former one in that moment is lost. A person can drop nothing before they see an empty box."""
+    page.wait_for_function("!document.querySelector('#photo img')")
+
+
 def source_of(page, name: str) -> str | None:
     """Address of the picture or mesh that a box shows; it contains a digest of the content."""
     query = f"#{name} a[data-testid=model3d-download-link]" if name == "model" else f"#{name} img"

@@ -6,7 +6,7 @@ import sys
 import urllib.request
 
 import pytest
-from browsing import drop_in, pixels, set_slider, source_of, visiting, wait_for_change
+from browsing import drop_in, pixels, set_slider, source_of, visiting, wait_for_change, wait_for_empty_box
 from conftest import ROOT
 from PIL import Image
 from running import PATIENCE_S
@@ -162,13 +162,13 @@ def test_a_bad_photo_is_told_in_words_and_the_next_good_one_works(page, portrait
         bad.write_bytes(b"" if "empty" in name else b"no picture at all")
     drop_in(page, bad)
     page.get_by_text(sentence).first.wait_for()
+    wait_for_empty_box(page)
     if name == "grass.png":  # the next one follows at once
         drop_in(page, portrait)
         wait_for_change(page, "grid", None)
         page.wait_for_timeout(1000)
         assert page.query_selector("#photo img")
     else:
-        page.wait_for_function("!document.querySelector('#photo img')")
         assert source_of(page, "grid") is None
 
 

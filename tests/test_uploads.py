@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 from bad_photos import BAD
-from browsing import chromium, drop_in, visiting, wait_for_change
+from browsing import chromium, drop_in, visiting, wait_for_change, wait_for_empty_box
 from PIL import Image
 from running import PATIENCE_S, running_page
 
@@ -73,7 +73,7 @@ def test_forty_bad_uploads_are_told_on_the_page_and_the_next_good_one_works(page
         assert len(told) > 20 and "Traceback" not in told and str(tmp_path) not in told, (name, told)
         page.evaluate("document.querySelectorAll('.toast-close').forEach(close => close.click())")
         page.wait_for_selector(".toast-body", state="detached")
-        page.wait_for_selector("#photo input[type=file]", state="attached")  # nothing needs to be cleared away first
+        wait_for_empty_box(page)  # nothing needs to be cleared away first
     drop_in(page, portrait)
     wait_for_change(page, "grid", None)
 
