@@ -7,8 +7,10 @@
 
 The encoder answers at once; the others look at what they have made, again and again: from the photo's camera, which is
 learned too, pixels, a perceptual network's features, the person's outline and dlib's identity are compared; while the
-planes are tuned, identity also from a camera at random (multi-view identity; Eq. 6)."""
+planes are tuned, identity also from a camera at random (multi-view identity; Eq. 6), and of a face that looks aside
+the half that the photo hardly shows is compared with the reflection of the other."""
 
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from preim3d.align import inside_photo
-from preim3d.camera import camera_from_angles
+from preim3d.camera import camera_from_angles, camera_rays
 from preim3d.efficientnet import EfficientNetLite0, perceptual_distance
 from preim3d.generator import Planes, RenderOutput, TriPlaneGenerator
 from preim3d.identity import FaceIdentity
@@ -42,6 +44,8 @@ LAST_RATE = 0.1  # at the last step, as a share of the first one's
 PIXELS, RAW, OUTLINE, PERCEPTUAL = 1.5, 1.5, 1.0, 3.0  # weights of the losses
 IDENTITY, ASIDE, NEARNESS, SMOOTHNESS = 0.75, 0.75, 0.3, 5.0
 ASIDE_SPREAD_RAD, ASIDE_MOST_RAD = (0.35, 0.2), (0.6, 0.35)  # of random cameras: yaw and nominal pitch
+MIRRORED_FROM_RAD = 0.25  # yaw of the photo from which the face's far half learns from the near one
+MIDLINE_BLEND = 0.03  # box units across the midline within which it begins to
 # What the photo's camera is off by: yaw, pitch, roll [rad], shift to the right and down [of the picture's width],
 # logarithm of the focal length. The size of a step, and the farthest.
 CAMERA_STEP = (4e-3, 4e-3, 2e-3, 8e-4, 8e-4, 1.5e-3)
@@ -183,13 +187,18 @@ class Inversion:
         if start is not None:
             fine.data.copy_(offset_of(start, fine) / scale)
 
+        turns = itertools.count()
+
         def offset() -> Tensor:
             return fine[0] + F.interpolate(coarse, fine.shape[2:], mode="bilinear")[0]
 
         def step() -> None:
             moved = offset()
             planes = add_to_front(pivot, scale * moved)
-            loss = self.loss(planes, w) + self.identity_aside(planes, w)
+            # A step has one look from aside; every other one is for the far half of a face that looks aside itself.
+            far_half = abs(self.target.angles_rad[0]) > MIRRORED_FROM_RAD and next(turns) % 2
+            aside = self.mirrored if far_half else self.identity_aside
+            loss = self.loss(planes, w) + aside(planes, w)
             # Where the photo does not look, the plane stays as it was; and what differs from texel to texel would look
             # like paint from any other side.
             roughness = sum(moved.diff(dim=axis).square().mean() for axis in (1, 2))
@@ -312,6 +321,25 @@ class Inversion:
         camera = self.label(*turn.clamp(-most, most).tolist())
         image = self.view(planes, w, camera).image
         return ASIDE * (self.judges.identity(image) - self.target.embedding).square().sum()
+
+    def mirrored(self, planes: Planes, w: Tensor) -> Tensor:
+        """How far the half of the face that looks away from the photo's camera is from the other half's reflection:
+        faces are nearly symmetric, and of that half the photo shows next to nothing (Yin et al. 2023)."""
+        yaw, pitch, roll, across, down, zoom = self.camera.detach() * self.camera.new_tensor(CAMERA_STEP)
+        yaw = -(self.target.angles_rad[0] + yaw)
+        camera = self.label(yaw, self.target.angles_rad[1] + pitch, -roll, zoom, (-across, down))
+        view = self.view(planes, w, camera)
+        truth, person = (x.flip(-1) for x in (self.target.image, self.target.person))
+        with torch.no_grad():
+            origins, directions = camera_rays(camera, view.depth.shape[-1])
+            across = origins[..., 0] + view.depth.flatten(1) * directions[..., 0]
+            near = (across * origins[..., 0].sign() / MIDLINE_BLEND).clamp(0, 1).view_as(view.depth)
+            weight = person * F.interpolate(near, person.shape[2:], mode="bilinear")
+        image = F.interpolate(view.image, (COMPARED_PX, COMPARED_PX), mode="area")
+        shown = weight * image + (1 - weight) * truth
+        return PIXELS * mean_over((image - truth).abs(), weight) + PERCEPTUAL * perceptual_distance(
+            self.judges.perceptual, shown, truth, weight
+        )
 
 
 def mean_over(error: Tensor, mask: Tensor) -> Tensor:

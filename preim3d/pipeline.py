@@ -33,7 +33,7 @@ from preim3d.methods import Method, check_method
 from preim3d.photo import load_photo
 from preim3d.strengths import check_face, check_strengths
 from preim3d.texture import check_texture
-from preim3d.tuning import Tuning, tuned
+from preim3d.tuning import EDITS_BY, Tuning, tuned
 from preim3d.turntable import Angles, DepthRange, cameras, depth_pictures, depth_range
 from preim3d.weights import (
     BUNDLED,
@@ -272,7 +272,7 @@ class Preim3DPipeline(DiffusionPipeline):
         head = self.head(w, tuning)
         views = self.views(head, quality=quality)
 
-        w_edit = self.edit(w, strengths)
+        w_edit = self.edit(w, strengths, tuning=tuning)
         # An edit of nothing is the reconstruction itself, not a second rendering of it.
         edited = head if w_edit is w else self.head(w_edit, tuning)
         edited_views = views if edited is head else self.views(edited, quality=quality)
@@ -393,13 +393,15 @@ class Preim3DPipeline(DiffusionPipeline):
         w: Tensor | np.ndarray,
         strengths: Mapping[str, float],
         space: Literal["inversion", "origin"] = "inversion",
+        tuning: Tuning | None = None,
     ) -> Tensor | np.ndarray:
-        """w [1, num_ws, w_dim] or [num_ws, w_dim] moved along the directions of a space; `w` itself where every
-        strength is 0."""
+        """w [1, num_ws, w_dim] or [num_ws, w_dim] moved along the directions of a space, further where the head is
+        tuned (`tuning.EDITS_BY`); `w` itself where every strength is 0."""
         directions = self.directions_of(space)
         if not any(check_strengths(strengths, directions.names).values()):
             return w
-        return as_latent(w, directions.vectors) + directions.offset(strengths)
+        by = 1 if tuning is None else EDITS_BY
+        return as_latent(w, directions.vectors) + by * directions.offset(strengths)
 
     @torch.no_grad()
     @exactly()

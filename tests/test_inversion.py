@@ -1,5 +1,6 @@
 """Inversion by descent and tuning: the picture comes nearer, never ends worse, stops when asked; what a tuning is."""
 
+import dataclasses
 import json
 import time
 from collections import deque
@@ -15,7 +16,7 @@ from preim3d.edits import Plan
 from preim3d.efficientnet import EfficientNetLite0
 from preim3d.inversion import LOOK_EVERY, Inversion, Judges, Target, invert
 from preim3d.recipe import Recipe, RecipeError, load_recipe
-from preim3d.tuning import TEXELS, Tuning, add_to_front, front_of, tuned
+from preim3d.tuning import EDITS_BY, TEXELS, Tuning, add_to_front, front_of, tuned
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,27 @@ def test_the_gradient_reaches_the_camera(pipeline, judges, target, w):
     assert (run.camera.detach() != 0).all()
 
 
+@pytest.mark.parametrize("yaw", [-0.5, 0.5])
+def test_of_a_face_that_looks_aside_the_far_half_learns_from_the_near_one(pipeline, judges, target, w, yaw):
+    turned = dataclasses.replace(target, angles_rad=(yaw, 0.0), person=torch.ones_like(target.person))
+    run = Inversion(pipeline.generator, judges, turned, None, 0)
+    offset = torch.zeros(8, TEXELS, TEXELS, requires_grad=True)
+    run.mirrored(add_to_front(pipeline.head(w).planes, offset), w).backward()
+    left, right = offset.grad.abs().sum((0, 1)).split(TEXELS // 2)
+    from_the_right = run.camera_label()[0, 3] > 0  # x of the camera's place
+    near, far = (right, left) if from_the_right else (left, right)
+    assert far.sum() > 10 * near.sum()
+
+
+def test_only_a_photo_from_aside_is_mirrored(pipeline, judges, target, w, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Inversion, "mirrored", lambda run, planes, w: asked.append(run) or front_of(planes).sum() * 0)
+    for yaw in (0.1, 0.5):
+        turned = dataclasses.replace(target, angles_rad=(yaw, 0.0))
+        list(invert(pipeline.generator, judges, turned, "hybrid", w, steps=4))
+        assert len(asked) == (2 if yaw > 0.25 else 0)
+
+
 # ----------------------------------------------------------------------------
 # Tuning.
 
@@ -159,6 +181,7 @@ def test_the_pipeline_inverts_and_edits_a_tuned_head(pipeline, portrait):
     head = pipeline(portrait, {"smile": 1.0}, inversion="hybrid", steps=2)
     assert plain.tuning is None and head.tuning.offset.shape == (8, TEXELS, TEXELS)
     assert np.array_equal(head.w, plain.w)
+    assert np.allclose(head.w_edit - head.w, EDITS_BY * (plain.w_edit - plain.w), atol=1e-5)
     front = np.asarray(pipeline.views(pipeline.head(head.w_edit, head.tuning))[4])
     assert np.array_equal(np.asarray(head.edited_views[4]), front)
 

@@ -15,7 +15,7 @@ from preim3d.camera import grid_cameras
 from preim3d.files import whole_file
 from preim3d.film import labelled, pictures
 from preim3d.inversion import Judges, Target, invert
-from preim3d.tuning import Tuning
+from preim3d.tuning import EDITS_BY, Tuning
 from train import metrics
 from train.attributes import read_images
 from train.edit_figures import EDIT_STRENGTH, altered, is_read
@@ -128,6 +128,9 @@ def edited_figures(evaluation: Evaluation, found: Inverted) -> dict:
     """AA and AD of three edits, frontal view (Table 3)."""
     front = evaluation.generator.frontal_camera().cpu().expand(len(found.ws), 1, -1)
 
+    # As the pipeline edits. A way tunes all heads or none.
+    by = EDITS_BY if found.tunings[0] is not None else 1
+
     def read(offset: Tensor | float) -> Tensor:
         def look(images: Tensor) -> tuple[Tensor]:
             return (read_images(evaluation.reader, images).logits,)
@@ -137,7 +140,7 @@ def edited_figures(evaluation: Evaluation, found: Inverted) -> dict:
     before, aa, ad = read(0.0), {}, {}
     for key in EDITS:
         if key in evaluation.directions.names and is_read(evaluation, key):
-            after = read(evaluation.directions.offset({key: EDIT_STRENGTH}))
+            after = read(by * evaluation.directions.offset({key: EDIT_STRENGTH}))
             aa[key], ad[key] = altered(evaluation, key, before, after)
     return {"aa": aa, "ad": ad}
 

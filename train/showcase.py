@@ -140,7 +140,8 @@ def edited(
     pipeline: Preim3DPipeline, w: torch.Tensor, tuning: Tuning | None, edits: dict[str, dict[str, float]]
 ) -> list[tuple[Image.Image, str]]:
     """The front view after each edit, and the edit's name."""
-    return [(views(pipeline, pipeline.edit(w, edit), tuning, [(0, 0)])[0], label) for label, edit in edits.items()]
+    heads = {label: pipeline.edit(w, edit, tuning=tuning) for label, edit in edits.items()}
+    return [(views(pipeline, head, tuning, [(0, 0)])[0], label) for label, head in heads.items()]
 
 
 def sheet_of(cells: list[tuple[Image.Image, str]], columns: int, cell_px: int) -> Image.Image:

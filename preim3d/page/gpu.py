@@ -79,7 +79,7 @@ class Gpu:
                 yield "mesh", mesh_bytes(self.pipeline.mesh(head), "glb", {"strengths": asked.strengths})
 
     def head(self, asked: EditedHead) -> Head:
-        w = self.pipeline.edit(self.latent(asked.source), asked.strengths, asked.space)
+        w = self.pipeline.edit(self.latent(asked.source), asked.strengths, asked.space, asked.tuning)
         return self.pipeline.head(w, asked.tuning)
 
     def latent(self, source: np.ndarray | Image.Image) -> np.ndarray:
