@@ -1,4 +1,4 @@
-"""train/checkpoint.py and train/progress.py: a resumed run equals one never stopped; files are whole or not there."""
+"""train/loop/checkpoint.py and progress.py: a resumed run equals one never stopped; files are whole or not there."""
 
 import io
 import pickle
@@ -10,9 +10,9 @@ import torch
 from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from train import checkpoint
-from train.progress import Progress, cosine_rate, must_be_numbers
-from train.run_log import RunLog
+from train.loop import checkpoint
+from train.loop.progress import Progress, cosine_rate, must_be_numbers
+from train.loop.run_log import RunLog
 
 
 def make_run():

@@ -1,4 +1,4 @@
-"""train/landmarks.py, train/face_boxes.py, train/grey_photos.py: faces through boxes, and both networks of them."""
+"""train/photos/landmarks.py, face_boxes.py, grey_photos.py: faces through boxes, and both networks of them."""
 
 import json
 from pathlib import Path
@@ -12,8 +12,8 @@ from preim3d.camera import camera_from_angles
 from preim3d.face_mesh import FaceMesh
 from preim3d.fit import CROP_SIDE, TEMPLATE, fit_template
 from preim3d.landmarks import LandmarkNetwork
-from train import grey_photos, landmarks
-from train.face_boxes import (
+from train.photos import grey_photos, landmarks
+from train.photos.face_boxes import (
     Heads,
     Photos,
     Seen,
@@ -24,7 +24,7 @@ from train.face_boxes import (
     misfit,
     misses,
 )
-from train.real_photos import CROP_PX, Packed, RealPhotos, encode, pack
+from train.photos.real_photos import CROP_PX, Packed, RealPhotos, encode, pack
 
 
 FRONTAL = TEMPLATE[:, :2] * [1, -1]  # in units of the template, y down

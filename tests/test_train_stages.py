@@ -16,12 +16,13 @@ from preim3d.encoder import PortraitEncoder
 from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import FaceIdentity
 from preim3d.reader import HeadReader, Reading
-from train import attributes, directions, manifold
-from train.batches import aligned_theta, draw_photos, draw_plain
+from train.editing import directions, manifold
 from train.heads.dataset import HeadsDataset
-from train.photo_labels import LABELS, kept_out
-from train.reader_batches import Examples
-from train.real_photos import RealPhotos
+from train.judging import attributes
+from train.judging.reader_batches import Examples
+from train.model.batches import aligned_theta, draw_photos, draw_plain
+from train.photos.photo_labels import LABELS, kept_out
+from train.photos.real_photos import RealPhotos
 
 
 HEADS, FEATURES, SIZE, WIDE = 40, 6, 32, 40
