@@ -38,6 +38,11 @@ def check_budget(parser: argparse.ArgumentParser, options: argparse.Namespace) -
     return options
 
 
+def budget(options: argparse.Namespace) -> dict[str, float | int | None]:
+    """What `Training.run` takes of the options of a `training_parser`."""
+    return {"minutes": options.minutes, "steps": options.steps, "save_seconds": options.save_seconds}
+
+
 def run_stage(name: str, stage: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
     """The exit status: 1 after a mistake of the user's or a loss that is no number, told in one sentence."""
     torch.set_num_threads(options.threads)

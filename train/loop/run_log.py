@@ -14,10 +14,15 @@ from torch.utils.tensorboard import SummaryWriter
 class RunLog:
     """Writes OUT/events and OUT/sheets. A disk that takes no more is reported once and does not end the run."""
 
-    def __init__(self, out: Path, step: int):
+    def __init__(
+        self,
+        out: Path,
+        step: int,  # steps done before
+        quiet: bool = False,  # Write nothing: of several processes one logs.
+    ):
         self.folder = Path(out)
         # Steps after the checkpoint, that a killed run had logged, are taken again.
-        self.writer = SummaryWriter(str(self.folder / "events"), purge_step=step + 1)
+        self.writer = None if quiet else SummaryWriter(str(self.folder / "events"), purge_step=step + 1)
         self.kept: list[tuple[str, Tensor, int, float]] = []  # name, value, step, time
 
     def scalars(self, step: int, terms: dict[str, float | Tensor]) -> None:

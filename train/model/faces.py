@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from preim3d.align import inside_photo
 from preim3d.camera import camera_from_angles
@@ -39,10 +39,10 @@ from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import FaceIdentity
 from train.heads.dataset import BACKGROUND, HeadsDataset
 from train.loop import checkpoint
-from train.loop.options import check_budget, run_stage, training_parser
+from train.loop.options import budget, check_budget, run_stage, training_parser
 from train.loop.precision import autocast
-from train.loop.progress import Progress, cosine_rate, must_be_numbers
-from train.loop.run_log import RunLog
+from train.loop.progress import cosine_rate
+from train.loop.training import Training, descend, follow
 from train.model import face_losses, field_losses
 from train.model.face_batches import FaceBatches, HeadBatch, LearnedCameras, PhotoBatch, side_cameras
 from train.model.muon import Muon
@@ -104,40 +104,20 @@ def main(words: list[str] | None = None) -> int:
 
 def train(args: argparse.Namespace) -> None:
     run = FacesRun(args)
-    path = args.out / "checkpoint.pt"
-    state = {"step": 0, "seconds": 0.0}
-    if path.is_file():
-        state = checkpoint.load(path, run.parts)
-        print(f"Resumed {path} at step {state['step']}.", file=sys.stderr)
-    progress = Progress(args.minutes, args.steps, step=state["step"], seconds=state["seconds"])
-    log = RunLog(args.out, progress.step)
+    training = Training(args.out, run.parts, args.device, also_save=run.save_kept)
 
-    def save() -> None:
-        progress.check()
-        log.flush()
-        checkpoint.save(path, run.parts, step=progress.step, seconds=progress.seconds)
-        for name, network in run.kept.items():
-            checkpoint.save_component(network, args.out / name)
+    def look() -> list[Tensor]:
+        report, rows = run.report()
+        print(f"step {training.progress.step}  held-out {report}", file=sys.stderr, flush=True)
+        return rows
 
-    saved_at = progress.seconds
-    while not progress.done:
-        share = progress.share
-        terms = run.step(progress.step, share)
-        log.scalars(progress.step + 1, terms)
-        if progress.advance(args.batch, **terms):
-            log.flush()
-        if int(progress.share * args.sheets) > int(share * args.sheets):
-            report, rows = run.report()
-            print(f"step {progress.step}  held-out {report}", file=sys.stderr, flush=True)
-            log.sheet(progress.step, rows)
-        if progress.seconds - saved_at > args.save_seconds:
-            checkpoint.attempt(save, path, progress.step)
-            saved_at = progress.seconds
+    training.run(run.step, args.batch, **budget(args), sheets=args.sheets, look=look)
     run.set_mean_latent()
-    save()
+    training.save()
     report, rows = run.report()
-    log.sheet(progress.step, rows)
-    log.close()
+    progress = training.progress
+    training.log.sheet(progress.step, rows)
+    training.log.close()
     with whole_file(args.out / "report.json") as partial:
         steps = {"steps": progress.step, "minutes": round(progress.seconds / 60, 1), "n": REPORTED}
         partial.write_text(json.dumps(report | steps, indent=2) + "\n")
@@ -188,6 +168,10 @@ class FacesRun:
         learned = {"generator": self.generator, "encoder": self.encoder, "cameras": self.cameras}
         return learned | {f"kept_{name}": network for name, network in self.kept.items()} | self.optimizers
 
+    def save_kept(self) -> None:
+        for name, network in self.kept.items():
+            checkpoint.save_component(network, self.args.out / name)
+
     def step(self, number: int, share: float) -> dict[str, Tensor]:
         """One step of every optimizer; its loss terms, not read yet. Drawn from the step's number alone, so that a run
         that was killed draws the same again."""
@@ -200,7 +184,6 @@ class FacesRun:
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["peak"]
-            optimizer.zero_grad(set_to_none=True)
 
         heads_only = not args.start and share < HEADS_UNTIL
         heads = self.batches.draw_heads(args.head_batch, args.rays, args.points, args.patches, rng, draws)
@@ -218,16 +201,12 @@ class FacesRun:
             loss = loss + sum(face_losses.LOSS_WEIGHTS[name] * term for name, term in photo_terms.items())
             terms |= photo_terms
         values = {name: term.detach() for name, term in terms.items()}
-        must_be_numbers(number + 1, values)
-        loss.backward()
-        parameters = [p for o in self.optimizers.values() for group in o.param_groups for p in group["params"]]
-        values["gradient"] = nn.utils.clip_grad_norm_(parameters, CLIP)
-        must_be_numbers(number + 1, values)
-        for optimizer in self.optimizers.values():
-            optimizer.step()
+        values["gradient"] = descend(number, loss, values, self.optimizers.values(), CLIP)
         if offsets is not None:
             self.cameras.learn(photos.rows, offsets.grad, max(rate, 0.1))
-        self.follow(number)
+        decay = min(AVERAGE_DECAY, (1 + number) / (10 + number))
+        follow(self.kept["generator"], self.generator, decay)
+        follow(self.kept["encoder"], self.encoder, decay)
         return values
 
     def head_terms(self, heads: HeadBatch, encoded: Tensor) -> dict[str, Tensor]:
@@ -257,17 +236,6 @@ class FacesRun:
                 seen = generator.render(planes[:count], aside, ws[:count], ray_resolution=fewer, generator=draws)
                 terms["identity_aside"] = face_losses.identity_aside(seen.image, wanted[:count], self.identity)
         return terms, offsets
-
-    @torch.no_grad()
-    def follow(self, number: int) -> None:
-        """The moving averages take their step; running statistics follow too."""
-        decay = min(AVERAGE_DECAY, (1 + number) / (10 + number))
-        for name, network in (("generator", self.generator), ("encoder", self.encoder)):
-            kept = self.kept[name]
-            torch._foreach_lerp_(list(kept.parameters()), list(network.parameters()), 1 - decay)
-            for old, new in zip(kept.buffers(), network.buffers()):
-                if old.is_floating_point():
-                    old.lerp_(new, 1 - decay)
 
     @torch.no_grad()
     def set_mean_latent(self) -> None:

@@ -16,7 +16,6 @@ OUT/report.json (held-out photos, before and after)."""
 import argparse
 import copy
 import json
-import sys
 from pathlib import Path
 
 import cv2
@@ -35,10 +34,10 @@ from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import FaceIdentity, cut_chips
 from train.heads.dataset import BACKGROUND
 from train.loop import checkpoint
-from train.loop.options import check_budget, run_stage, training_parser
+from train.loop.options import budget, check_budget, run_stage, training_parser
 from train.loop.precision import autocast
-from train.loop.progress import Progress, cosine_rate, must_be_numbers
-from train.loop.run_log import RunLog
+from train.loop.progress import cosine_rate
+from train.loop.training import Training, descend, follow, set_rate
 from train.model.face_batches import BACKGROUND_WEIGHT, NOBODY, PERSON
 from train.model.face_losses import IDENTITY_TAPS, LOSS_WEIGHTS
 from train.model.faces import load_front
@@ -176,8 +175,7 @@ class Sharpening:
         args = self.args
         rng = np.random.default_rng((args.seed, number))
         draws = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        for group in self.optimizer.param_groups:
-            group["lr"] = cosine_rate(share, args.rate)
+        set_rate(self.optimizer, cosine_rate(share, args.rate))
         places = rng.choice(len(self.pictures.rows), args.batch, replace=False)
         features, ws, pictures, compared = self.pictures.draw(places, args.device)
         mirrored = torch.rand(len(places), generator=draws) < 0.5
@@ -186,14 +184,10 @@ class Sharpening:
         with autocast(args.device, args.precision):
             images = self.network(features.contiguous(memory_format=torch.channels_last), ws[:, -1]).float()
             terms = self.terms(images, pictures, compared, rng)
-        self.optimizer.zero_grad(set_to_none=True)
-        sum(LOSS_WEIGHTS[name] * term for name, term in terms.items()).backward()
+        loss = sum(LOSS_WEIGHTS[name] * term for name, term in terms.items())
         values = {name: term.detach() for name, term in terms.items()}
-        must_be_numbers(number + 1, values)
-        self.optimizer.step()
-        decay = min(AVERAGE_DECAY, (1 + number) / (10 + number))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.kept.parameters()), list(self.network.parameters()), 1 - decay)
+        descend(number, loss, values, [self.optimizer])
+        follow(self.kept, self.network, min(AVERAGE_DECAY, (1 + number) / (10 + number)))
         return values
 
     def terms(self, images: Tensor, pictures: Tensor, compared: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -253,35 +247,15 @@ def choose(photos: RealPhotos, count: int, seed: int) -> np.ndarray:
 
 def train(args: argparse.Namespace) -> None:
     run = Sharpening(args)
-    path = args.out / "checkpoint.pt"
-    state = {"step": 0, "seconds": 0.0}
-    if path.is_file():
-        state = checkpoint.load(path, run.parts)
-        print(f"Resumed {path} at step {state['step']}.", file=sys.stderr)
-    progress = Progress(args.minutes, args.steps, step=state["step"], seconds=state["seconds"])
-    log = RunLog(args.out, progress.step)
-
-    def save() -> None:
-        progress.check()
-        log.flush()
-        checkpoint.save(path, run.parts, step=progress.step, seconds=progress.seconds)
-
-    saved_at = progress.seconds
-    while not progress.done:
-        terms = run.step(progress.step, progress.share)
-        log.scalars(progress.step + 1, terms)
-        if progress.advance(args.batch, **terms):
-            log.flush()
-        if progress.seconds - saved_at > args.save_seconds:
-            checkpoint.attempt(save, path, progress.step)
-            saved_at = progress.seconds
-    save()
+    training = Training(args.out, run.parts, args.device)
+    training.run(run.step, args.batch, **budget(args))
+    training.save()
     figures, rows = run.report()
-    log.sheet(progress.step, rows)
-    log.close()
+    training.log.sheet(training.progress.step, rows)
+    training.log.close()
     run.generator.superresolution.load_state_dict(run.kept.state_dict())
     checkpoint.save_component(run.generator, args.out / "generator")
-    figures |= {"n": len(run.held.rows), "photos": len(run.pictures.rows), "steps": progress.step}
+    figures |= {"n": len(run.held.rows), "photos": len(run.pictures.rows), "steps": training.progress.step}
     with whole_file(args.out / "report.json") as partial:
         partial.write_text(json.dumps(figures, indent=2) + "\n")
     print(f"Held-out photos before: {figures['before']}\nafter: {figures['after']}")
