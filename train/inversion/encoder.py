@@ -20,10 +20,9 @@ import torch
 
 from train.inversion.encoder_run import EncoderRun
 from train.loop import checkpoint, workers
-from train.loop.options import check_budget, run_stage, training_parser
+from train.loop.options import budget, check_budget, run_stage, training_parser
 from train.loop.precision import settle
-from train.loop.progress import Progress
-from train.loop.run_log import RunLog
+from train.loop.training import Training, set_rate
 
 
 # What a recipe means; each can be given otherwise by its own option.
@@ -39,60 +38,30 @@ RECIPES = {
 def train(args: argparse.Namespace) -> None:
     out = Path(args.out)
     run = EncoderRun(args)
-    first = run.place.is_main_process  # it alone writes
-    path = out / "checkpoint.pt"
-    state = {"step": 0, "seconds": 0.0, "notes": {}}
-    if path.exists():
-        state = resume(path, run)
-        if first:
-            print(f"Resumed {path} at step {state['step']}.")
-    for group in run.optimizer.param_groups:
-        group["lr"] = args.rate  # a run may go on at another
+    training = Training(
+        out, run.parts, args.device, also_save=lambda: checkpoint.save_component(run.result, out / "encoder")
+    )
+    set_rate(run.optimizer, args.rate)  # a run may go on at another
     workers.same_start(run.encoder)
     workers.share_statistics(run.encoder)
     size = run.encoder.config.input_size
     sample = torch.zeros(args.batch, 3, size, size, device=run.device)
     # What was measured once holds for the whole run. In evaluation: the measurement must not move running statistics.
-    precision = state["notes"].get("precision") or settle(args.precision, run.encoder.eval(), sample)
-    run.start_reading(state["step"])
-    progress = Progress(args.minutes, args.steps, step=state["step"], seconds=state["seconds"], quiet=not first)
-    log = RunLog(out, progress.step) if first else None
-
-    def save() -> None:
-        progress.check()
-        if not first:
-            return
-        log.flush()
-        notes = {"precision": precision}
-        checkpoint.save(path, run.parts, step=progress.step, seconds=progress.seconds, notes=notes)
-        checkpoint.save_component(run.result, out / "encoder")
-
-    saved_at, saved_step = progress.seconds, progress.step
+    precision = training.notes.get("precision") or settle(args.precision, run.encoder.eval(), sample)
+    training.notes["precision"] = precision
+    run.start_reading(training.step)
     run.encoder.train()
-    while (share := workers.agree(progress.share)) < 1:
-        terms = run.step(progress.step, precision)
-        if first:
-            log.scalars(progress.step + 1, terms)
-        shown = progress.advance(args.batch * args.accumulate * run.place.num_processes, **terms)
-        if first and shown:
-            log.flush()
-        if first and int(progress.share * args.sheets) > int(share * args.sheets):
-            log.sheet(progress.step, run.sheet())
-        by_step = args.save_steps and progress.step - saved_step >= args.save_steps
-        if workers.agree(by_step or progress.seconds - saved_at > args.save_seconds):
-            checkpoint.attempt(save, path, progress.step)
-            saved_at, saved_step = progress.seconds, progress.step
+    training.run(
+        lambda number, share: run.step(number, precision),
+        args.batch * args.accumulate * run.place.num_processes,
+        **budget(args),
+        save_steps=args.save_steps,
+        sheets=args.sheets,
+        look=run.sheet,
+    )
     run.encoder.eval()
-    save()
-    if first:
-        log.close()
-
-
-def resume(path: Path, run: EncoderRun) -> dict:
-    try:
-        return checkpoint.load(path, run.parts)
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(f"{path} was made with other options ({error}); give those, or another --out.") from error
+    training.save()
+    training.log.close()
 
 
 def main(words: list[str] | None = None) -> int:

@@ -23,6 +23,7 @@ from train.inversion.rounds import Batch, GeneratedImages, Objective, cameras_of
 from train.loop import workers
 from train.loop.precision import autocast
 from train.loop.progress import must_be_numbers
+from train.loop.training import follow
 from train.photos.posed_photos import PosedPhotos, Shuffled, load_batches
 
 
@@ -164,18 +165,10 @@ class EncoderRun:
         must_be_numbers(step + 1, shown)
         self.optimizer.step()
         if args.ema:
-            self._move_average()
+            follow(self.average, self.encoder, args.ema)
         if args.latent_discriminator:
             shown["discriminator"] = self._discriminator_step(step, torch.cat(encoded), rng, draws)
         return shown
-
-    @torch.no_grad()
-    def _move_average(self) -> None:
-        for kept, new in zip(self.average.state_dict().values(), self.encoder.state_dict().values()):
-            if kept.is_floating_point():
-                kept.lerp_(new, 1 - self.args.ema)
-            else:
-                kept.copy_(new)
 
     def _discriminator_step(self, step: int, encoded: Tensor, rng: np.random.Generator, draws) -> Tensor:
         """The mapping network's own rows, not truncated, against those that the encoder gave in this step."""
