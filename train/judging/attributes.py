@@ -8,8 +8,8 @@ One small network (EfficientNet-Lite0, or an IR-SE from nothing) learns from rea
 table, expressions and shapes from their landmarks), from rendered heads (all labels), and from the generator's
 pictures of inverted photos, so that it reads photos as well as generated images; what is not known of a picture takes
 no part in the loss. The paper takes a ResNet-50 trained on CelebA as classifier (A.2). Makes OUT/checkpoint.pt (to
-resume), OUT/reconstructions.npz, OUT/reader/ (the network) and OUT/report.json (accuracy per attribute on photos and
-heads that it did not learn from).
+resume), OUT/events, OUT/reconstructions.npz, OUT/reader/ (the network) and OUT/report.json (accuracy per attribute on
+photos and heads that it did not learn from).
 """
 
 import argparse
@@ -20,23 +20,24 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from preim3d.efficientnet import EfficientNetLite0
 from preim3d.reader import ANGLE_SCALE, HeadReader, Reading
 from train.heads.dataset import HeadsDataset
 from train.judging.reader_batches import Examples, PhotoSource, Reconstructions, RenderedHeads, reconstruct
-from train.loop import checkpoint
-from train.loop.options import check_budget, run_stage, training_parser
+from train.loop.options import budget, check_budget, run_stage, training_parser
 from train.loop.precision import autocast, settle
-from train.loop.progress import Progress, cosine_rate
+from train.loop.progress import cosine_rate
+from train.loop.training import Training, descend, set_rate
 from train.photos.photo_labels import LABELS
 from train.photos.real_photos import RealPhotos
 
 
 SHARES = (0.5, 0.1, 0.25)  # of a batch: photos, reconstructions, photo-like renders; the rest are plain renders
 HEADS_RATE, HEADS_BATCH, HEADS_EPOCHS = 2e-3, 256, 12
+CLIP = 5.0
 
 
 def reading_loss(reading: Reading, truth: Examples) -> dict[str, Tensor]:
@@ -94,32 +95,20 @@ def train(args: argparse.Namespace) -> None:
     reader.to(device)
     optimizer = torch.optim.AdamW(reader.parameters(), args.rate, weight_decay=0.01)
     parts = {"reader": reader, "optimizer": optimizer}
-    state = {"step": 0, "seconds": 0.0, "notes": {}}
-    if (out / "checkpoint.pt").exists():
-        state = checkpoint.load(out / "checkpoint.pt", parts, rng=rng)
-        draws.set_state(state["notes"]["draws"])
-        print(f"Resumed {out / 'checkpoint.pt'} at step {state['step']}.")
-    elif args.body:
+
+    def join_in() -> None:
+        heads.learned = dataset.ready  # a dataset may still be rendering: its heads join in as they come
+
+    training = Training(out, parts, device, rng=rng, draws=draws, also_save=join_in)
+    if args.body and not training.step:
         fit_heads(reader, lambda: draw_batch(args.batch, people, pictures, heads, rng, draws), args.seen, draws)
     # What was measured once holds for the whole run. In evaluation: the measurement must not draw from the generators.
     sample = torch.zeros(args.batch, 3, args.size, args.size, device=device)
-    precision = state["notes"].get("precision") or settle(args.precision, reader.eval(), sample)
+    precision = training.notes.get("precision") or settle(args.precision, reader.eval(), sample)
+    training.notes["precision"] = precision
 
-    def save() -> None:
-        checkpoint.save(
-            out / "checkpoint.pt",
-            parts,
-            step=progress.step,
-            seconds=progress.seconds,
-            rng=rng,
-            notes={"draws": draws.get_state(), "precision": precision},
-        )
-
-    progress = Progress(args.minutes, args.steps, step=state["step"], seconds=state["seconds"])
-    saved_at = progress.seconds
-    while not progress.done:
-        for group in optimizer.param_groups:
-            group["lr"] = cosine_rate(progress.share, args.rate)
+    def step(number: int, share: float) -> dict[str, Tensor]:
+        set_rate(optimizer, cosine_rate(share, args.rate))
         reader.train()
         if args.body:
             reader.body.eval()  # its statistics are of many more pictures than there is time for
@@ -128,17 +117,13 @@ def train(args: argparse.Namespace) -> None:
         with autocast(device, precision):
             reading = reader(batch.images)
         terms = reading_loss(reading, batch)
-        loss = total_loss(terms)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(reader.parameters(), 5.0)
-        optimizer.step()
-        progress.advance(args.batch, **{name: term.item() for name, term in terms.items()})
-        if progress.seconds - saved_at > args.save_seconds:
-            checkpoint.attempt(save, out / "checkpoint.pt", progress.step)
-            saved_at = progress.seconds
-            heads.learned = dataset.ready  # a dataset may still be rendering: its heads join in as they come
-    save()
+        values = {name: term.detach() for name, term in terms.items()}
+        descend(number, total_loss(terms), values, [optimizer], CLIP)
+        return values
+
+    training.run(step, args.batch, **budget(args))
+    training.save()
+    training.log.close()
     reader.eval()
     held_out = HeadsDataset(args.held_out) if args.held_out else None
     report = evaluate(reader, people, pictures, held_out, args.seed)
@@ -146,8 +131,8 @@ def train(args: argparse.Namespace) -> None:
     reader.register_to_config(logit_std=report["real"].pop("logit_std"))
     save_halved(reader, out / "reader")
     report["trained"] = {
-        "steps": progress.step,
-        "minutes": round(progress.seconds / 60, 1),
+        "steps": training.progress.step,
+        "minutes": round(training.progress.seconds / 60, 1),
         "heads": len(heads.learned),
         "photos": len(people.learned),
         "reconstructions": len(pictures.learned),
@@ -196,14 +181,11 @@ def learn_heads(reader: HeadReader, seen: Tensor, known: Examples, draws: torch.
     reader.output_layer.train()
     steps = HEADS_EPOCHS * (len(seen) // HEADS_BATCH + 1)
     for step in tqdm(range(steps), desc="heads", mininterval=10):
-        for group in optimizer.param_groups:
-            group["lr"] = cosine_rate(step / steps, HEADS_RATE)
+        set_rate(optimizer, cosine_rate(step / steps, HEADS_RATE))
         rows = torch.randint(len(seen), (HEADS_BATCH,), generator=draws)
         reading = reader.judge(seen[rows].float().to(reader.device))
-        loss = total_loss(reading_loss(reading, Examples(*(column[rows].to(reader.device) for column in known))))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        terms = reading_loss(reading, Examples(*(column[rows].to(reader.device) for column in known)))
+        descend(step, total_loss(terms), terms, [optimizer])
 
 
 def total_loss(terms: dict[str, Tensor]) -> Tensor:
