@@ -5,7 +5,7 @@
 Real photos (`python -m train.photos`) teach the mesh, the crop that five of its points give, the camera's angles and
 where the person is; rendered heads add their angles and their outlines. The network that finds faces learns from both,
 in grey and far more spoilt. Makes OUT/networks and OUT/networks/mesh (in half precision),
-OUT/checkpoint.pt (to resume) and OUT/report.json: what the mesh network reads on `held` photos.
+OUT/checkpoint.pt (to resume), OUT/events and OUT/report.json: what the mesh network reads on `held` photos.
 
 Of the weights in weights/faces/landmarks: 2706 steps with `--start` from a finder trained on heads alone, ten minutes
 of a CPU core in all (the first 400 in batches of 64). On 169 held-out crops: the crop within 2.0 px of 256 over the
@@ -30,7 +30,8 @@ from preim3d.finder import NETWORK_SIDE
 from preim3d.fit import CROP_SIDE, fit_template
 from preim3d.landmarks import LandmarkNetwork, gaussian_heatmaps
 from train.loop import checkpoint
-from train.loop.progress import Progress, cosine_rate
+from train.loop.progress import cosine_rate
+from train.loop.training import Training, descend, set_rate
 from train.photos import augment, grey_photos
 from train.photos.face_boxes import (
     Heads,
@@ -48,6 +49,7 @@ from train.photos.real_photos import CROP_PX, RealPhotos
 
 
 RATE = 2e-3
+CLIP = 5.0
 HEADS_SHARE = 1 / 8  # of the mesh network's batch
 FINDER_EVERY = 12  # steps: it is trained already, or learns fast
 FINDER_HEADS, FINDER_MISSES = 0.3, 0.2  # shares of its batch
@@ -183,23 +185,11 @@ def train(
     mesh.five.copy_(torch.from_numpy(five))
     networks = nn.ModuleDict({"finder": finder, "mesh": mesh}).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(networks.parameters(), RATE, weight_decay=0.02)
-    parts, path = {"networks": networks, "optimizer": optimizer}, out / "checkpoint.pt"
-    state = {"step": 0, "seconds": 0.0}
-    if path.exists():
-        state = checkpoint.load(path, parts, rng=rng)
-        draws.set_state(state["notes"]["draws"])
-        print(f"Resumed {path} at step {state['step']}.")
-
-    def save() -> None:
-        notes = {"draws": draws.get_state()}
-        checkpoint.save(path, parts, step=progress.step, seconds=progress.seconds, rng=rng, notes=notes)
-
-    progress = Progress(minutes, steps, step=state["step"], seconds=state["seconds"], every_seconds=30)
-    saved_at = progress.seconds
+    training = Training(out, {"networks": networks, "optimizer": optimizer}, "cpu", rng=rng, draws=draws)
     size, rendered = mesh.config.input_size, max(1, round(HEADS_SHARE * batch))
-    while not progress.done:
-        for group in optimizer.param_groups:
-            group["lr"] = cosine_rate(progress.share, RATE, warm=0.05)
+
+    def step(number: int, share: float) -> dict[str, Tensor]:
+        set_rate(optimizer, cosine_rate(share, RATE, warm=0.05))
         # A third as the finder's points give the box, the others as the network's own first reading does.
         boxes = torch.cat([
             jitter(batch // 3, draws, 0.2, 0.13, 12), jitter(batch - batch // 3, draws, 0.06, 0.04, 4)
@@ -220,26 +210,22 @@ def train(
         with torch.autocast("cpu", torch.bfloat16):
             reading = mesh(images.contiguous(memory_format=torch.channels_last))
         terms = mesh_loss(mesh, reading, seen, boxes)
-        optimizer.zero_grad(set_to_none=True)
-        sum(terms.values()).backward()
-        if progress.step % FINDER_EVERY == 0:
-            loss = finder_loss(finder, crops, heads, pictures, partners, batch, rng, draws)
-            loss.backward()
-            terms["finder"] = loss
-        nn.utils.clip_grad_norm_(networks.parameters(), 5.0)
-        optimizer.step()
-        progress.advance(batch, **{name: term.item() for name, term in terms.items()})
-        if progress.seconds - saved_at > save_seconds:
-            checkpoint.attempt(save, path, progress.step)
-            saved_at = progress.seconds
-    checkpoint.attempt(save, path, progress.step)
+        if number % FINDER_EVERY == 0:
+            terms["finder"] = finder_loss(finder, crops, heads, pictures, partners, batch, rng, draws)
+        values = {name: term.detach() for name, term in terms.items()}
+        descend(number, sum(terms.values()), values, [optimizer], CLIP)
+        return values
+
+    training.run(step, batch, minutes=minutes, steps=steps, save_seconds=save_seconds)
+    training.save()
+    training.log.close()
 
     save_half(finder.eval(), out / "networks")
     save_half(mesh.eval(), out / "networks" / "mesh")
     report = evaluate(
         FaceMesh.from_pretrained(out / "networks" / "mesh", local_files_only=True), Photos(real, True, five), seed
     )
-    report |= {"steps": progress.step, "minutes": round(progress.seconds / 60, 1)}
+    report |= {"steps": training.progress.step, "minutes": round(training.progress.seconds / 60, 1)}
     with whole_file(out / "report.json") as file:
         file.write_text(json.dumps(report, indent=1) + "\n")
     return report
