@@ -5,12 +5,7 @@
 Real photos (`python -m train.photos`) teach the mesh, the crop that five of its points give, the camera's angles and
 where the person is; rendered heads add their angles and their outlines. The network that finds faces learns from both,
 in grey and far more spoilt. Makes OUT/networks and OUT/networks/mesh (in half precision),
-OUT/checkpoint.pt (to resume), OUT/events and OUT/report.json: what the mesh network reads on `held` photos.
-
-Of the weights in weights/faces/landmarks: 2706 steps with `--start` from a finder trained on heads alone, ten minutes
-of a CPU core in all (the first 400 in batches of 64). On 169 held-out crops: the crop within 2.0 px of 256 over the
-face's points (4.4 at its corners), yaw 2.1 and pitch 3.5 degrees rms, mask IoU .91; going on (`--minutes` larger)
-improved all of them to the last step."""
+OUT/checkpoint.pt (to resume), OUT/events and OUT/report.json: what the mesh network reads on `held` photos."""
 
 import argparse
 import copy

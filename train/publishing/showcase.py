@@ -6,8 +6,8 @@ measuring.
     python -m train.showcase --packed PACKED --rows 7 --teaser --out weights/faces/teaser.jpg
 
 A face takes a minute, as its likeness is improved. A teaser shows one: the photo, its head from nine sides, up to nine
-edits. Only rows that `train.examples` takes
-are shown: in the public domain, and never trained with. tests/screenshot.py makes weights/faces/page.jpg."""
+edits. Only rows that `train.examples` takes are shown: in the public domain, and never trained with.
+tests/screenshot.py makes weights/faces/page.jpg."""
 
 import argparse
 import sys
