@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ def imports_of(path: Path) -> set[str]:
     return {name.partition(".")[0] for name in modules_of(path)}
 
 
+@cache
 def modules_of(path: Path) -> set[str]:
     """Dotted names of all that a file imports; of `from a import b` a.b, whatever b is."""
     names = set()

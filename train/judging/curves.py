@@ -7,7 +7,6 @@ The figures are those of `python -m train.evaluate --origin`, which draws them t
 import argparse
 import json
 import math
-import sys
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -15,6 +14,7 @@ from PIL import Image, ImageDraw
 from preim3d.directions import ATTRIBUTES
 from preim3d.files import whole_file
 from preim3d.film import INK, PAPER, font
+from train.loop.command import command_parser, run_command
 
 
 PANEL_PX, MARGIN_PX = 320, 52
@@ -84,19 +84,15 @@ def read_spaces(path: Path) -> dict:
     return spaces
 
 
+def draw(args: argparse.Namespace) -> None:
+    spaces = read_spaces(args.evaluation)
+    picture = draw_curves(spaces, {key: ATTRIBUTES[key].label for key in spaces})
+    with whole_file(args.out) as partial:
+        picture.save(partial, format="PNG")
+
+
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m train.curves", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, "train.curves")
     parser.add_argument("evaluation", type=Path, help="the JSON of train.evaluate")
     parser.add_argument("--out", type=Path, required=True, help="the picture to write")
-    args = parser.parse_args(words)
-    try:
-        spaces = read_spaces(args.evaluation)
-        picture = draw_curves(spaces, {key: ATTRIBUTES[key].label for key in spaces})
-        with whole_file(args.out) as partial:
-            picture.save(partial, format="PNG")
-    except (OSError, ValueError) as mistake:
-        print(f"train.curves: {mistake}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command("train.curves", draw, parser.parse_args(words))

@@ -14,7 +14,6 @@ import argparse
 import os
 import re
 import secrets
-import sys
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from pathlib import Path
 from preim3d.options import given_path, whole_number
 from preim3d.photo import load_photo
 from train.judging.votes import ANSWERS, Study, Vote, Votes, open_study, read_votes, table, write_csv
+from train.loop.command import command_parser, run_command
 
 
 QUESTION = "Which of the two shows the person of the photo better?"
@@ -146,9 +146,7 @@ def named_folder(word: str) -> tuple[str, Path]:
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m train.vote", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, "train.vote")
     parser.add_argument(
         "results_of", nargs="*", type=named_folder, metavar="NAME=FOLDER", help="a method and its pictures"
     )
@@ -164,9 +162,4 @@ def main(words: list[str] | None = None) -> int:
     args = parser.parse_args(words)
     if args.csv and not args.results:
         parser.error("--csv goes with --results")
-    try:
-        tell_results(args) if args.results else open_page(args)
-    except (OSError, ValueError) as mistake:
-        print(f"train.vote: {mistake}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command("train.vote", tell_results if args.results else open_page, args)

@@ -1,20 +1,17 @@
-"""The options that several stages share, and how a stage ends when its user made a mistake."""
+"""The options that several stages share, and how a stage that has them is run."""
 
 import argparse
-import sys
 from collections.abc import Callable
 
 import torch
 
 from preim3d.device import find_device
-from preim3d.weights import WeightsError
+from train.loop.command import command_parser, run_command
 
 
 def stage_parser(docstring: str, name: str, seed: bool = True) -> argparse.ArgumentParser:
     """A parser with --threads, --device and, unless the stage has seeds of its own, --seed."""
-    parser = argparse.ArgumentParser(
-        f"python -m {name}", description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(docstring, name)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", metavar="cpu|cuda", help="default: cuda where there is one")
     if seed:
@@ -44,12 +41,11 @@ def budget(options: argparse.Namespace) -> dict[str, float | int | None]:
 
 
 def run_stage(name: str, stage: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
-    """The exit status: 1 after a mistake of the user's or a loss that is no number, told in one sentence."""
+    """`run_command` with the options of a `stage_parser`: on so many threads, on a device that is there."""
     torch.set_num_threads(options.threads)
-    try:
+
+    def on_device(options: argparse.Namespace) -> None:
         options.device = str(find_device(options.device))
         stage(options)
-    except (OSError, ValueError, FloatingPointError, WeightsError) as mistake:
-        print(f"{name}: {mistake}", file=sys.stderr)
-        return 1
-    return 0
+
+    return run_command(name, on_device, options)

@@ -7,10 +7,8 @@ where the person is; rendered heads add their angles and their outlines. The net
 in grey and far more spoilt. Makes OUT/networks and OUT/networks/mesh (in half precision),
 OUT/checkpoint.pt (to resume), OUT/events and OUT/report.json: what the mesh network reads on `held` photos."""
 
-import argparse
 import copy
 import json
-import sys
 from pathlib import Path
 
 import cv2
@@ -25,6 +23,7 @@ from preim3d.finder import NETWORK_SIDE
 from preim3d.fit import CROP_SIDE, fit_template
 from preim3d.landmarks import LandmarkNetwork, gaussian_heatmaps
 from train.loop import checkpoint
+from train.loop.command import command_parser, run_command
 from train.loop.progress import cosine_rate
 from train.loop.training import Training, descend, set_rate
 from train.photos import augment, grey_photos
@@ -276,9 +275,7 @@ def evaluate(mesh: FaceMesh, held: Photos, seed: int) -> dict[str, float]:
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m train.landmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, "train.landmarks")
     parser.add_argument("--photos", type=Path, required=True, help="folder of packed photos (*.npz)")
     parser.add_argument("--data", type=Path, required=True, help="folder of `python -m train.heads render`")
     parser.add_argument("--out", type=Path, required=True, help="folder for the networks, checkpoint and report")
@@ -291,10 +288,4 @@ def main(words: list[str] | None = None) -> int:
     if args.minutes is None and args.steps is None:
         args.minutes = 30.0
     cv2.setNumThreads(1)  # the pictures are small: threads would only wait for each other
-    try:
-        report = train(**vars(args))
-    except (OSError, ValueError, FloatingPointError) as mistake:
-        print(f"train.landmarks: {mistake}", file=sys.stderr)
-        return 1
-    print(json.dumps(report))
-    return 0
+    return run_command("train.landmarks", lambda options: print(json.dumps(train(**vars(options)))), args)

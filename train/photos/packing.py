@@ -15,7 +15,6 @@ import json
 import math
 import multiprocessing
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from preim3d.files import whole_file
 from preim3d.fit import CROP_SIDE
 from preim3d.photo import PhotoError, load_photo
 from train.loop.arrays import open_arrays
+from train.loop.command import command_parser, run_command
 from train.photos.real_photos import CROP_PX, Packed, encode, pack
 
 
@@ -156,19 +156,15 @@ def _work(name: str) -> Any:
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m train.photos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, "train.photos")
     parser.add_argument("photos", type=Path, help="folder of photos; folders in it are searched, too")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder with landmarks/ in it")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--held-one-in", type=int, default=HELD_ONE_IN, help="of so many photos one is held out")
-    args = parser.parse_args(words)
-    try:
-        packed, failures = pack_photos(args.photos, args.out, args.weights, args.processes, args.held_one_in)
-    except (OSError, ValueError) as mistake:
-        print(f"train.photos: {mistake}", file=sys.stderr)
-        return 1
+    return run_command("train.photos", tell_packed, parser.parse_args(words))
+
+
+def tell_packed(args: argparse.Namespace) -> None:
+    packed, failures = pack_photos(args.photos, args.out, args.weights, args.processes, args.held_one_in)
     print(f"{packed} photos are in {args.out}; {len(failures)} could not be used: {args.out}/failures.json.")
-    return 0

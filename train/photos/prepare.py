@@ -13,13 +13,13 @@ import functools
 import json
 import math
 import os
-import sys
 from pathlib import Path
 
 from preim3d.align import FaceAligner, crop_face
 from preim3d.camera import FOCAL, PIVOT, RADIUS, camera_from_angles
 from preim3d.files import whole_file
 from preim3d.photo import load_photo
+from train.loop.command import command_parser, run_command
 from train.photos.packing import WEIGHTS, each_photo, find_photos
 
 
@@ -93,24 +93,20 @@ def _write(path: Path, content) -> None:
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m train.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, "train.prepare")
     parser.add_argument("photos", type=Path, help="folder of photos; folders in it are searched, too")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--generator", type=Path, help="folder of the generator, where its cameras are not EG3D's")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder with landmarks/ in it")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
-    args = parser.parse_args(words)
-    try:
-        camera = RADIUS, PIVOT, FOCAL
-        if args.generator:
-            config = json.loads((args.generator / "config.json").read_text())
-            camera = config["camera_radius"], tuple(config["pivot"]), config["focal"]
-        journal = prepare(args.photos, args.out, args.weights, args.processes, camera)
-    except OSError as mistake:
-        print(f"train.prepare: {mistake}", file=sys.stderr)
-        return 1
+    return run_command("train.prepare", tell_prepared, parser.parse_args(words))
+
+
+def tell_prepared(args: argparse.Namespace) -> None:
+    camera = RADIUS, PIVOT, FOCAL
+    if args.generator:
+        config = json.loads((args.generator / "config.json").read_text())
+        camera = config["camera_radius"], tuple(config["pivot"]), config["focal"]
+    journal = prepare(args.photos, args.out, args.weights, args.processes, camera)
     failed = sum("failure" in entry for entry in journal.values())
     print(f"{len(journal) - failed} photos are in {args.out}; {failed} could not be used: {args.out}/failures.json.")
-    return 0

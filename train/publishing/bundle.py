@@ -13,7 +13,6 @@ What is not given stays as it is in the folder. The reader goes beside the folde
 import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import torch
@@ -31,6 +30,7 @@ from preim3d.pipeline import Preim3DPipeline, load_component
 from preim3d.reader import HeadReader
 from preim3d.weights import PERCEPTUAL, checksum
 from train.judging.evaluation import perceptual_network
+from train.loop.command import command_parser, run_command
 from train.publishing.identity_weights import from_dlib
 from train.publishing.model_card import card, with_headlines
 
@@ -44,9 +44,7 @@ STATISTICS = ("running_mean", "running_var")  # of batch norms
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m train.bundle", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, "train.bundle")
     parser.add_argument("--generator", type=Path)
     parser.add_argument("--encoder", type=Path)
     parser.add_argument("--directions", type=Path)
@@ -60,33 +58,31 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--reader", type=Path, help="what judges edits; goes to OUT/../reader")
     parser.add_argument("--readme", type=Path, help="the project's README, to get the newest figures too")
     parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args(words)
-    try:
-        if args.generator or args.encoder or args.directions or args.origin:
-            assemble(args)
-        if args.landmarks:
-            for network, place in ((LandmarkNetwork, "."), (FaceMesh, "mesh")):
-                found = load_component(network, args.landmarks / place, torch.float32)
-                write(found, args.out / "landmarks" / place)
-        if args.identity:
-            write(from_dlib(load_file(args.identity)), args.out / "identity")
-        if args.feedback:
-            write_feedback(args.feedback, args.out)
-        if args.perceptual:
-            perceptual_network(args.perceptual)  # which says if it is something else
-            with whole_file(args.out / PERCEPTUAL) as part:
-                shutil.copyfile(args.perceptual, part)
-        if args.reader:
-            write(load_component(HeadReader, args.reader, torch.float32), args.out.parent / "reader")
-        write_card(args.out)
-        if args.readme:
-            measured = json.loads((args.out / "evaluation.json").read_text())
-            args.readme.write_text(with_headlines(args.readme.read_text("utf-8"), measured), "utf-8")
-        check_size(args.out)
-    except (OSError, ValueError) as mistake:
-        print(f"train.bundle: {mistake}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command("train.bundle", bundle, parser.parse_args(words))
+
+
+def bundle(args: argparse.Namespace) -> None:
+    if args.generator or args.encoder or args.directions or args.origin:
+        assemble(args)
+    if args.landmarks:
+        for network, place in ((LandmarkNetwork, "."), (FaceMesh, "mesh")):
+            found = load_component(network, args.landmarks / place, torch.float32)
+            write(found, args.out / "landmarks" / place)
+    if args.identity:
+        write(from_dlib(load_file(args.identity)), args.out / "identity")
+    if args.feedback:
+        write_feedback(args.feedback, args.out)
+    if args.perceptual:
+        perceptual_network(args.perceptual)  # which says if it is something else
+        with whole_file(args.out / PERCEPTUAL) as part:
+            shutil.copyfile(args.perceptual, part)
+    if args.reader:
+        write(load_component(HeadReader, args.reader, torch.float32), args.out.parent / "reader")
+    write_card(args.out)
+    if args.readme:
+        measured = json.loads((args.out / "evaluation.json").read_text())
+        args.readme.write_text(with_headlines(args.readme.read_text("utf-8"), measured), "utf-8")
+    check_size(args.out)
 
 
 def assemble(args: argparse.Namespace) -> None:

@@ -11,7 +11,6 @@ latent and what its planes are tuned by, and result.json with the angles of the 
 import argparse
 import json
 import shutil
-import sys
 from collections import deque
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from preim3d.inversion import Reached
 from preim3d.mesh import mesh_bytes
 from preim3d.pipeline import Preim3DPipeline, as_array, grid_sheet
 from preim3d.turntable import GRID, cameras, pack, turn_angles
-from preim3d.weights import WeightsError
+from train.loop.command import command_parser, run_command
 from train.photos.real_photos import RealPhotos
 
 
@@ -68,27 +67,23 @@ def choose(photos: RealPhotos, rows: list[int]) -> None:
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m train.examples", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, "train.examples")
     parser.add_argument("--photos", type=Path, required=True, help="folder of packed photos")
     parser.add_argument("--rows", type=int, nargs="+", required=True, help="which of them; the first is shown first")
     parser.add_argument("--weights", type=Path, required=True, help="pipeline folder; examples/ goes into it")
-    args = parser.parse_args(words)
-    try:
-        photos = RealPhotos(args.photos)
-        choose(photos, args.rows)
-        pipeline = Preim3DPipeline.from_pretrained(args.weights)
-        pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
-        shutil.rmtree(args.weights / "examples", ignore_errors=True)
-        for number, row in enumerate(args.rows, 1):
-            folder = args.weights / "examples" / f"portrait-{number}"
-            make_example(pipeline, crop_of(photos, row), folder)
-            print(f"Made {folder}.")
-    except (OSError, ValueError, WeightsError) as mistake:
-        print(f"train.examples: {mistake}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command("train.examples", make_examples, parser.parse_args(words))
+
+
+def make_examples(args: argparse.Namespace) -> None:
+    photos = RealPhotos(args.photos)
+    choose(photos, args.rows)
+    pipeline = Preim3DPipeline.from_pretrained(args.weights)
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    shutil.rmtree(args.weights / "examples", ignore_errors=True)
+    for number, row in enumerate(args.rows, 1):
+        folder = args.weights / "examples" / f"portrait-{number}"
+        make_example(pipeline, crop_of(photos, row), folder)
+        print(f"Made {folder}.")
 
 
 def crop_of(photos: RealPhotos, row: int) -> Image.Image:

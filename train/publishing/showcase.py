@@ -10,7 +10,6 @@ edits. Only rows that `train.examples` takes are shown: in the public domain, an
 tests/screenshot.py makes weights/faces/page.jpg."""
 
 import argparse
-import sys
 from collections import deque
 from pathlib import Path
 
@@ -20,10 +19,10 @@ from PIL import Image
 from preim3d.camera import PITCHES_DEG, YAWS_DEG, camera_from_angles
 from preim3d.files import whole_file
 from preim3d.film import angle_label, pose_sheet
-from preim3d.photo import PhotoError, load_photo
+from preim3d.photo import load_photo
 from preim3d.pipeline import Preim3DPipeline
 from preim3d.tuning import Tuning
-from preim3d.weights import WeightsError
+from train.loop.command import command_parser, run_command
 from train.photos.real_photos import RealPhotos
 from train.publishing.examples import choose, crop_of
 
@@ -34,9 +33,7 @@ TEASER_EDITS = 9
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m train.showcase", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__, "train.showcase")
     parser.add_argument("photos", nargs="*", type=Path)
     parser.add_argument("--packed", type=Path, help="folder of packed photos, with --rows")
     parser.add_argument("--rows", type=int, nargs="+", default=[], help="which of the packed photos")
@@ -47,25 +44,21 @@ def main(words: list[str] | None = None) -> int:
     )
     parser.add_argument("--teaser", action="store_true", help="the first face only, from nine sides")
     parser.add_argument("--cell", type=int, default=160, help="pixels of a cell")
-    args = parser.parse_args(words)
-    try:
-        pipeline = Preim3DPipeline.from_pretrained(args.weights)
-        known = [edit for edit in EDITS if edit.partition("=")[0] in pipeline.directions.names]
-        edits = {edit: dict([read_edit(edit)]) for edit in (known if args.edits is None else args.edits)}
-        faces = [crop for photo in args.photos for crop in crops(pipeline, photo)]
-        faces += packed_crops(args.packed, args.rows)
-        if not faces:
-            raise ValueError("There is no photo to show: name files, or --packed and --rows.")
-        sheet = (
-            teaser(pipeline, faces[0], edits, args.cell) if args.teaser else rows(pipeline, faces, edits, args.cell)
-        )
-        with whole_file(args.out) as temporary:
-            sheet.save(temporary, quality=92)  # JPEG's; PNG has none
-    except (PhotoError, WeightsError, ValueError, OSError) as mistake:
-        print(f"train.showcase: {mistake}", file=sys.stderr)
-        return 1
+    return run_command("train.showcase", show, parser.parse_args(words))
+
+
+def show(args: argparse.Namespace) -> None:
+    pipeline = Preim3DPipeline.from_pretrained(args.weights)
+    known = [edit for edit in EDITS if edit.partition("=")[0] in pipeline.directions.names]
+    edits = {edit: dict([read_edit(edit)]) for edit in (known if args.edits is None else args.edits)}
+    faces = [crop for photo in args.photos for crop in crops(pipeline, photo)]
+    faces += packed_crops(args.packed, args.rows)
+    if not faces:
+        raise ValueError("There is no photo to show: name files, or --packed and --rows.")
+    sheet = teaser(pipeline, faces[0], edits, args.cell) if args.teaser else rows(pipeline, faces, edits, args.cell)
+    with whole_file(args.out) as temporary:
+        sheet.save(temporary, quality=92)  # JPEG's; PNG has none
     print(f"wrote {args.out}: {1 if args.teaser else len(faces)} faces, {sheet.width} x {sheet.height}")
-    return 0
 
 
 def read_edit(text: str) -> tuple[str, float]:
