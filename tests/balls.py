@@ -3,9 +3,9 @@
 import numpy as np
 
 from preim3d.camera import camera_from_angles
-from train.field_batches import Pinhole
 from train.heads.dataset import FRONT_VIEWS, ROUND_VIEWS
 from train.heads.sampler import Z_DIM
+from train.model.field_batches import Pinhole
 
 
 TINY_GENERATOR = {

@@ -1,4 +1,4 @@
-"""A small file of packed photos (`train.real_photos`) with faces that differ in what landmarks measure."""
+"""A small file of packed photos (`train.photos.real_photos`) with faces that differ in what landmarks measure."""
 
 import cv2
 import numpy as np

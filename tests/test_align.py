@@ -244,7 +244,7 @@ def test_nine_of_ten_tight_crops_are_found(aligner):
     """Photos that end at the hairline, of people of all ages and ancestries."""
     if not REAL.is_dir():
         pytest.skip(f"{REAL} is not there")
-    from train.real_photos import RealPhotos
+    from train.photos.real_photos import RealPhotos
 
     photos = RealPhotos(REAL)
     rows = np.nonzero(photos.held)[0][::4]

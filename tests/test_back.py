@@ -11,7 +11,7 @@ from preim3d.camera import camera_from_angles, grid_cameras
 from preim3d.generator import TriPlaneGenerator
 from tests.conftest import ROOT
 from tests.test_generator import SIZES
-from train.back import (
+from train.model.back import (
     Carved,
     carve,
     explained,

@@ -15,7 +15,8 @@ from preim3d.camera import grid_cameras
 from preim3d.feedback import Feedback, bring_nearer, compared_cells
 from preim3d.pipeline import Preim3DPipeline
 from preim3d.weights import WeightsError
-from train import bundle, feedback
+from train.model import feedback
+from train.publishing import bundle
 
 
 def test_colours_are_compared_where_the_person_is():

@@ -39,8 +39,8 @@ def test_small_crops_and_gradients():
 def test_same_people_are_nearer_than_strangers():
     from safetensors.torch import load_file
 
-    from train.identity_weights import from_dlib
-    from train.real_photos import RealPhotos
+    from train.photos.real_photos import RealPhotos
+    from train.publishing.identity_weights import from_dlib
 
     photos = RealPhotos(REAL / "photos")
     network = from_dlib(load_file(REAL / "judges" / "dlib_face.safetensors"))

@@ -48,8 +48,8 @@ def test_a_picture_is_no_distance_from_itself_whatever_its_size(judge):
 def test_two_photos_of_one_person_are_unmistakable_and_strangers_are_not(tmp_path):
     from safetensors.torch import load_file
 
-    from train.identity_weights import from_dlib
-    from train.real_photos import RealPhotos
+    from train.photos.real_photos import RealPhotos
+    from train.publishing.identity_weights import from_dlib
 
     from_dlib(load_file(REAL / "judges" / "dlib_face.safetensors")).half().save_pretrained(tmp_path)
     judge = IdentityJudge(tmp_path)

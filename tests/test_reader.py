@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from preim3d.reader import HeadReader
-from train.attributes import known_mean, learn_heads
-from train.reader_batches import Examples
+from train.judging.attributes import known_mean, learn_heads
+from train.judging.reader_batches import Examples
 
 
 @pytest.fixture(scope="module")

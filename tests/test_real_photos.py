@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from preim3d.align import inside_photo
-from train.real_photos import RealPhotos
+from train.photos.real_photos import RealPhotos
 
 
 def pack(folder, count=3):

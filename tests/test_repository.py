@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,12 +26,18 @@ def tracked() -> list[Path]:
 
 def imports_of(path: Path) -> set[str]:
     """Top-level names of every package that a file imports."""
+    return {name.partition(".")[0] for name in modules_of(path)}
+
+
+@cache
+def modules_of(path: Path) -> set[str]:
+    """Dotted names of all that a file imports; of `from a import b` a.b, whatever b is."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names.add(node.module.partition(".")[0])
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
@@ -46,12 +53,27 @@ def test_ruff_finds_nothing():
 
 
 def test_the_library_imports_neither_page_nor_training():
-    """All of it but preim3d/page, which only app.py imports; train/vote.py is a page of its own."""
+    """All of it but preim3d/page, which only app.py imports; train/judging/vote.py is a page of its own."""
     for path in (ROOT / "preim3d").glob("*.py"):
         assert not imports_of(path) & {"gradio", "spaces", "train", "app"}, path
     for path in (ROOT / "train").rglob("*.py"):
         pages = set() if path.name == "vote.py" else {"gradio"}
         assert not imports_of(path) & {"spaces", "app", *pages}, path
+
+
+def test_imports_between_the_rooms_of_train_go_one_way():
+    """As train/__init__.py draws it; nothing imports the files that run a stage, nor the recipe but what prints it."""
+    import train
+
+    rooms = re.search(r"^ +(loop <- .*)$", train.__doc__, re.MULTILINE)[1].split(" <- ")
+    assert set(rooms) == {path.parent.name for path in (ROOT / "train").glob("*/__init__.py")}
+    assert all(re.search(rf"^    {room}/ ", train.__doc__, re.MULTILINE) for room in rooms)
+    for path in (ROOT / "train").glob("*/*.py"):
+        allowed = rooms[: rooms.index(path.parent.name) + 1]
+        assert {name.split(".")[1] for name in modules_of(path) if name.startswith("train.")} <= {*allowed}, path
+    for path in (ROOT / "tests").glob("*.py"):
+        named = {name.split(".")[1] for name in modules_of(path) if name.startswith("train.")}
+        assert named <= {*rooms, "recipe"}, path
 
 
 def test_the_page_imports_spaces_first():

@@ -15,21 +15,13 @@ from preim3d.directions import ATTRIBUTES, Directions
 from preim3d.efficientnet import EfficientNetLite0
 from preim3d.identity import FaceIdentity
 from preim3d.pipeline import Preim3DPipeline
-from train import (
-    attributes,
-    bundle,
-    directions,
-    evaluate,
-    faces,
-    landmarks,
-    manifold,
-    photos,
-    prepare,
-    sharpen,
-    showcase,
-)
-from train.boundaries import PrincipalAxes, fit_boundary
+from train.editing import directions, manifold
+from train.editing.boundaries import PrincipalAxes, fit_boundary
 from train.heads import __main__ as heads
+from train.judging import attributes, evaluate
+from train.model import faces, sharpen
+from train.photos import landmarks, packing, prepare
+from train.publishing import bundle, showcase
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,7 +76,8 @@ def made(tmp_path_factory):
         reader = at / "attributes" / "reader"
         for one_in in (1, 10**9):  # the portrait held out, and not
             stage(
-                photos, at / "photos", "--out", at / "packed" / str(one_in), "--processes", 1, "--held-one-in", one_in,
+                packing, at / "photos", "--out", at / "packed" / str(one_in), "--processes", 1,
+                "--held-one-in", one_in,
             )  # fmt: skip
             (at / "packed" / str(one_in) / "00000.npz").rename(at / "packed" / f"{one_in}.npz")
         stage(

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from train.arrays import open_arrays
 from train.heads.source import HeadSource
+from train.loop.arrays import open_arrays
 
 
 def test_arrays_are_read_by_name(tmp_path):

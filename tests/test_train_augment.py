@@ -1,8 +1,8 @@
-"""train/augment.py: ranges, repeatability, and that points move with the picture."""
+"""train/photos/augment.py: ranges, repeatability, and that points move with the picture."""
 
 import torch
 
-from train import augment
+from train.photos import augment
 
 
 def rgba_with_dot(x, y, size=64):

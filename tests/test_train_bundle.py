@@ -17,8 +17,8 @@ from preim3d.judge import IdentityJudge, Judge
 from preim3d.pipeline import Preim3DPipeline
 from preim3d.reader import HeadReader
 from preim3d.weights import PERCEPTUAL, check_weights, perceptual_file
-from train import bundle
-from train.model_card import with_headlines
+from train.publishing import bundle
+from train.publishing.model_card import with_headlines
 
 
 def test_a_bundle_loads_and_its_checksums_are_true(tiny_weights, tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
-"""train/checkpoint.py and train/progress.py: a resumed run equals one never stopped; files are whole or not there."""
+"""train/loop: a resumed run equals one never stopped; files are whole or not there; what is shown and logged."""
 
+import copy
 import io
+import math
 import pickle
 import re
 
@@ -10,9 +12,13 @@ import torch
 from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from train import checkpoint
-from train.progress import Progress, cosine_rate, must_be_numbers
-from train.run_log import RunLog
+from train.loop import checkpoint
+from train.loop.progress import Progress, cosine_rate, must_be_numbers
+from train.loop.run_log import RunLog
+from train.loop.training import Training, descend, follow, set_rate
+
+
+SHEET = torch.zeros(2, 3, 4, 4)
 
 
 def make_run():
@@ -170,3 +176,64 @@ def test_cosine_rate_warms_up_and_decays():
     rates = [cosine_rate(s, 1.0) for s in (0, 0.01, 0.02, 0.5, 1.0)]
     assert rates[0] == 0.01 and rates[1] == 0.5 and rates[2] == 1.0 and 0.4 < rates[3] < 0.6
     assert abs(rates[4] - 0.02) < 1e-9
+
+
+def learn(out, steps, stop_at=None):
+    """A run of the loop that every stage shares, with dropout and generators that go on from step to step."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5))
+    average = copy.deepcopy(model)
+    rng, draws = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    parts = {"model": model, "average": average, "optimizer": optimizer}
+    training = Training(out, parts, "cpu", rng=rng, draws=draws)
+    training.notes.setdefault("begun_at", training.step)
+
+    def step(number, share):
+        if number == stop_at:
+            raise KeyboardInterrupt
+        set_rate(optimizer, cosine_rate(share, 1e-2))
+        x = torch.tensor(rng.standard_normal((4, 3)), dtype=torch.float32) + torch.rand(1, generator=draws)
+        loss = model(x).square().mean()
+        descend(number, loss, {"square": loss}, [optimizer], 1.0)
+        follow(average, model, 0.9)
+        return {"square": loss.detach()}
+
+    training.run(step, 4, minutes=None, steps=steps, save_seconds=1e9, save_steps=2, sheets=1, look=lambda: [SHEET])
+    training.save()
+    training.log.close()
+    return training
+
+
+def test_the_loop_saves_logs_and_resumes(tmp_path, capsys):
+    whole = learn(tmp_path / "whole", 7)
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path / "killed", 7, stop_at=5)
+    assert torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)["step"] == 4
+    killed = learn(tmp_path / "killed", 7)
+    assert "Resumed" in capsys.readouterr().out and killed.notes["begun_at"] == 0 and killed.step == 4
+    averages = [training.parts["average"].state_dict() for training in (whole, killed)]
+    for name, tensor in averages[0].items():
+        assert torch.equal(tensor, averages[1][name]), name
+    assert averages[0]["1.num_batches_tracked"] == 7
+    logged = [event.step for event in EventAccumulator(str(tmp_path / "whole" / "events")).Reload().Scalars("square")]
+    assert logged == [1, 2, 3, 4, 5, 6, 7]
+    assert [path.name for path in (tmp_path / "whole" / "sheets").iterdir()] == ["0000007.png"]
+
+
+def test_a_checkpoint_of_other_parts_is_refused(tmp_path):
+    parts, _ = make_run()
+    checkpoint.save(tmp_path / "checkpoint.pt", parts, step=1)
+    with pytest.raises(ValueError, match="was made with other options"):
+        Training(tmp_path, parts | {"more": parts["model"]}, "cpu")
+
+
+def test_a_loss_that_is_no_number_leaves_the_weights_as_they_were():
+    parts, _ = make_run()
+    before = parts["model"].weight.detach().clone()
+    weight = parts["model"].weight
+    for loss, name in ((weight.sum() * math.nan, "square"), ((-weight.square()).sqrt().sum(), "gradient")):
+        terms = {"square": loss if name == "square" else torch.tensor(1.0)}
+        with pytest.raises(FloatingPointError, match=f"Step 3: the loss term `{name}` is nan"):
+            descend(2, loss, terms, [parts["optimizer"]])
+    assert torch.equal(parts["model"].weight, before)

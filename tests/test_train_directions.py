@@ -8,9 +8,9 @@ import torch
 from conftest import ball_generator
 
 from preim3d.directions import ATTRIBUTES
-from train.boundaries import PrincipalAxes, balance, closed_form_factors, fit_boundary, principal_components
-from train.calibration import LADDER, Effect, allied, calibrate, hold_identity, purify
-from train.candidates import find, fit_boundaries, read_pairs
+from train.editing.boundaries import PrincipalAxes, balance, closed_form_factors, fit_boundary, principal_components
+from train.editing.calibration import LADDER, Effect, allied, calibrate, hold_identity, purify
+from train.editing.candidates import find, fit_boundaries, read_pairs
 
 
 def test_a_boundary_finds_the_axis_that_was_planted():

@@ -1,4 +1,4 @@
-"""train/encoder.py from the command line, on a few tiny photos: the recipes, and what happens to a run that is killed,
+"""train.encoder from the command line, on a few tiny photos: the recipes, and what happens to a run that is killed,
 that meets a number that is none, a full disk or a broken photo, or that is shared by two processes."""
 
 import json
@@ -26,8 +26,9 @@ from preim3d.camera import camera_from_angles
 from preim3d.efficientnet import EfficientNetLite0
 from preim3d.encoder import PortraitEncoder
 from preim3d.identity import FaceIdentity
-from train import encoder, workers
-from train.features import FeatureNetwork
+from train.inversion import encoder
+from train.inversion.features import FeatureNetwork
+from train.loop import workers
 
 
 # A clean process that has imported everything; children forked from it start at once and share no threads with us.

@@ -1,5 +1,5 @@
-"""train/evaluate.py end to end on tiny networks and a few packed photos; its metrics, and the encoder's losses, where
-the answer is known."""
+"""train/judging: `train.evaluate` end to end on tiny networks and a few packed photos; its metrics, and the encoder's
+losses, where the answer is known."""
 
 import json
 import math
@@ -16,14 +16,14 @@ from preim3d.directions import ATTRIBUTES
 from preim3d.efficientnet import EfficientNetLite0
 from preim3d.face_mesh import FaceMesh
 from preim3d.identity import FaceIdentity
-from train import evaluate, metrics
-from train.attributes import HeadReader
-from train.curves import draw_curves, ticks
-from train.curves import main as draw_curves_of
-from train.edit_figures import at_altering
-from train.evaluation import face_square, sheet
-from train.report import average, compared_before, tables, worst_group
-from train.subjects import Subjects, fairface_labels, group_members
+from train.judging import evaluate, metrics
+from train.judging.attributes import HeadReader
+from train.judging.curves import draw_curves, ticks
+from train.judging.curves import main as draw_curves_of
+from train.judging.edit_figures import at_altering
+from train.judging.evaluation import face_square, sheet
+from train.judging.report import average, compared_before, tables, worst_group
+from train.judging.subjects import Subjects, fairface_labels, group_members
 
 
 HELD, OTHERS = 21, 6
@@ -299,7 +299,7 @@ def test_ways_of_inversion_join_the_figures_that_are_there(tiny_weights, network
     assert "| Ours, then pivotal tuning (IDE-3D's way) (n = 2) |" in out.with_suffix(".md").read_text()
     assert (tmp_path / "inversions.png").is_file() and len(list((tmp_path / "outcomes").iterdir())) == 6
     # A second run takes what the first one kept: the very same latents and tunings.
-    monkeypatch.setattr("train.inversions.invert_photo", None)
+    monkeypatch.setattr("train.judging.inversions.invert_photo", None)
     assert run(evaluate.main, *words, *ways) == 0
     assert json.loads(out.read_text())["inversions"]["latent"] == figures["inversions"]["latent"]
 

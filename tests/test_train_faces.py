@@ -12,10 +12,10 @@ from test_real_photos import pack
 from preim3d.encoder import PortraitEncoder
 from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import FaceIdentity
-from train import faces
-from train.face_batches import FaceBatches, LearnedCameras, PhotoBatch, Recolouring
 from train.heads.dataset import HeadsDataset
-from train.real_photos import RealPhotos
+from train.model import faces
+from train.model.face_batches import FaceBatches, LearnedCameras, PhotoBatch, Recolouring
+from train.photos.real_photos import RealPhotos
 
 
 TINY_ENCODER = {

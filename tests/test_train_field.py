@@ -7,9 +7,9 @@ from balls import BALL, TINY_GENERATOR, make_balls
 
 from preim3d.camera import FOCAL, camera_from_angles
 from preim3d.generator import TriPlaneGenerator
-from train.field_batches import Pinhole, draw_batch
-from train.field_losses import LOSS_WEIGHTS, losses
 from train.heads.dataset import HeadsDataset
+from train.model.field_batches import Pinhole, draw_batch
+from train.model.field_losses import LOSS_WEIGHTS, losses
 
 
 @pytest.fixture

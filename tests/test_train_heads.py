@@ -120,7 +120,7 @@ class TestRenderer:
         _, other_depth = head.view(second.numpy(), size, head.person.light)
         assert 0.3 < (rgba[..., 3] > 0).mean() < 0.95
         assert np.array_equal(depth > 0, rgba[..., 3] > 0)
-        from train.field_batches import Pinhole
+        from train.model.field_batches import Pinhole
 
         surface = Pinhole(first.numpy()).unproject(depth)[40:90, 40:90].reshape(-1, 3)
         seen = project(surface, second.numpy(), size)

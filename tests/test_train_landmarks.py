@@ -1,4 +1,4 @@
-"""train/landmarks.py, train/face_boxes.py, train/grey_photos.py: faces through boxes, and both networks of them."""
+"""train/photos/landmarks.py, face_boxes.py, grey_photos.py: faces through boxes, and both networks of them."""
 
 import json
 from pathlib import Path
@@ -12,8 +12,9 @@ from preim3d.camera import camera_from_angles
 from preim3d.face_mesh import FaceMesh
 from preim3d.fit import CROP_SIDE, TEMPLATE, fit_template
 from preim3d.landmarks import LandmarkNetwork
-from train import grey_photos, landmarks
-from train.face_boxes import (
+from train.loop.progress import Progress
+from train.photos import grey_photos, landmarks
+from train.photos.face_boxes import (
     Heads,
     Photos,
     Seen,
@@ -24,7 +25,7 @@ from train.face_boxes import (
     misfit,
     misses,
 )
-from train.real_photos import CROP_PX, Packed, RealPhotos, encode, pack
+from train.photos.real_photos import CROP_PX, Packed, RealPhotos, encode, pack
 
 
 FRONTAL = TEMPLATE[:, :2] * [1, -1]  # in units of the template, y down
@@ -172,12 +173,21 @@ def test_pictures_differ_each_time_and_repeat_with_the_seed(heads):
         assert first.std(0).mean() > 0.05
 
 
-def test_training_is_resumed_and_measured(heads, photos, tmp_path, capsys):
+def test_training_is_resumed_and_measured(heads, photos, tmp_path, capsys, monkeypatch):
+    advance, taken = Progress.advance, []
+
+    def taking(self, images, **terms):
+        taken.extend(terms.values())
+        return advance(self, images, **terms)
+
+    monkeypatch.setattr(Progress, "advance", taking)
     words = ["--photos", str(photos), "--data", str(heads), "--out", str(tmp_path), "--batch", "4", "--steps"]
     assert landmarks.main([*words, "1"]) == 0
     assert landmarks.main([*words, "2"]) == 0
     said = capsys.readouterr().out
     assert "at step 1" in said
+    # Not numbers: to read a loss on a GPU is to wait for it.
+    assert taken and all(isinstance(term, torch.Tensor) and not term.requires_grad for term in taken)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["n"] == 2 and report["steps"] == 2 and report == json.loads(said.splitlines()[-1])
     networks = tmp_path / "networks"

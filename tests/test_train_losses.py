@@ -1,4 +1,4 @@
-"""train/losses.py, schedules.py and rounds.py: losses, weights and cameras against values worked out by hand."""
+"""train/inversion: losses.py, schedules.py, rounds.py: losses, weights, cameras against values worked out by hand."""
 
 import math
 
@@ -9,8 +9,8 @@ from conftest import ball_generator
 from torch import nn
 
 from preim3d.camera import angles_from_camera, camera_from_angles
-from train import losses, rounds, schedules
-from train.rounds import Batch, GeneratedImages, Objective, sample_latents, surround_cameras
+from train.inversion import losses, rounds, schedules
+from train.inversion.rounds import Batch, GeneratedImages, Objective, sample_latents, surround_cameras
 
 
 class FirstPixel(nn.Module):

@@ -10,10 +10,10 @@ from packing import pack_faces
 from PIL import Image
 
 from preim3d.directions import fingerprint
-from train import manifold
-from train.attributes import HeadReader
-from train.photo_labels import LABELS, photo_labels
-from train.real_photos import RealPhotos
+from train.editing import manifold
+from train.judging.attributes import HeadReader
+from train.photos.photo_labels import LABELS, photo_labels
+from train.photos.real_photos import RealPhotos
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import torch
 
-from train.muon import Muon, orthogonalised
+from train.model.muon import Muon, orthogonalised
 
 
 def test_muon_moves_every_direction_alike():

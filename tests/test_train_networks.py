@@ -10,11 +10,11 @@ from conftest import ball_generator
 from torch import nn
 
 from preim3d.irse import IdentityNetwork
-from train import identity, latent_discriminator
-from train.features import FeatureNetwork, load_features
-from train.latent_discriminator import LatentDiscriminator
-from train.lpips import Lpips, load_lpips
-from train.ranger import Ranger
+from train.inversion import identity, latent_discriminator
+from train.inversion.features import FeatureNetwork, load_features
+from train.inversion.latent_discriminator import LatentDiscriminator
+from train.inversion.lpips import Lpips, load_lpips
+from train.inversion.ranger import Ranger
 
 
 # torchvision's names and shapes of convolutions: index in `features` -> (out, in, side).

@@ -8,7 +8,7 @@ import pytest
 from command_line import run
 
 from preim3d.directions import ATTRIBUTES, fingerprint
-from train import pairs
+from train.editing import pairs
 from train.heads.sampler import HAIR_STYLES, Person, person_attributes
 
 

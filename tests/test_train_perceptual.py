@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from preim3d.efficientnet import EfficientNetLite0, perceptual_distance
-from train.perceptual import VGG16
+from train.model.perceptual import VGG16
 
 
 LITE0 = Path(__file__).parents[2] / "shared" / "real" / "judges" / "efficientnet_lite0_blocks0-10.safetensors"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from packing import pack_faces
 
-from train.photo_labels import LABELS, ancestries, face_measures, kept_out, photo_labels
-from train.real_photos import RealPhotos
+from train.photos.photo_labels import LABELS, ancestries, face_measures, kept_out, photo_labels
+from train.photos.real_photos import RealPhotos
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""train/photos.py: any folder of photos becomes packed crops, masks, landmarks and poses."""
+"""train/photos/packing.py: any folder of photos becomes packed crops, masks, landmarks and poses."""
 
 import json
 import os
@@ -14,8 +14,8 @@ from PIL import Image
 
 from preim3d.align import FaceAligner
 from preim3d.photo import load_photo
-from train import photos
-from train.real_photos import CROP_PX, Packed, RealPhotos, encode, pack
+from train.photos import packing
+from train.photos.real_photos import CROP_PX, Packed, RealPhotos, encode, pack
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def folder(portrait, tmp_path):
 def test_photos_are_packed_and_failures_listed(folder, tmp_path, capsys):
     out = tmp_path / "out"
     words = [str(folder), "--weights", str(LANDMARKS.parent), "--out", str(out), "--processes", "1"]
-    assert photos.main(words) == 0
+    assert packing.main(words) == 0
     assert "2 photos are in" in capsys.readouterr().out
     failures = json.loads((out / "failures.json").read_text())
     assert failures.keys() == {"broken.png", "small.png"} and "wide" in failures["small.png"]
@@ -62,7 +62,7 @@ def test_photos_are_packed_and_failures_listed(folder, tmp_path, capsys):
     first = (out / "00000.npz").read_bytes()
     (out / ".half.npz").write_bytes(b"of a run that was killed")
     (folder / "more.png").write_bytes((folder / "close.png").read_bytes())
-    assert photos.main(words) == 0
+    assert packing.main(words) == 0
     assert (out / "00000.npz").read_bytes() == first and not (out / ".half.npz").exists()
     assert RealPhotos(out).names.tolist() == ["close.png", "deeper/Åse.JPG", "more.png"]
 
@@ -71,7 +71,7 @@ def test_a_killed_run_leaves_whole_files(folder, tmp_path):
     out = tmp_path / "out"
     for i in range(6):
         (folder / f"copy{i}.png").write_bytes((folder / "close.png").read_bytes())
-    code = "import sys; from train import photos; photos.PER_FILE = 2; sys.exit(photos.main(sys.argv[1:]))"
+    code = "import sys; from train.photos import packing; packing.PER_FILE = 2; sys.exit(packing.main(sys.argv[1:]))"
     words = [sys.executable, "-c", code, str(folder), "--weights", str(LANDMARKS.parent), "--out", str(out)]
     run = subprocess.Popen([*words, "--processes", "1"], cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 90
@@ -81,15 +81,15 @@ def test_a_killed_run_leaves_whole_files(folder, tmp_path):
     run.wait()
     some = len(RealPhotos(out))
     assert some % 2 == 0
-    count, failures = photos.pack_photos(folder, out, LANDMARKS.parent)
+    count, failures = packing.pack_photos(folder, out, LANDMARKS.parent)
     assert count == len(RealPhotos(out)) == len(set(RealPhotos(out).names)) == 8 and len(failures) == 2
 
 
 def test_the_same_photos_are_held_out_whatever_else_is_there():
     names = [f"people/{i}.jpg" for i in range(3000)]
-    held = {name for name in names if photos.is_held(name, 30)}
+    held = {name for name in names if packing.is_held(name, 30)}
     assert 60 < len(held) < 150
-    assert held == {name for name in reversed(names) if photos.is_held(name, 30)}
+    assert held == {name for name in reversed(names) if packing.is_held(name, 30)}
 
 
 def test_a_file_of_packed_photos_reads_as_it_was(tmp_path):
@@ -107,5 +107,5 @@ def test_a_file_of_packed_photos_reads_as_it_was(tmp_path):
 
 
 def test_a_folder_without_pictures_is_a_sentence(tmp_path, capsys):
-    assert photos.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert packing.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 1
     assert "has no pictures" in capsys.readouterr().err

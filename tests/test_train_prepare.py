@@ -1,4 +1,4 @@
-"""train/prepare.py and train/posed_photos.py: raw photos become posed crops, and these become batches."""
+"""train/photos/prepare.py and posed_photos.py: raw photos become posed crops, and these become batches."""
 
 import json
 import zipfile
@@ -10,8 +10,8 @@ from conftest import LANDMARKS
 from PIL import Image
 
 from preim3d.camera import angles_from_camera, camera_from_angles
-from train import prepare
-from train.posed_photos import PosedPhotos, Shuffled, load_batches, mirror_camera
+from train.photos import prepare
+from train.photos.posed_photos import PosedPhotos, Shuffled, load_batches, mirror_camera
 
 
 def test_photos_become_posed_crops_and_failures_are_listed(portrait, tmp_path, capsys):

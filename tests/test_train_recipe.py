@@ -10,22 +10,52 @@ from train.recipe import ASIDE, STAGES, Stage, recipe
 
 
 ROOT = Path(__file__).resolve().parent.parent
+NO_STAGES = "__init__", "__main__", "recipe"
 COMMANDS = [
     command.replace("\\\n", " ").split()
     for stage in (*STAGES, *ASIDE)
     for command in re.split(r"(?<!\\)\n", stage.command)
 ]
+STAGE_FILES = {path.stem: path for path in (ROOT / "train").glob("*.py") if path.stem not in NO_STAGES} | {
+    path.parent.name: path for path in (ROOT / "train").glob("*/__main__.py")
+}
+STAGE_FILE = """\
+{doc}
+
+import sys
+
+from {module} import main
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+
+
+def stage_room(path: Path) -> Path:
+    """Where the stage is that a file runs: in a room, but for `train.heads`, which is its room's __main__.py."""
+    imported = re.search(r"^from (train\.\w+\.\w+) import main$", path.read_text(), re.MULTILINE)
+    return ROOT.joinpath(*imported[1].split(".")).with_suffix(".py") if imported else path
 
 
 def test_every_stage_is_in_the_recipe():
-    stages = {p.stem for p in (ROOT / "train").glob("*.py") if '\nif __name__ == "__main__":' in p.read_text()}
-    assert {words[2].removeprefix("train.") for words in COMMANDS} == stages - {"__main__"} | {"heads"}
+    assert {words[2].removeprefix("train.") for words in COMMANDS} == set(STAGE_FILES)
+
+
+def test_a_stages_file_only_runs_it():
+    """Whatever is imported from it would be there twice where it is run."""
+    for name, path in STAGE_FILES.items():
+        if name != "heads":
+            room = stage_room(path)
+            doc = f'"""Runs {room.relative_to(ROOT)}."""'
+            module = ".".join(room.relative_to(ROOT).with_suffix("").parts)
+            assert path.read_text() == STAGE_FILE.format(doc=doc, module=module), path
+            assert "\ndef main(" in room.read_text() and "\nif __name__ " not in room.read_text(), room
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words[2:5]))
 def test_a_command_has_options_that_exist(words):
-    name = words[2].removeprefix("train.")
-    sources = ROOT / "train" / (f"{name}/__main__.py" if name == "heads" else f"{name}.py"), ROOT / "train/options.py"
+    sources = stage_room(STAGE_FILES[words[2].removeprefix("train.")]), ROOT / "train" / "loop" / "options.py"
     # Read, not run: importing every stage anew would take minutes.
     known = set(re.findall(r'"(--[a-z][a-z0-9-]*)"', "".join(path.read_text() for path in sources)))
     assert {word for word in words if word.startswith("--")} <= known

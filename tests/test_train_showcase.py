@@ -12,7 +12,7 @@ from test_real_photos import pack
 from preim3d.page.examples import find_examples, visit_example
 from preim3d.tuning import TEXELS
 from preim3d.weights import read_json
-from train import examples, showcase
+from train.publishing import examples, showcase
 
 
 @pytest.fixture

@@ -16,12 +16,14 @@ from preim3d.encoder import PortraitEncoder
 from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import FaceIdentity
 from preim3d.reader import HeadReader, Reading
-from train import attributes, directions, manifold
-from train.batches import aligned_theta, draw_photos, draw_plain
+from train.editing import directions, manifold
 from train.heads.dataset import HeadsDataset
-from train.photo_labels import LABELS, kept_out
-from train.reader_batches import Examples
-from train.real_photos import RealPhotos
+from train.judging import attributes
+from train.judging.reader_batches import Examples
+from train.loop.progress import Progress
+from train.model.batches import aligned_theta, draw_photos, draw_plain
+from train.photos.photo_labels import LABELS, kept_out
+from train.photos.real_photos import RealPhotos
 
 
 HEADS, FEATURES, SIZE, WIDE = 40, 6, 32, 40
@@ -199,12 +201,21 @@ def test_directions_are_a_pipeline_component(stages):
     assert Directions.from_pretrained(stages / "origin").config.space == "origin"
 
 
-def test_a_stage_resumes(stages, capsys):
+def test_a_stage_resumes_and_reads_no_loss_until_it_is_shown(stages, capsys, monkeypatch):
+    advance, taken = Progress.advance, []
+
+    def taking(self, images, **terms):
+        taken.extend(terms.values())
+        return advance(self, images, **terms)
+
+    monkeypatch.setattr(Progress, "advance", taking)
     words = (*READER, *inputs(stages), "--out", stages / "attributes", "--steps", 6, "--threads", 1)
     assert attributes.main([str(word) for word in words]) == 0
     assert "at step 4" in capsys.readouterr().out
     report = json.loads((stages / "attributes" / "report.json").read_text())
     assert report["trained"]["steps"] == 6
+    # Not numbers: to read a loss on a GPU is to wait for it.
+    assert taken and all(isinstance(term, torch.Tensor) and not term.requires_grad for term in taken)
 
 
 def test_a_reader_that_was_stopped_goes_on_as_if_it_had_not_been(stages, tmp_path, monkeypatch):

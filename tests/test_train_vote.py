@@ -16,8 +16,8 @@ from conftest import nearly_full_disk
 from PIL import Image
 from running import ROOT, running_page
 
-from train.vote import main
-from train.votes import Study, Vote, Votes, open_study, read_votes, table, tally
+from train.judging.vote import main
+from train.judging.votes import Study, Vote, Votes, open_study, read_votes, table, tally
 
 
 ABOUT = {"question": "Which?", "methods": ["ours", "theirs"], "seed": 0, "pictures": "0123"}
@@ -91,7 +91,7 @@ def test_a_kill_loses_no_vote(tmp_path):
     path = tmp_path / "votes.jsonl"
     script = f"""
 from pathlib import Path
-from train.votes import Vote, Votes
+from train.judging.votes import Vote, Votes
 votes = Votes(Path({str(path)!r}), {ABOUT})
 for number in range(10**9):
     votes.add(Vote(*{a_vote()[:2]}, number, *{a_vote()[3:]}))

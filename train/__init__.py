@@ -7,6 +7,20 @@
 
 `python -m train` prints the recipe: every stage, its command, what it needs, what it makes, how long it takes. Every
 stage says what it takes (`--help`), prints its losses, images/s and time left, saves its state whole or not at all
-(`train.checkpoint`) and goes on from there when it is run again. All run on a CPU as well as on one GPU (`--device`).
-Only `train.vote` is a page: it asks people which of two results they prefer.
+and goes on from there when it is run again. All run on a CPU as well as on one GPU (`--device`). Only `train.vote` is
+a page: it asks people which of two results they prefer.
+
+Stages live in rooms; `train/STAGE.py` only runs one, so that commands stay what they are. A room imports from itself
+and from those to its left:
+
+    loop <- heads <- photos <- model <- inversion <- judging <- editing <- publishing
+
+    loop/        what every stage runs on: options, files of arrays, precision, processes; a run, logged and resumed
+    heads/       synthetic portraits with known shape, pose, light, identity and attributes
+    photos/      real photos: packed or posed crops, their labels, the networks that find faces in them
+    model/       generator and encoder: trained together, then sharpened, given a back, and a feedback step
+    inversion/   the paper's encoder for any EG3D-shaped generator
+    judging/     the reader, the paper's metrics, people's votes (directions are calibrated by the reader)
+    editing/     the inversion manifold and the directions in it
+    publishing/  weights/faces as it is published: files, card, checksums, examples, pictures
 """

@@ -142,7 +142,7 @@ STAGES = (
         "python -m train.evaluate --weights weights/faces --reader runs/attributes/reader --data dataset/real \\\n"
         "    --lite0 efficientnet_lite0_blocks0-10.safetensors --sheets sheets \\\n"
         "    --out weights/faces/evaluation.json",
-        "weights/faces, reader, packed photos of which some are held, EfficientNet-Lite0 (see train.perceptual)",
+        "weights/faces, reader, packed photos of which some are held, EfficientNet-Lite0 (see train.model.perceptual)",
         "evaluation.json, goals and the paper's tables in evaluation.md, contact sheets",
         15,
         tflop=1900 * 2.3e-3 + 6200 * 6e-3,

@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 import train.heads
+from train.loop.command import command_parser, run_command
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        "python -m train.heads", description=train.heads.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(train.heads.__doc__, "train.heads")
     commands = parser.add_subparsers(dest="command", required=True)
 
     build = commands.add_parser("build", help="MPFB2 + MakeHuman files -> one compact npz")
@@ -42,28 +41,26 @@ def main() -> int:
     portrait.add_argument("--pitch", type=float, default=0.0, help="degrees")
     portrait.add_argument("--size", type=int, default=640)
 
-    args = parser.parse_args()
-    try:
-        if args.command == "build":
-            from train.heads.source import build_source
+    return run_command("train.heads", run, parser.parse_args())
 
-            build_source(args.mpfb, args.assets, args.out)
-            print(f"wrote {args.out} ({args.out.stat().st_size / 1e6:.1f} MB)")
-        elif args.command == "render":
-            from train.heads.dataset import render_dataset
 
-            count = render_dataset(args.source, args.out, args.heads, args.seed, args.size, args.processes)
-            print(f"rendered {count} heads into {args.out}")
-        elif args.command == "portrait":
-            draw_portrait(args.source, args.out, args.seed, args.yaw, args.pitch, args.size)
-            print(f"wrote {args.out}")
-        else:
-            draw_sheet(args.source, args.out, args.seed, args.size)
-            print(f"wrote {args.out}")
-    except (FileNotFoundError, ValueError) as mistake:
-        print(f"train.heads: {mistake}", file=sys.stderr)
-        return 1
-    return 0
+def run(args: argparse.Namespace) -> None:
+    if args.command == "build":
+        from train.heads.source import build_source
+
+        build_source(args.mpfb, args.assets, args.out)
+        print(f"wrote {args.out} ({args.out.stat().st_size / 1e6:.1f} MB)")
+    elif args.command == "render":
+        from train.heads.dataset import render_dataset
+
+        count = render_dataset(args.source, args.out, args.heads, args.seed, args.size, args.processes)
+        print(f"rendered {count} heads into {args.out}")
+    elif args.command == "portrait":
+        draw_portrait(args.source, args.out, args.seed, args.yaw, args.pitch, args.size)
+        print(f"wrote {args.out}")
+    else:
+        draw_sheet(args.source, args.out, args.seed, args.size)
+        print(f"wrote {args.out}")
 
 
 def draw_sheet(source: Path, out: Path, seed: int, size: int) -> None:

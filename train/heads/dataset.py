@@ -21,8 +21,8 @@ import numpy as np
 from tqdm import tqdm
 
 from preim3d.camera import FOCAL, camera_from_angles
-from train.arrays import open_arrays
 from train.heads.sampler import Z_DIM, Person, person_attributes, person_features, sample_person
+from train.loop.arrays import open_arrays
 
 
 # A view is laid over this grey (sRGB in [0, 1]) wherever a picture without alpha is needed; it is the

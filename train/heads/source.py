@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from train.arrays import open_arrays
+from train.loop.arrays import open_arrays
 
 
 HAIR_MESHES = (

@@ -1,0 +1,180 @@
+r"""Held-out photos -> evaluation.json, tables shaped like the paper's, contact sheets: how good generator, encoder and
+directions are.
+
+    python -m train.evaluate --weights weights/faces --data photos --reader weights/reader \
+        --lite0 efficientnet_lite0_blocks0-10.safetensors --out weights/faces/evaluation.json --sheets sheets
+    python -m train.evaluate ... --inversion hybrid=50 latent=4 --out weights/faces/evaluation.json
+    python -m train.evaluate ... --seeds 0 1 --origin weights/faces/origin_directions --before first.json \
+        --bench bench.json --compare "w/o ATS=runs/photos_only/encoder"
+
+DATA holds packed photos, as `python -m train.photos` makes them, some of which no training saw (`held`). The metrics
+are those of `metrics.py`; the protocol is written into the file with the figures, and beside it, as evaluation.md, a
+table of goals and Tables 2, 3, 4, 5 and 7 of the paper. The first seed takes some 15 minutes of two cores, two thirds
+of it for the thousand photos of FID, which further seeds leave out; `--origin` (directions of the original
+space) 12 minutes a seed, each `--compare` two. `--inversion` measures the ways of `preim3d.inversion` alone, and adds
+that to the figures that OUT has: a minute a photo for hybrid, half an hour for latent."""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+from preim3d.directions import ATTRIBUTES
+from preim3d.files import whole_file
+from preim3d.methods import METHODS
+from train.judging.curves import draw_curves
+from train.judging.edit_figures import edit_figures, reader_figures, space_figures
+from train.judging.evaluation import Evaluation
+from train.judging.inversion_figures import (
+    comparison_figures,
+    draw_photos,
+    population_figures,
+    reconstruction_figures,
+    time_figures,
+)
+from train.judging.inversions import inversions_figures
+from train.judging.report import average, compared_before, inversions_protocol, protocol, tables, worst_group
+from train.loop.options import run_stage, stage_parser
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    if args.inversion:
+        compare_inversions(args)
+        return
+    started = time.monotonic()
+    told = {name: read_figures(path) for name, path in (("before", args.before), ("bench", args.bench)) if path}
+    by_seed, sheets = [], {}
+    for seed in args.seeds:
+        evaluation = Evaluation(args, seed)
+        figures = reconstruction_figures(evaluation) | time_figures(evaluation)
+        figures |= reader_figures(evaluation) | edit_figures(evaluation)
+        if seed == args.seeds[0]:
+            figures |= population_figures(evaluation)
+        if args.compare:
+            figures |= comparison_figures(evaluation)
+        if args.origin:
+            figures |= space_figures(evaluation)
+        if args.sheets and not sheets:
+            draw_photos(evaluation)
+        by_seed.append(figures)
+        sheets = sheets or evaluation.sheets
+    figures = average(by_seed)
+    figures |= {
+        "worst_group": worst_group(figures["groups"]),
+        "n": len(evaluation.ws),
+        "seed": args.seeds[0],
+        "seeds": list(args.seeds),
+        "protocol": protocol(evaluation),
+        "hardware": f"{platform.machine()}, {args.device}, {args.threads} threads, torch {torch.__version__}",
+        "seconds": round(time.monotonic() - started),
+    }
+    if "before" in told:
+        figures["before"] = compared_before(told["before"], figures)
+    if "bench" in told:
+        figures["bench"] = told["bench"]
+    if figures.get("spaces"):
+        sheets["curves"] = draw_curves(figures["spaces"], {key: ATTRIBUTES[key].label for key in figures["spaces"]})
+    write(args, evaluation, figures, sheets)
+
+
+def compare_inversions(args: argparse.Namespace) -> None:
+    """The ways of inversion, among the figures that are there."""
+    if not Path(args.out).is_file():
+        raise ValueError(f"{args.out} is not there: evaluate without --inversion first, whose figures these join.")
+    figures, counts, by_seed, sheets = read_figures(args.out), dict(args.inversion), [], {}
+    for seed in args.seeds:
+        evaluation = Evaluation(args, seed)
+        by_seed.append(inversions_figures(evaluation, counts, seed))
+        sheets = sheets or evaluation.sheets
+    found = average(by_seed)
+    figures["inversions"] = found["inversions"]
+    figures["inversions_protocol"] = inversions_protocol(args)
+    figures["spread"] = figures.get("spread", {}) | found.get("spread", {})
+    write(args, evaluation, figures, sheets)
+
+
+def write(args: argparse.Namespace, evaluation: Evaluation, figures: dict, sheets: dict) -> None:
+    """The figures, their tables, and the sheets."""
+    with whole_file(args.out) as partial:
+        partial.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
+    config = evaluation.directions.config
+    text = tables(figures, dict(zip(config.names, config.accuracies)))
+    with whole_file(Path(args.out).with_suffix(".md")) as partial:
+        partial.write_text(text + "\n")
+    for name, picture in sheets.items():
+        if args.sheets:
+            with whole_file(Path(args.sheets) / f"{name}.png") as partial:
+                picture.save(partial)
+    print(text)
+
+
+def read_figures(path: str) -> dict:
+    """Raises OSError where there is no such file, ValueError where it holds no figures."""
+    try:
+        found = json.loads(Path(path).read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no JSON of figures, as `train.evaluate` and `preim3d bench --json` write it.")
+    return found
+
+
+def parse_compared(word: str) -> tuple[str, Path]:
+    name, equals, folder = word.rpartition("=")
+    if not (name and equals and folder):
+        raise argparse.ArgumentTypeError(f'`{word}` is not of the form NAME=ENCODER; for example "w/o ATS=runs/plain"')
+    return name, Path(folder)
+
+
+def parse_inversion(word: str) -> tuple[str, int]:
+    way, equals, count = word.partition("=")
+    if way not in METHODS or not equals or not count.isdecimal() or int(count) < 2:
+        raise argparse.ArgumentTypeError(
+            f"`{word}` is not of the form WAY=PHOTOS: one of {', '.join(METHODS)}, and 2 photos or more"
+        )
+    return way, int(count)
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = stage_parser(__doc__, "train.evaluate", seed=False)
+    parser.add_argument("--weights", required=True, help="pipeline folder")
+    parser.add_argument("--data", required=True, help="folder of packed photos (`python -m train.photos`)")
+    parser.add_argument("--reader", required=True, help="folder made by `python -m train.attributes` (OUT/reader)")
+    parser.add_argument(
+        "--lite0", required=True, help="EfficientNet-Lite0's first blocks as safetensors (see train.model.perceptual)"
+    )
+    parser.add_argument(
+        "--identity", help="folder of `train.publishing.identity_weights`; default: that of the weights"
+    )
+    parser.add_argument(
+        "--mesh", help="folder of the network that reads poses; default: landmarks/mesh of the weights"
+    )
+    parser.add_argument(
+        "--fid-network", help="TorchScript file as StyleGAN's inception-2015-12-05.pt; default: EfficientNet-Lite0"
+    )
+    parser.add_argument("--labels", help="FairFace's CSV of labels; default: that beside the photos, if there is one")
+    parser.add_argument("--out", required=True, help="the .json to write; the tables come beside it")
+    parser.add_argument("--sheets", help="folder for the contact sheets")
+    parser.add_argument("--photos", type=int, help="held-out photos at most, from the first on; default: all")
+    parser.add_argument("--fid-photos", type=int, default=1000, help="for FID and KID, others than held ones included")
+    parser.add_argument("--group-photos", type=int, default=100, help="of each group of people, likewise")
+    parser.add_argument("--views", type=int, default=1, help="of each head in each band of yaw; the paper: 20")
+    parser.add_argument("--edited", type=int, default=24, help="heads that every direction edits")
+    parser.add_argument("--origin", help="directions of the original space, to compare with at equal AA (Table 5)")
+    parser.add_argument("--origin-photos", type=int, default=200, help="for it, others than held ones included")
+    parser.add_argument(
+        "--inversion", type=parse_inversion, nargs="+", default=[], metavar="WAY=PHOTOS",
+        help="measure these ways of inversion alone, on so many held-out photos, and add them to the figures of --out",
+    )  # fmt: skip
+    parser.add_argument("--outcomes", help="folder that keeps each photo's inversion, so that a killed run goes on")
+    parser.add_argument(
+        "--compare", type=parse_compared, nargs="*", default=[], metavar="NAME=ENCODER",
+        help="other encoders of this generator, for the ablation (Table 4)",
+    )  # fmt: skip
+    parser.add_argument("--before", help="evaluation.json of earlier weights, to stand beside these figures")
+    parser.add_argument("--bench", help="what `python -m preim3d bench --json` printed, to stand among the figures")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="with several: their mean and spread")
+    return run_stage("train.evaluate", evaluate, parser.parse_args(words))

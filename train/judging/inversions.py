@@ -1,0 +1,157 @@
+"""An evaluation's photos -> the ways of `preim3d.inversion` side by side: likeness, pose, pictures from far aside,
+what edits do, and seconds (paper, Tables 2 and 7, Figure 7)."""
+
+import time
+from collections import deque
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from preim3d.camera import grid_cameras
+from preim3d.files import whole_file
+from preim3d.film import labelled, pictures
+from preim3d.inversion import Judges, Target, invert
+from preim3d.tuning import EDITS_BY, Tuning
+from train.judging import metrics
+from train.judging.attributes import read_images
+from train.judging.edit_figures import EDIT_STRENGTH, altered, is_read
+from train.judging.evaluation import Evaluation, pose, resized, sheet
+from train.judging.inversion_figures import AMONG, BANDS_DEG, FAR_DEG, fid_figures, picture_figures
+from train.photos.real_photos import CROP_PX
+
+
+EDITS = ("age", "smile", "eyeglasses")  # of Table 3
+SHEET_YAWS_DEG = (0, -30, 30)  # Figure 7
+SHEET_PHOTOS = 8
+
+
+class Inverted(NamedTuple):
+    """What one way made of some photos."""
+
+    ws: Tensor  # [N, num_ws, w_dim]
+    tunings: list[Tuning | None]
+    seconds: list[float]  # each, from the crop on
+
+
+def inversions_figures(evaluation: Evaluation, counts: dict[str, int], seed: int) -> dict:
+    """Of each way on as many photos as asked for, and of the encoder on the same ones."""
+    figures, lines = {}, {}
+    for method, count in counts.items():
+        rows = spaced(evaluation.subjects.held, count)
+        found = invert_photos(evaluation, method, rows, seed)
+        figures[method] = figures_of(evaluation, rows, found)
+        if method != "encoder":
+            of_encoder = invert_photos(evaluation, "encoder", rows, seed)
+            figures[method]["encoder"] = figures_of(evaluation, rows, of_encoder)
+        draw(evaluation, method, rows, found, lines)
+    evaluation.sheets["inversions"] = sheet([line for row in sorted(lines) for line in lines[row]])
+    return {"inversions": figures}
+
+
+def spaced(rows: np.ndarray, count: int) -> np.ndarray:
+    """So many of the rows, evenly: packed photos lie set by set."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
+
+
+def invert_photos(evaluation: Evaluation, method: str, rows: np.ndarray, seed: int) -> Inverted:
+    """What is in `--outcomes` already is taken from there."""
+    found = Inverted([], [], [])
+    for row in tqdm(rows, desc=method):
+        file = evaluation.args.outcomes and Path(evaluation.args.outcomes, f"{method}-{seed}-{row}.npz")
+        if file and file.is_file():
+            stored = np.load(file)
+            tuning = Tuning.from_bytes(stored["tuning"].tobytes()) if "tuning" in stored else None
+            one = torch.from_numpy(stored["w"]), tuning, float(stored["seconds"])
+        else:
+            started = time.perf_counter()
+            w, tuning = invert_photo(evaluation, method, row, seed)
+            one = w.cpu(), tuning, time.perf_counter() - started
+            if file:
+                kept = {} if tuning is None else {"tuning": np.frombuffer(tuning.to_bytes(), np.uint8)}
+                with whole_file(file) as part:
+                    np.savez(part, w=one[0].numpy(), seconds=one[2], **kept)
+        for column, value in zip(found, one):
+            column.append(value)
+    return found._replace(ws=torch.cat(found.ws))
+
+
+def invert_photo(evaluation: Evaluation, method: str, row: int, seed: int) -> tuple[Tensor, Tuning | None]:
+    """w [1, num_ws, w_dim], and what the planes are tuned by."""
+    w = evaluation.invert(evaluation.encoder, np.array([row])).to(evaluation.device)
+    if method == "encoder":
+        return w, None
+    photo = evaluation.photos(np.array([row]))[0]
+    angles, person = evaluation.see(photo)
+    corners = evaluation.subjects.photos.corners[row] / CROP_PX
+    judges = Judges(evaluation.identity, evaluation.perceptual)
+    target = Target.of_crop(pictures(photo)[0], angles[0].rad2deg().tolist(), person[0, 0].numpy(), judges, corners)
+    (reached,) = deque(invert(evaluation.generator, judges, target, method, w, seed=seed), maxlen=1)
+    return reached.w, reached.tuning
+
+
+def figures_of(evaluation: Evaluation, rows: np.ndarray, found: Inverted) -> dict:
+    """One line of Tables 2, 3 and 7."""
+    count = len(rows)
+    grid = grid_cameras(evaluation.generator.config.pivot).expand(count, -1, -1)
+    bands = [evaluation.cameras_between(count, band, (0, 20)) for band in BANDS_DEG]
+    far = [evaluation.cameras_between(count, *ranges) for ranges in FAR_DEG.values()]
+    cameras = torch.cat([evaluation.own_cameras(rows)[:, None], grid, torch.stack([*bands, *far], 1)], 1)
+
+    def look(images: Tensor) -> tuple[Tensor, ...]:
+        return images[:1], evaluation.embed(images), evaluation.fid_features(images), evaluation.read_angles(images)
+
+    images, embedding, features, angles = evaluation.views(found.ws, cameras, look, found.tunings)
+    photos = evaluation.read_photos(rows, lambda photos, masks: evaluation.embed(photos))
+    to_own = metrics.distances(photos[:, None], embedding)
+    first, last = 1 + grid.shape[1], 1 + grid.shape[1] + len(bands)
+    by_band = to_own[:, first:last].mean(0).tolist()
+    from_far = torch.cat([features[:, :1], features[:, last:]], 1)
+    return {
+        "n": count,
+        "time_s": float(np.median(found.seconds)),
+        "identity_own": to_own[:, 0].mean().item(),
+        "identity_grid": to_own[:, 1:first].mean().item(),
+        **{f"identity_{low}_{high}": value for (low, high), value in zip(BANDS_DEG, by_band)},
+        f"nearest_of_{AMONG}": metrics.nearest_rate(torch.cdist(embedding[:, 0], photos), AMONG),
+        "apd_sides_rad": metrics.pose_distance(angles[:, first:last], pose(cameras)[:, first:last]),
+        **picture_figures(evaluation, images[:, 0], rows),
+        **fid_figures(evaluation, from_far, rows),
+        **edited_figures(evaluation, found),
+    }
+
+
+def edited_figures(evaluation: Evaluation, found: Inverted) -> dict:
+    """AA and AD of three edits, frontal view (Table 3)."""
+    front = evaluation.generator.frontal_camera().cpu().expand(len(found.ws), 1, -1)
+
+    # As the pipeline edits. A way tunes all heads or none.
+    by = EDITS_BY if found.tunings[0] is not None else 1
+
+    def read(offset: Tensor | float) -> Tensor:
+        def look(images: Tensor) -> tuple[Tensor]:
+            return (read_images(evaluation.reader, images).logits,)
+
+        return evaluation.views(found.ws + offset, front, look, found.tunings)[0][:, 0]
+
+    before, aa, ad = read(0.0), {}, {}
+    for key in EDITS:
+        if key in evaluation.directions.names and is_read(evaluation, key):
+            after = read(by * evaluation.directions.offset({key: EDIT_STRENGTH}))
+            aa[key], ad[key] = altered(evaluation, key, before, after)
+    return {"aa": aa, "ad": ad}
+
+
+def draw(evaluation: Evaluation, method: str, rows: np.ndarray, found: Inverted, lines: dict[int, list]) -> None:
+    """A line for each photo and way: the photo, then from the front and either side (Figure 7)."""
+    yaw = torch.tensor(SHEET_YAWS_DEG).deg2rad()
+    cameras = evaluation.cameras(yaw, torch.zeros(len(yaw)))[None]
+    for place in range(min(len(rows), SHEET_PHOTOS)):
+        one = slice(place, place + 1)
+        (images,) = evaluation.views(found.ws[one], cameras, lambda images: (images,), found.tunings[one])
+        photo = pictures(evaluation.photos(rows[one])[0])[0]
+        line = [labelled(photo, method), *pictures(resized(images[0], CROP_PX))]
+        lines.setdefault(int(rows[place]), []).append(line)

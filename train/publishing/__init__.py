@@ -1,0 +1,1 @@
+"""Trained networks -> weights/faces as it is published: small files, card, checksums, examples, pictures."""
