@@ -12,8 +12,8 @@ all) and read again. AA is the mean change of the attribute's logit in standard 
 it; AD the mean absolute change of all others; the distance dlib's, from the unedited head in the same view (strangers:
 .8). Strengths are sought at which AA is `--level`; a way that never gets there is shown where its AA is largest.
 Unnamed directions (PCA, SeFa) stand for the attribute that they alter most on heads of the latents. Makes OUT and,
-beside it, a table in Markdown. One head in one view takes about a second of a core, and each attribute of each way up
-to three of as many heads as `--count`."""
+beside it, a table in Markdown; killed, it goes on where it was when it is run again. One head in one view takes about
+a second of a core, and each attribute of each way up to three of as many heads as `--count`."""
 
 import argparse
 import json
@@ -164,35 +164,49 @@ def compare(args: argparse.Namespace) -> None:
     missing = [name for name in missing if name not in trial.reader.config.attribute_names]
     if missing:
         raise ValueError(f"The classifier in {args.reader} does not read {', '.join(missing)}; give another one.")
-    picked = {name: pick(trial, learned) if unnamed(learned) else {} for name, learned in ways.items()}
+    if trial.identity is None:
+        raise ValueError(f"{weights} has no identity network, which tells how far edits lead from the person.")
     heads = held_heads(RealPhotos(args.photos), args, encoder, trial)
 
-    figures = {}
+    out, about = (
+        Path(args.out),
+        {"n": len(heads.trial.ws), "seed": args.seed, "level": args.level, "fingerprint": pair},
+    )
+    figures, before = begun(out, about)
     for name, learned in ways.items():
-        way = way_of(learned, heads, picked[name])
+        made = fingerprint(learned)
+        if figures.get(name, {}).get("learned") != made:
+            figures[name] = {"learned": made, "edits": {}}
+        row = figures[name]["edits"]
+        picked = pick(trial, learned) if unnamed(learned) and len(row) < len(EQUAL_EDITS) else {}
+        way = way_of(learned, heads, picked)
         for key in tqdm(EQUAL_EDITS, desc=name):
-            if key in learned.names or key in picked[name]:
-                found = equal_point(lambda strength, way=way, key=key: heads.point(way, key, strength), args.level)
-                if key in picked[name]:
-                    found["picked"] = picked[name][key][0]
-                figures.setdefault(name, {})[key] = found
-    text = table(figures, args.level)
-    hardware = f"{platform.machine()}, {args.device}, {args.threads} threads, torch {torch.__version__}"
-    summary = {
-        "n": len(heads.trial.ws),
-        "seed": args.seed,
-        "level": args.level,
-        "latents": len(latents["w"]),
-        "fingerprint": pair,
-        "hardware": hardware,
-        "seconds": round(time.monotonic() - started),
-        "methods": figures,
-    }
-    with whole_file(args.out) as partial:
-        partial.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    with whole_file(Path(args.out).with_suffix(".md")) as partial:
+            if key not in row and (key in learned.names or key in picked):
+                row[key] = equal_point(lambda strength, way=way, key=key: heads.point(way, key, strength), args.level)
+                if key in picked:
+                    row[key]["picked"] = picked[key][0]
+                hardware = f"{platform.machine()}, {args.device}, {args.threads} threads, torch {torch.__version__}"
+                seconds = round(before + time.monotonic() - started)
+                summary = about | {"hardware": hardware, "seconds": seconds, "methods": figures}
+                with whole_file(out) as partial:
+                    partial.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    text = table({name: figures[name]["edits"] for name in ways}, args.level)
+    with whole_file(out.with_suffix(".md")) as partial:
         partial.write_text(text + "\n")
     print(text)
+
+
+def begun(out: Path, about: dict) -> tuple[dict, float]:
+    """What an earlier run measured in the same way, and its seconds; nothing where there is none.
+
+    Raises ValueError where it measured otherwise."""
+    if not out.is_file():
+        return {}, 0.0
+    stored = read_json(out, *about, "seconds", "methods")
+    for name, value in about.items():
+        if stored[name] != value:
+            raise ValueError(f"{out} was begun with another {name}; delete it or give another --out.")
+    return stored["methods"], stored["seconds"]
 
 
 def held_heads(photos: RealPhotos, args: argparse.Namespace, encoder: PortraitEncoder, trial: EditTrial) -> Heads:
@@ -218,14 +232,18 @@ def table(figures: dict, level: float) -> str:
         "|---" * (len(EQUAL_EDITS) + 2) + "|",
     ]
     for name, row in figures.items():
-        cells = [
-            f"{row[key]['aa']:.2f} / {row[key]['ad']:.2f} / {row[key]['distance']:.2f}" if key in row else "-"
-            for key in EQUAL_EDITS
-        ]
         ratios = [found["ad"] / found["aa"] for found in row.values() if found["aa"] > level / 4]
         whole = f"{np.mean(ratios):.2f}" if len(ratios) == len(EQUAL_EDITS) else "-"
-        lines.append(f"| {name} | {' | '.join(cells)} | {whole} |")
+        lines.append(f"| {name} | {' | '.join(cell(row.get(key)) for key in EQUAL_EDITS)} | {whole} |")
     return "\n".join(lines)
+
+
+def cell(found: dict | None) -> str:
+    if found is None:
+        return "-"
+    if found["aa"] <= 0:
+        return "alters nothing"
+    return f"{found['aa']:.2f} / {found['ad']:.2f} / {found['distance']:.2f}"
 
 
 def parse_way(word: str) -> tuple[str, Path]:

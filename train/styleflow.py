@@ -23,7 +23,7 @@ CONDITIONS = 17  # attributes that the flow is told, as many as StyleFlow's
 FEWEST = 100  # latents
 AXES = 64  # of w; they hold nine tenths of the variance of the bundled encoder's
 BATCH, RATE, DECAY = 256, 4e-3, 1e-2
-LOOKS = 20  # at the latents kept apart, in all
+LOOKS = 10  # at the latents kept apart, in all
 
 
 def learn(

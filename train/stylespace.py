@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.lib.npyio import NpzFile
 from torch import Tensor
+from tqdm import tqdm
 
 from preim3d.directions import ATTRIBUTES, MAIN_ATTRIBUTES
 from preim3d.generator import TriPlaneGenerator
@@ -78,7 +79,7 @@ def learn(
     w = torch.from_numpy(latents["w"].astype(np.float32)).to(generator.device)
     styles = torch.cat([generator.styles(part) for part in w.split(256)]).cpu()
     found, report, left_out = {}, {}, {}
-    for key in known(keys, names, MAIN_ATTRIBUTES):
+    for key in tqdm(known(keys, names, MAIN_ATTRIBUTES), desc="channels", mininterval=5):
         sign, column = ATTRIBUTES[key].sign, names.index(ATTRIBUTES[key].celeba)
         score = torch.from_numpy(sign * scores(labels[:, column], logits[:, column])).nan_to_num(-np.inf)
         has = int((score > 0).sum())
