@@ -355,7 +355,7 @@ def main(words: list[str] | None = None) -> int:
         "--attributes", nargs="+", metavar="NAME",
         help="of --method stylespace or styleflow; default: the first 8 or 17 that the classifier knows",
     )  # fmt: skip
-    parser.add_argument("--steps", type=int, default=600, help="of training, with --method styleflow")
+    parser.add_argument("--steps", type=int, help="of training, with --method styleflow; default: 20 times through")
     parser.add_argument("--components", type=int, default=10, help="directions of --method pca or sefa")
     parser.add_argument("--extremes", type=int, default=2500, help="latents taken from either end of the score")
     parser.add_argument(

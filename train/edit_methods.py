@@ -52,7 +52,7 @@ KINDS = {kind.__name__: kind for kind in (Directions, StyleChannels, StyleFlow)}
 PICKING_STRENGTH = 2.0  # at which unnamed directions are compared
 TRIES = 3  # strengths for each attribute of each way
 MOST_STRENGTH = 5.0
-CLOSE = 0.05  # of the level: near enough to it
+NEAR = 0.95, 1.3  # times the level: from here to there AA is near enough to go straight from nothing
 
 
 class Edited(NamedTuple):
@@ -127,7 +127,7 @@ def equal_point(point: Callable[[float], tuple[float, ...]], level: float) -> di
         strength, aa = points[-1][:2]
         # As if AA grew evenly, but no leap that a bent curve would punish.
         ask = float(np.clip(strength * level / max(aa, 1e-3), strength / 4, min(strength * 4, MOST_STRENGTH)))
-        if abs(aa - level) <= CLOSE * level or ask == strength:
+        if NEAR[0] * level <= aa <= NEAR[1] * level or ask == strength:
             break
         points.append(point(ask))
     curve = np.array([(0.0, 0.0, 0.0, 0.0), *sorted(points)])

@@ -21,15 +21,16 @@ from train.stylespace import known
 
 CONDITIONS = 17  # attributes that the flow is told, as many as StyleFlow's
 FEWEST = 100  # latents
-AXES = 64  # of w; they hold nine tenths of the variance of the bundled encoder's
+AXES = 64  # of w; they hold .987 of the variance of the bundled encoder's
 BATCH, RATE, DECAY = 256, 4e-3, 1e-2
+EPOCHS = 20  # more, and it learns the latents by heart
 LOOKS = 10  # at the latents kept apart, in all
 
 
 def learn(
     latents: NpzFile,
     keys: list[str] | None,  # attributes; None = the first that the classifier knows
-    steps: int,
+    steps: int | None,  # of training; None = `EPOCHS` times through the latents
     seed: int,
     about: dict[str, str],  # space and fingerprint
 ) -> tuple[StyleFlow, dict]:
@@ -55,8 +56,10 @@ def learn(
     flow.logit_mean.copy_(read.mean(0))
     flow.logit_spread.copy_(read.std(0).clamp(min=1e-3))
     variance = np.square(principal.coordinates).sum(0)
+    steps = steps or round(EPOCHS * len(w) / BATCH)
+    share = float(variance[:size].sum() / variance.sum())
     report = fit(flow, flow.coordinates(w), flow.conditions(read), steps, seed)
-    return flow, {"attributes": keys, "axes": size, "variance": float(variance[:size].sum() / variance.sum())} | report
+    return flow, {"attributes": keys, "axes": size, "variance": share, "steps": steps} | report
 
 
 def fit(flow: StyleFlow, x: Tensor, conditions: Tensor, steps: int, seed: int) -> dict[str, float]:
