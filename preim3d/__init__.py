@@ -13,6 +13,8 @@ encoder.py     crop -> w [B, num_ws, w_dim]
 feedback.py    w and what its picture lacks -> a w nearer to the photo
 irse.py        the IR-SE-50 body of the encoder and of the identity network
 directions.py  strengths -> an offset of w
+style_channels.py  strengths -> an offset of the styles that w becomes (StyleSpace), to compare with
+style_flow.py  w, attributes and strengths -> an edited w (StyleFlow), to compare with
 strengths.py   `smile=2` -> a checked number
 generator.py   w -> planes [B, 3, C, H, W] -> images [B, 3, H, W]
 back.py        w -> crown and back of the head, which no photo shows

@@ -199,6 +199,11 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
             ws[:, :truncation_cutoff] = self.w_avg.lerp(ws[:, :truncation_cutoff], truncation_psi)
         return ws
 
+    def styles(self, ws: Tensor) -> Tensor:
+        """ws [B, num_ws, w_dim] -> the point in S space [B, S] that makes the planes (Wu et al. 2021): the styles of
+        all layers of the synthesis network. Super-resolution, which works on pictures, is not among them."""
+        return self.backbone.synthesis.styles(ws)
+
     @property
     def mesh_box(self) -> float:
         """Side of the cube around the origin that holds the head."""
@@ -208,11 +213,14 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
     def planes(
         self,
         ws: Tensor,  # [B, num_ws, w_dim]
+        styles_offset: Tensor | None = None,  # [B, S] or [1, S]: what is added to `styles`. None = nothing.
     ) -> Planes:
         """ws -> planes [B, 3, C, R, R]. In a CPU's memory [B, R, R, 3, C]: the channels of a point side by side; on a
-        GPU each channel is a picture, which is what `sample_planes` reads fastest there."""
+        GPU each channel is a picture, which is what `sample_planes` reads fastest there.
+
+        The back of the head follows w alone: an offset of the styles reaches it by the seam only."""
         order = torch.channels_last if ws.device.type == "cpu" else torch.contiguous_format
-        image = self.backbone.synthesis(ws)
+        image = self.backbone.synthesis(ws, styles_offset)
         if self.config.mean_planes:
             image = image + self.average_planes[None].contiguous(memory_format=order)
         planes = image.contiguous(memory_format=order).unflatten(1, (3, -1))

@@ -8,6 +8,7 @@ shared convolution.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -134,8 +135,9 @@ class SynthesisLayer(nn.Module):
         self.register_buffer("smoothing", smoothing_filter() if up else None, persistent=False)
         self.use_noise, self.clamp = use_noise, clamp
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        style = self.affine(w)
+    def forward(self, x: Tensor, w: Tensor, shift: Tensor | float = 0.0) -> Tensor:
+        """`shift` [B or 1, in_channels] is added to the style."""
+        style = self.affine(w) + shift
         # The gain of the activation, sqrt(2), is moved in front of it, which a leaky ReLU does not mind.
         scale = demodulation(self.weight, style)[:, :, None, None] * math.sqrt(2)  # [B, O, 1, 1]
         offset = self.bias[None, None]
@@ -165,8 +167,9 @@ class ToRGB(nn.Module):
         self.style_gain = 1 / math.sqrt(in_channels)  # Stands in for demodulation.
         self.clamp = clamp
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x = scaled_conv(x, self.weight, self.affine(w) * self.style_gain, bias=self.bias)
+    def forward(self, x: Tensor, w: Tensor, shift: Tensor | float = 0.0) -> Tensor:
+        """`shift` [B or 1, in_channels] is added to the style."""
+        x = scaled_conv(x, self.weight, (self.affine(w) + shift) * self.style_gain, bias=self.bias)
         return limit(x, self.clamp)
 
 
@@ -198,14 +201,15 @@ class SynthesisBlock(nn.Module):
         x: Tensor | None,  # [B, I, h, w], None in the first block
         image: Tensor | None,  # [B, C, h, w], None in the first block
         ws: list[Tensor],  # One [B, w_dim] for each of conv0 (not in the first block), conv1, torgb.
+        shifts: Sequence[Tensor | float] = (0.0, 0.0, 0.0),  # Likewise: what is added to their styles.
     ) -> tuple[Tensor, Tensor]:
         if x is None:
             x = self.const.expand(len(ws[0]), -1, -1, -1)
             x = x.contiguous(memory_format=torch.channels_last)
         else:
-            x = self.conv0(x, ws[-3])
-        x = self.conv1(x, ws[-2])
-        rgb = self.torgb(x, ws[-1]).float()  # The picture adds up in float32, whatever the layers run in.
+            x = self.conv0(x, ws[-3], shifts[-3])
+        x = self.conv1(x, ws[-2], shifts[-2])
+        rgb = self.torgb(x, ws[-1], shifts[-1]).float()  # The picture adds up in float32, whatever the layers run in.
         if image is not None:
             rgb = rgb + (image if self.smoothing is None else upsample(image, self.smoothing))
         return x, rgb
@@ -260,11 +264,41 @@ class SynthesisNetwork(nn.Module):
             in_channels = out_channels
         self.num_ws = 2 * len(self.resolutions)  # One for each convolution and one for the last torgb.
 
-    def forward(self, ws: Tensor) -> Tensor:
+    def forward(
+        self,
+        ws: Tensor,
+        styles_offset: Tensor | None = None,  # [B, S], or [1, S] for all: what is added to `styles`. None = nothing.
+    ) -> Tensor:
         assert ws.shape[1] == self.num_ws, ws.shape
+        shifts = iter(()) if styles_offset is None else iter(self._by_layer(styles_offset, len(ws)))
         x = image = None
         for i, r in enumerate(self.resolutions):
             # Block i reads rows 2i-1, 2i and 2i+1: its torgb shares a row with the next block's first convolution.
-            rows = ws[:, max(2 * i - 1, 0) : 2 * i + 2].unbind(dim=1)
-            x, image = self.get_submodule(f"b{r}")(x, image, rows)
+            rows = self._rows(ws, i)
+            x, image = self.get_submodule(f"b{r}")(x, image, rows, [next(shifts, 0.0) for _ in rows])
         return image
+
+    @property
+    def style_sizes(self) -> dict[str, int]:
+        """Layer, such as `b8.conv0`, -> its style's channels, in the order in which layers are passed. Their sum is S:
+        the dimensions of S space (Wu et al. 2021)."""
+        return {
+            name: len(layer.affine.bias)
+            for name, layer in self.named_modules()
+            if isinstance(layer, SynthesisLayer | ToRGB)
+        }
+
+    def styles(self, ws: Tensor) -> Tensor:
+        """ws [B, num_ws, w_dim] -> the styles of all layers side by side [B, S]."""
+        rows = [row for i in range(len(self.resolutions)) for row in self._rows(ws, i)]
+        return torch.cat([self.get_submodule(name).affine(row) for name, row in zip(self.style_sizes, rows)], dim=1)
+
+    @staticmethod
+    def _rows(ws: Tensor, block: int) -> tuple[Tensor, ...]:
+        """The rows [B, w_dim] that a block's layers read."""
+        return ws[:, max(2 * block - 1, 0) : 2 * block + 2].unbind(dim=1)
+
+    def _by_layer(self, styles_offset: Tensor, batch: int) -> tuple[Tensor, ...]:
+        sizes = list(self.style_sizes.values())
+        assert styles_offset.shape in ((batch, sum(sizes)), (1, sum(sizes))), styles_offset.shape
+        return styles_offset.split(sizes, dim=1)

@@ -54,6 +54,16 @@ def test_shapes_and_ranges(generator, ws):
     assert output.depth.min() > 2.25 and output.depth.max() < 3.4
 
 
+def test_planes_of_styles_and_nothing_are_the_planes(generator, ws):
+    styles = generator.styles(ws)
+    assert styles.shape == (3, sum(generator.backbone.synthesis.style_sizes.values()))
+    planes = generator.planes(ws)
+    assert torch.equal(generator.planes(ws, torch.zeros_like(styles)), planes)
+    # The styles of another head make its planes, whatever w says.
+    other = generator.planes(ws[:1], styles[1:2] - styles[:1])
+    torch.testing.assert_close(other, planes[1:2], atol=1e-5, rtol=1e-5)
+
+
 def test_the_published_configuration_is_the_default():
     with torch.device("meta"):
         network = TriPlaneGenerator()

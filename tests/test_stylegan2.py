@@ -143,3 +143,33 @@ def test_on_a_gpu_no_layer_waits_for_the_host():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(picture.cpu(), expected, atol=1e-2, rtol=1e-2)
+
+
+def test_styles_are_what_the_layers_scale_by():
+    network = SynthesisNetwork(w_dim=16, resolution=16, image_channels=3, channel_base=128, channel_max=8).eval()
+    assert list(network.style_sizes.items())[:3] == [("b4.conv1", 8), ("b4.torgb", 8), ("b8.conv0", 8)]
+    ws, seen = torch.randn(2, 6, 16), []
+    for name in network.style_sizes:
+        affine = network.get_submodule(name).affine
+        affine.register_forward_hook(lambda _, __, output: seen.append(output))
+    network(ws)
+    styles = torch.cat(seen, dim=1)
+    assert styles.shape == (2, sum(network.style_sizes.values()))
+    assert torch.equal(network.styles(ws), styles)
+
+
+def test_an_offset_of_styles_is_a_change_of_the_affine_layers_bias():
+    network = SynthesisNetwork(w_dim=16, resolution=16, image_channels=3, channel_base=128, channel_max=8).eval()
+    ws, offset = torch.randn(2, 6, 16), torch.randn(1, sum(network.style_sizes.values()))
+    plain = network(ws)
+    assert torch.equal(network(ws, torch.zeros_like(offset)), plain)
+    moved = network(ws, offset)
+    # One for each picture is the same as one for all of them.
+    assert torch.equal(network(ws, offset.expand(2, -1)), moved)
+    torch.testing.assert_close(network(ws[:1], offset), moved[:1], atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        for name, part in zip(network.style_sizes, offset[0].split(list(network.style_sizes.values()))):
+            network.get_submodule(name).affine.bias += part
+    torch.testing.assert_close(network(ws), moved, atol=1e-5, rtol=1e-5)
+    with pytest.raises(AssertionError):
+        network(ws[:1], offset.expand(2, -1))

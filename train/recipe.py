@@ -186,6 +186,26 @@ ASIDE = (
         steps=3500,
     ),
     Stage(
+        "python -m train.directions --method stylespace --weights weights/faces --reader runs/attributes/reader \\\n"
+        "    --latents runs/latents.npz --attributes age smile gender eyeglasses --out runs/stylespace/directions\n"
+        "python -m train.directions --method styleflow --weights weights/faces --latents runs/latents.npz \\\n"
+        "    --out runs/styleflow/directions\n"
+        "python -m train.directions --method pca --weights weights/faces --latents runs/latents.npz \\\n"
+        "    --out runs/pca/directions\n"
+        "python -m train.directions --method sefa --weights weights/faces --latents runs/latents.npz \\\n"
+        "    --out runs/sefa/directions\n"
+        "python -m train.edit_methods --weights weights/faces --reader runs/attributes/reader \\\n"
+        "    --photos dataset/real --latents runs/latents.npz --out runs/methods.json \\\n"
+        "    SVM=weights/faces/directions origin=weights/faces/origin_directions \\\n"
+        "    StyleSpace=runs/stylespace/directions StyleFlow=runs/styleflow/directions PCA=runs/pca/directions \\\n"
+        "    SeFa=runs/sefa/directions",
+        "weights/faces, reader, latents, packed photos",
+        "runs/methods.json and .md: what each way of editing drags along (Tables 3 and 5)",
+        30,
+        tflop=1200 * 29e-3,
+        steps=1900,
+    ),
+    Stage(
         "python -m train.prepare PHOTOS --out dataset/photos",
         "a folder of 1000 raw photos",
         "dataset/photos: posed crops for train.encoder, train.manifold and train.evaluate, and a list of failures",

@@ -73,30 +73,32 @@ class EditTrial:
         self.logits, self.people = self.read(ws)
 
     @torch.no_grad()
-    def read(self, ws: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [m,A] and dlib's embeddings [m,128] of the first m heads, seen from their cameras with these w."""
+    def read(self, ws: Tensor, styles_offset: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits [m,A] and dlib's embeddings [m,128] of the first m heads, seen from their cameras with these w and,
+        if any, this offset of the styles [1,S]."""
         with autocast(self.generator.device, self.precision):
-            images = render_views(self.generator, ws, self.cameras[: len(ws)], READ_RAYS)
+            images = render_views(self.generator, ws, self.cameras[: len(ws)], READ_RAYS, styles_offset)
         people = self.identity(images.to(self.identity.device)).cpu() if self.identity else torch.zeros(len(ws), 1)
         return read_images(self.reader, images).logits, people
 
     def effect(self, offset: Tensor, heads: int | None = None) -> Effect:
-        """Of moving the heads (or the first few) by `offset` [num_ws,w_dim]."""
-        logits, people = self.read(self.ws[:heads] + offset)
+        """Of moving the heads (or the first few) by `offset`, [num_ws,w_dim] of w or [S] of the styles."""
+        ws = self.ws[:heads]
+        logits, people = self.read(ws, offset[None]) if offset.ndim == 1 else self.read(ws + offset)
         response = ((logits - self.logits[: len(logits)]) / self.sigma).mean(0)
         return Effect(response, (people - self.people[: len(people)]).norm(dim=1).mean().item())
 
 
 def calibrate(
     trial: EditTrial,
-    unit: Tensor,  # [num_ws,w_dim], unit length
+    unit: Tensor,  # [num_ws,w_dim], unit length; or [S], an offset of the styles
     spread: float,  # of the latents along it, or another length that the ladder counts in
     attribute: int,
     sign: int = 1,  # -1: the direction is to lower the logit
     ladder: tuple[float, ...] = LADDER,
 ) -> tuple[Tensor, Tensor]:
-    """The shortest step [num_ws,w_dim] along the direction that moves the mean logit by one standard deviation, and
-    the response to it [A]; where none on the ladder goes so far, the most effective one.
+    """The shortest step, shaped like `unit`, along the direction that moves the mean logit by one standard deviation,
+    and the response to it [A]; where none on the ladder goes so far, the most effective one.
 
     The ladder is climbed from below: glasses, once there, move the logit no further, but longer steps ruin them."""
     below = torch.zeros(len(trial.sigma))

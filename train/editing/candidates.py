@@ -68,7 +68,7 @@ def find(
             continue
         column = names.index(attribute.celeba)
         known = ~np.isnan(labels[:, column])
-        labelled = known.sum() >= min(LEAST_KNOWN, len(known))
+        labelled = enough(known)
         if labelled and not readable(labels[known, column], logits[known, column], args.least_auc):
             left_out[key] = f"The classifier cannot read it on photos (AUC below {args.least_auc})."
             continue
@@ -79,8 +79,7 @@ def find(
             ladder = SUBTLE_LADDER if length < SUBTLE else PAIR_LADDER
             found.append(Candidate(offset / length, length, ladder, "pairs", None))
         else:
-            # The labels' order, and among equals the classifier's, tells which are the extremes.
-            score = labels[:, column] - 0.5 + 1e-3 * np.tanh(logits[:, column]) if labelled else logits[:, column]
+            score = scores(labels[:, column], logits[:, column])
             try:
                 boundaries = fit_boundaries(principal, score, labels, logits, groups, names, attribute, args)
             except ValueError as error:
@@ -98,6 +97,18 @@ def find(
         else:
             left_out[key] = reason
     return candidates, left_out
+
+
+def enough(known: np.ndarray) -> bool:
+    """Whether so many labels are known [N] that they are the better guide."""
+    return known.sum() >= min(LEAST_KNOWN, len(known))
+
+
+def scores(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """How much of an attribute each has [N], above 0 = has it, NaN where nobody knows; of labels [N] in [0, 1], NaN
+    where there is none, and the classifier's logits [N]."""
+    # The labels' order, and among equals the classifier's, tells which are the extremes.
+    return labels - 0.5 + 1e-3 * np.tanh(logits) if enough(~np.isnan(labels)) else logits
 
 
 def readable(labels: np.ndarray, logits: np.ndarray, least_auc: float) -> bool:

@@ -12,7 +12,9 @@ cleanly, which other attributes it drags along (these are taken out where that h
 to go for strength 1 = one standard deviation of the attribute's logit over the photos, and dlib's network how far one
 may go before it is someone else. At last each is judged at strengths 2 and -2 on photos that were held back from all
 training, and left out where it fails. Latents of inverted photos give directions in the inversion manifold, latents of
-generated samples (`python -m train.manifold --samples N`) the original space's, for comparison. Without a classifier
+generated samples (`python -m train.manifold --samples N`) the original space's, for comparison. `--method stylespace`
+(channels of S space) and `--method styleflow` (a normalising flow) learn what else the paper compares with, in folders
+of their own kind, for `python -m train.editing.edit_methods`; the page does not read them. Without a classifier
 `--method pca` (GANSpace, on any latents) and `--method sefa` (the generator's own factors) give unnamed directions, in
 standard deviations of w. Makes OUT/ (config.json and safetensors, a pipeline component) and OUT/../directions.json
 (accuracies, responses, cosines, what was left out and why)."""
@@ -35,6 +37,7 @@ from preim3d.files import whole_file
 from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import FaceIdentity
 from preim3d.pipeline import load_component
+from train.editing import styleflow, stylespace
 from train.editing.boundaries import PrincipalAxes, closed_form_factors, principal_components
 from train.editing.calibration import PURE_LADDER, EditTrial, calibrate, dependency, hold_identity, purify
 from train.editing.candidates import find, read_pairs
@@ -89,16 +92,13 @@ def cameras_of(generator: TriPlaneGenerator, angles: np.ndarray | None, count: i
     return camera_from_angles(*torch.from_numpy(angles).float().T)
 
 
-def classified(
-    latents, args: argparse.Namespace, encoder: PortraitEncoder, generator: TriPlaneGenerator
-) -> tuple[list[Found], dict, dict]:
-    """Directions by SVM or from pairs, a report of each, and name -> reason of those left out."""
+def training_trial(latents, args: argparse.Namespace, generator: TriPlaneGenerator) -> EditTrial:
+    """`--heads` of the latents, on which edits are tried."""
     reader = load_component(HeadReader, Path(args.reader), torch.float32).to(args.device).eval()
     identity = None  # of weights that do not say who is who, as those of cats
     if (Path(args.weights) / "identity").is_dir():
         identity = load_component(FaceIdentity, Path(args.weights) / "identity", torch.float32).to(args.device).eval()
-    names = [str(name) for name in latents["attribute_names"]]
-    if names != list(reader.config.attribute_names):
+    if [str(name) for name in latents["attribute_names"]] != list(reader.config.attribute_names):
         raise ValueError(f"{args.latents} was labelled by another classifier than {args.reader}; make it again.")
     w = latents["w"].astype(np.float32)
     # A logit that never varies must not divide by nothing.
@@ -107,8 +107,17 @@ def classified(
     sample = torch.from_numpy(w[rows[:8]]).to(args.device).requires_grad_()  # the measurement goes backwards too
     precision = settle(args.precision, generator.backbone.synthesis, sample)
     cameras = cameras_of(generator, latents["angles"][rows] if "angles" in latents else None, len(rows))
-    trial = EditTrial(generator, reader, torch.from_numpy(w[rows]), sigma, precision, cameras, identity)
-    principal = PrincipalAxes(w)
+    return EditTrial(generator, reader, torch.from_numpy(w[rows]), sigma, precision, cameras, identity)
+
+
+def classified(
+    latents, args: argparse.Namespace, encoder: PortraitEncoder, generator: TriPlaneGenerator
+) -> tuple[list[Found], dict, dict]:
+    """Directions by SVM or from pairs, a report of each, and name -> reason of those left out."""
+    trial = training_trial(latents, args, generator)
+    reader, identity, sigma, precision = trial.reader, trial.identity, trial.sigma, trial.precision
+    names = [str(name) for name in latents["attribute_names"]]
+    principal = PrincipalAxes(latents["w"].astype(np.float32))
     candidates, left_out = find(latents, principal, read_pairs(args.pairs, fingerprint(encoder)), args)
 
     vectors, responses, chosen = {}, {}, {}
@@ -198,18 +207,23 @@ def held_trial(
     sigma: Tensor,
     precision: Precision,
     identity: FaceIdentity | None,
+    cameras: Tensor | None = None,  # [N,25]; None = the photos' own
 ) -> EditTrial:
     """Photos that were held back from all training, as many whole ones as windows."""
-    rng = np.random.default_rng(0)
-    whole, windows = (rng.permutation(np.nonzero(photos.held & kind)[0]) for kind in (photos.full, ~photos.full))
-    rows = np.concatenate([whole[: count - count // 2], windows[: count // 2]])
+    rows = held_rows(photos, count)
     size = encoder.config.input_size
     with torch.no_grad():
         crops = F.interpolate(photos.crops(rows), (size, size), mode="area").to(encoder.device)
         ws = torch.cat([encoder(part) for part in crops.split(8)]).cpu()
-    return EditTrial(
-        generator, reader, ws, sigma, precision, cameras_of(generator, photos.pose[rows], len(rows)), identity
-    )
+    cameras = cameras_of(generator, photos.pose[rows], len(rows)) if cameras is None else cameras
+    return EditTrial(generator, reader, ws, sigma, precision, cameras, identity)
+
+
+def held_rows(photos: RealPhotos, count: int) -> np.ndarray:
+    """As many whole photos as windows, drawn from those that were held back."""
+    rng = np.random.default_rng(0)
+    whole, windows = (rng.permutation(np.nonzero(photos.held & kind)[0]) for kind in (photos.full, ~photos.full))
+    return np.concatenate([whole[: count - count // 2], windows[: count // 2]])
 
 
 def judged(judge: EditTrial, vector: Tensor, column: int, sign: int) -> dict[str, float]:
@@ -254,17 +268,50 @@ def unlabelled(w: np.ndarray, args: argparse.Namespace, generator: TriPlaneGener
 
 def train(args: argparse.Namespace) -> None:
     weights, out = Path(args.weights), Path(args.out)
-    if args.method == "svm" and not args.reader:
-        raise ValueError("--method svm needs --reader, the classifier that labelled the latents.")
+    if args.method in ("svm", "stylespace") and not args.reader:
+        raise ValueError(f"--method {args.method} needs --reader, the classifier that labelled the latents.")
     encoder = load_component(PortraitEncoder, weights / "encoder", torch.float32)
     generator = load_component(TriPlaneGenerator, weights / "generator", torch.float32).to(args.device).eval()
-    named = ("logits", "attribute_names") if args.method == "svm" else ()
+    named = () if args.method in ("pca", "sefa") else ("logits", "attribute_names")
     latents = open_arrays(args.latents, ("w", *named), "python -m train.manifold")
-    w = latents["w"].astype(np.float32)
     space = str(latents["space"]) if "space" in latents else "inversion"
     kind, network = ("encoder", encoder) if space == "inversion" else ("generator", generator)
     if "network" in latents and str(latents["network"]) != fingerprint(network):
         raise ValueError(f"{args.latents} was made with another {kind}; run `python -m train.manifold` again.")
+    about = {"space": space, "fingerprint": fingerprint(encoder, generator)}
+    left_out = {}
+    if args.method == "stylespace":
+        trial = training_trial(latents, args, generator)
+        learned, report, left_out = stylespace.learn(latents, trial, generator, args.attributes, about)
+        learned = learned.half()
+    elif args.method == "styleflow":
+        # In full precision: the solver goes back the way it came.
+        learned, report = styleflow.learn(latents, args.attributes, args.steps, args.seed, about)
+    else:
+        learned, report, left_out = linear(latents, args, encoder, generator, about)
+    learned.save_pretrained(out)
+    summary = {
+        "method": args.method,
+        "space": space,
+        "latents": len(latents["w"]),
+        "heads": args.heads,
+        "seed": args.seed,
+        "fingerprint": about["fingerprint"],
+        "left_out": left_out,
+        "directions": report,
+    }
+    with whole_file(out.with_suffix(".json")) as path:
+        path.write_text(json.dumps(summary, indent=2) + "\n")
+    for key, reason in left_out.items():
+        print(f"`{key}` is left out. {reason}")
+    print(f"{len(learned.names)} directions in {out} ({space}, {args.method}).")
+
+
+def linear(
+    latents, args: argparse.Namespace, encoder: PortraitEncoder, generator: TriPlaneGenerator, about: dict[str, str]
+) -> tuple[Directions, dict, dict]:
+    """Directions in w, a report of each, and name -> reason of those left out."""
+    w = latents["w"].astype(np.float32)
     report, left_out = {}, {}
     if args.method == "svm":
         found, report, left_out = classified(latents, args, encoder, generator)
@@ -281,32 +328,16 @@ def train(args: argparse.Namespace) -> None:
         safe_range=[[-one.reach, one.reach] for one in found],
         num_ws=w.shape[1],
         w_dim=w.shape[2],
-        space=space,
-        fingerprint=fingerprint(encoder, generator),
         sigmas=[round(one.sigma, 5) for one in found],
         cosines=between,
         left_out=left_out,
+        **about,
     )
     directions.vectors.copy_(vectors)
-    directions.half().save_pretrained(out)
     for one, row in zip(found, between):
         nearest = sorted(zip(row, directions.names), key=lambda pair: -abs(pair[0]))
         report.setdefault(one.key, {})["cosines"] = {name: value for value, name in nearest if name != one.key}
-    summary = {
-        "method": args.method,
-        "space": space,
-        "latents": len(w),
-        "heads": args.heads,
-        "seed": args.seed,
-        "fingerprint": directions.config.fingerprint,
-        "left_out": left_out,
-        "directions": report,
-    }
-    with whole_file(out.with_suffix(".json")) as path:
-        path.write_text(json.dumps(summary, indent=2) + "\n")
-    for key, reason in left_out.items():
-        print(f"`{key}` is left out. {reason}")
-    print(f"{len(found)} directions in {out} ({space}, {args.method}).")
+    return directions.half(), report, left_out
 
 
 def main(words: list[str] | None = None) -> int:
@@ -316,8 +347,14 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--latents", required=True, help="made by `python -m train.manifold`")
     parser.add_argument("--out", required=True, help="the pipeline's directions/ folder")
     parser.add_argument(
-        "--method", choices=("svm", "pca", "sefa"), default="svm", help="the last two need no classifier"
-    )
+        "--method", choices=("svm", "stylespace", "styleflow", "pca", "sefa"), default="svm",
+        help="the last two need no classifier",
+    )  # fmt: skip
+    parser.add_argument(
+        "--attributes", nargs="+", metavar="NAME",
+        help="of --method stylespace or styleflow; default: the first 8 or 17 that the classifier knows",
+    )  # fmt: skip
+    parser.add_argument("--steps", type=int, help="of training, with --method styleflow; default: 20 times through")
     parser.add_argument("--components", type=int, default=10, help="directions of --method pca or sefa")
     parser.add_argument("--extremes", type=int, default=2500, help="latents taken from either end of the score")
     parser.add_argument(

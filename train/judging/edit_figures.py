@@ -114,10 +114,11 @@ def space_figures(evaluation: Evaluation) -> dict:
 
 
 def at_altering(curve: np.ndarray, level: float) -> dict[str, float]:
-    """Where a curve, rows of strength, AA and AD from (0, 0, 0) on, first has an AA of `level`; straight between."""
+    """Where a curve, rows of strength, AA, AD and perhaps distance from zeros on, first has an AA of `level`; straight
+    between."""
     reached = int(np.argmax(curve[:, 1] >= level))
     point = curve[reached]
     if reached:
         before = curve[reached - 1]
         point = before + (level - before[1]) / (point[1] - before[1]) * (point - before)
-    return dict(zip(("strength", "aa", "ad"), point.tolist()))
+    return dict(zip(("strength", "aa", "ad", "distance"), point.tolist()))

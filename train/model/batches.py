@@ -83,13 +83,16 @@ def render_views(
     ws: Tensor,  # [N,num_ws,w_dim]
     cameras: Tensor,  # [N,25], one for each, or [1,25] for all
     most_rays: int | None = None,  # along a side, where fewer than configured will do
+    styles_offset: Tensor | None = None,  # [1,S] for all, see `TriPlaneGenerator.planes`
 ) -> Tensor:
     """Images [N,3,H,W] in [-1, 1]."""
     rays = min(generator.config.ray_resolution, most_rays or generator.config.ray_resolution)
     cameras = cameras.expand(len(ws), -1)
+    if styles_offset is not None:
+        styles_offset = styles_offset.to(generator.device)
     images = []
     for w, camera in zip(ws.split(8), cameras.split(8)):
         w, camera = w.to(generator.device), camera.to(generator.device)
-        view = generator.render(generator.planes(w), camera, w, ray_resolution=rays)
+        view = generator.render(generator.planes(w, styles_offset), camera, w, ray_resolution=rays)
         images.append(view.image.clamp(-1, 1).cpu())
     return torch.cat(images)
