@@ -9,6 +9,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import NamedTuple
@@ -122,7 +123,8 @@ class Worker:
         """Hands it some photos; whether there were any."""
         self.photos.extend(waiting.popleft() for _ in range(min(self.at_a_time, len(waiting))))
         if self.photos:
-            self.connection.send(list(self.photos))
+            with suppress(OSError):  # it was killed just now: its pipe, read next, will say so
+                self.connection.send(list(self.photos))
         return bool(self.photos)
 
     def end(self) -> None:
