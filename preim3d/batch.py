@@ -18,7 +18,7 @@ import tarfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,8 +98,9 @@ def edit_into(
     from tqdm import tqdm
 
     failures = []
-    with tqdm(total=len(photos), unit="photo") as progress:
-        for photo, made in edit_all(photos, setup, devices):
+    # Closed in any case: the other processes end when no one takes their results.
+    with closing(edit_all(photos, setup, devices)) as results, tqdm(total=len(photos), unit="photo") as progress:
+        for photo, made in results:
             if isinstance(made, Made):
                 try:
                     place.add(photo, made.files)
@@ -135,7 +136,9 @@ def report(
         and_more = f" and {more} more" if more > 0 else ""
         print(f"Passed over, as their names are not those of pictures: {names}{and_more}.")
     if failures:
-        print("Failed:", *(f"  {printable(name)}: {why}" for name, why in failures), sep="\n", file=sys.stderr)
+        print(
+            "Failed:", *(f"  {printable(name)}: {printable(why)}" for name, why in failures), sep="\n", file=sys.stderr
+        )
 
 
 def printable(name: str) -> str:

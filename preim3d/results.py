@@ -66,12 +66,14 @@ def edit_photos(pipeline, identity, photos: list[Photo], request: Request) -> It
     Whatever is wrong with one photo, a fault of this program's included, leaves the others as they are."""
     portraits = [attempt(lambda photo=photo: pipeline.portrait(photo.content(), request.face)) for photo in photos]
     crops = [portrait.crop for portrait in portraits if not isinstance(portrait, Exception)]
-    latents = iter(pipeline.encode(*crops)) if crops else iter(())
+    latents = attempt(lambda: list(pipeline.encode(*crops))) if crops else []
     for photo, portrait in zip(photos, portraits):
         if isinstance(portrait, Exception):
             yield portrait
+        elif isinstance(latents, Exception):
+            yield latents
         else:
-            w = next(latents)
+            w = latents.pop(0)
             yield attempt(
                 lambda portrait=portrait, w=w, photo=photo: edit_portrait(
                     pipeline, identity, portrait, w, Path(photo.name).name, request

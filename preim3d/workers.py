@@ -163,7 +163,7 @@ def edit_by_processes(
     try:
         while workers:
             for connection in wait(list(workers)):
-                worker = workers[connection]
+                worker, done = workers[connection], None
                 try:
                     answer = connection.recv()
                 except (EOFError, OSError):
@@ -180,7 +180,7 @@ def edit_by_processes(
                         workers[worker.connection] = worker
                     continue
                 if worker.at_a_time:
-                    yield worker.photos.popleft(), answer
+                    done = worker.photos.popleft(), answer
                 elif isinstance(answer, str):
                     raise ValueError(answer)
                 else:
@@ -188,6 +188,8 @@ def edit_by_processes(
                 if not worker.photos and not worker.give(waiting):
                     del workers[connection]
                     worker.end()
+                if done:  # only now, so that the process goes on while its results are put away
+                    yield done
     finally:
         for worker in workers.values():
             worker.end()
