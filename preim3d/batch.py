@@ -29,7 +29,7 @@ from preim3d.weights import checksum
 from preim3d.workers import Setup, count_cores, count_gpus, edit_all, share_devices
 
 
-PER_TAR = 100  # photos, of about 2 MB each: what a killed run loses at most, for each of its processes
+PER_TAR = 100  # photos, of 2.5 MB each: what a killed run loses at most
 MOST_NAMED = 20  # of the files that are passed over
 
 
