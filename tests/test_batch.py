@@ -9,6 +9,7 @@ import tarfile
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from conftest import nearly_full_disk
@@ -16,7 +17,8 @@ from killing import killed_runs
 from PIL import Image
 
 from preim3d.__main__ import main
-from preim3d.results import RESULTS, Made, Request
+from preim3d.photo import PhotoError
+from preim3d.results import RESULTS, Made, Request, edit_photos
 from preim3d.sources import Shard, find_shard, keys_of, open_source
 from preim3d.workers import KILLED, Setup, edit_by_processes, share_devices
 
@@ -216,6 +218,22 @@ def test_a_photo_is_done_anew_where_anything_about_it_changed(edit, face, tmp_pa
     assert done() and not done()
     (out / "ann" / "result.json").unlink()
     assert done()
+
+
+def test_photos_that_are_encoded_at_once_stay_their_own(pipeline, face, tmp_path):
+    """As on a GPU; a bad one among them is passed over."""
+    with Image.open(io.BytesIO(face)) as photo:
+        photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "c.png")
+    (tmp_path / "a.jpg").write_bytes(face)
+    (tmp_path / "b.jpg").write_bytes(face[:3000])
+    photos = open_source(tmp_path, WHOLE).photos
+    first, bad, last = edit_photos(pipeline, None, photos, Request({}))
+    assert isinstance(bad, PhotoError) and bad.reason == "damaged"
+    for photo, made in ((photos[0], first), (photos[2], last)):
+        result = json.loads(made.files["result.json"])
+        w = pipeline.encode(pipeline.align(photo.path))[0].numpy()
+        assert result["photo"] == photo.name and np.allclose(result["w"], w, atol=1e-5)
+    assert first.files["crop.png"] != last.files["crop.png"]
 
 
 def test_a_full_disk_ends_the_run_and_leaves_nothing_half(edit, face, tmp_path):
