@@ -38,6 +38,10 @@ device.py      where networks run, and how exactly
 files.py       a file is written whole or not at all
 weights.py     where weights come from, and whether they are whole
 __main__.py    the command line
+batch.py       many photos, on many machines: what is done, and where results go
+sources.py     a folder, a list or tars -> the photos of a shard
+workers.py     photos -> what becomes of each, by several processes
+results.py     a photo -> the six files of its head
 bench.py       how fast it is on this machine; bench_full_size.py the same for the published size
 convert.py     the published files -> a weights folder
 pickles.py     what is in a pickle, without executing it

@@ -3,6 +3,7 @@
     python -m preim3d edit portrait.jpg --set smile=2 --set age=-1 --out out
     python -m preim3d edit portrait.jpg --inversion hybrid --out out
     python -m preim3d edit photos/ --set eyeglasses=2 --out out
+    python -m preim3d edit photos.txt --shard 1/2 --tar --out out
     python -m preim3d info
     python -m preim3d bench
     python -m preim3d convert --eg3d ffhq512-128.pkl --encoder preim3d_ffhq.pt --directions DIR --out weights/ffhq512
@@ -11,23 +12,19 @@ Torch is imported after everything that a person may have mistyped has been chec
 """
 
 import argparse
-import io
 import json
-import os
 import sys
 import time
 from pathlib import Path
 
-from preim3d.files import cannot_be_written, staging_folder, sweep
+from preim3d.batch import edit_many
 from preim3d.methods import METHODS, check_method
-from preim3d.options import given_path
+from preim3d.options import given_path, whole_number
+from preim3d.results import RESULTS, Request, check_place, edit_photos, load_pipeline, publish, staging_near
+from preim3d.sources import Photo, Shard, find_shard, is_many, list_photos
 from preim3d.strengths import check_face, check_strengths, parse_strengths
 from preim3d.weights import check_weights, find_weights, read_json
-
-
-# What in a folder is taken for a photo.
-PICTURES = set(".jpg .jpeg .jfif .png .webp .tif .tiff .bmp .gif .ppm .avif .heic .heif".split())
-RESULTS = ("crop.png", "grid.png", "edited_grid.png", "head.glb", "head.recipe.json", "result.json")
+from preim3d.workers import Editor, Setup
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,10 +46,15 @@ def make_parser() -> argparse.ArgumentParser:
 
     edit = commands.add_parser(
         "edit",
-        help="reconstruct and edit one photo, or every photo of a folder",
+        help="reconstruct and edit one photo, or all of a folder, a list or tars",
         epilog="example: python -m preim3d edit portrait.jpg --set smile=2 --set age=-1 --out out",
     )
-    edit.add_argument("photo", metavar="PHOTO|FOLDER", type=given_path, help="a portrait photo, or a folder of them")
+    edit.add_argument(
+        "photo",
+        metavar="PHOTO|FOLDER|LIST|TAR",
+        type=given_path,
+        help="a portrait photo, a folder of them (or of tars), a list of their paths (.txt, one a line), or a tar",
+    )
     edit.add_argument(
         "--set",
         metavar="NAME=STRENGTH",
@@ -78,6 +80,16 @@ def make_parser() -> argparse.ArgumentParser:
     )
     edit.add_argument("--steps", metavar="N", type=int, help="of the slower inversions; default: as many as they need")
     edit.add_argument("--seconds", metavar="S", type=float, help="after which they end, with the best so far")
+    many = edit.add_argument_group(
+        "many photos", "Run again, it goes on where it stopped: what is done is passed over."
+    )
+    many.add_argument(
+        "--workers", metavar="N", type=whole_number(1), help="processes; default: one per GPU or two cores"
+    )
+    many.add_argument(
+        "--shard", metavar="I/N", help="do the I-th of N parts, I from 1 to N; default: what a launcher says, or all"
+    )
+    many.add_argument("--tar", action="store_true", help="put results into webdataset tars, not into folders")
     add_machine_options(edit)
     edit.set_defaults(run=run_edit)
 
@@ -135,207 +147,42 @@ def run_edit(options: argparse.Namespace) -> int:
     strengths = parse_strengths(options.set)
     check_face(options.face)
     check_method(options.inversion, options.steps, options.seconds)
-    photos, skipped = list_photos(options.photo)
+    many = is_many(options.photo)
+    shard = find_shard(options.shard) if many else Shard()
+    if not many:
+        list_photos(options.photo)  # says that it is missing
+        check_place(options.out)
+        if options.shard or options.workers or options.tar:
+            raise ValueError("--shard, --workers and --tar are for many photos: give a folder, a list or a tar.")
     weights = find_weights(options.weights)
     check_weights(weights.folder)
     strengths = check_strengths(strengths, read_json(weights.folder / "directions" / "config.json", "names")["names"])
-    folders = result_folders(options.photo, photos, options.out)
-
-    with staging_near(options.out) as staging:
-        print(weights.source, file=sys.stderr)
-        pipeline, identity = load_networks(weights.folder, options.device)
-        if not options.photo.is_dir():
-            start = time.perf_counter()
-            found = edit_photo(pipeline, identity, photos[0], strengths, options, staging, folders[0])
-            seconds = time.perf_counter() - start
-            print(*found, sep="\n")
-            print(f"Wrote {', '.join(RESULTS[:-1])} and {RESULTS[-1]} to {folders[0]} in {seconds:.1f} s.")
-            return 0
-
-        from tqdm import tqdm
-
-        failures = []
-        for photo, folder in zip(tqdm(photos, unit="photo"), folders):
-            try:
-                found = edit_photo(pipeline, identity, photo, strengths, options, staging, folder)
-                tqdm.write(f"{photo.name}: {' '.join(found)}", file=sys.stdout)
-            except (ValueError, OSError) as error:
-                failures.append(f"  {photo.name}: {error}")
-    print(f"{len(photos) - len(failures)} of {len(photos)} photos done; a folder for each is in {options.out}.")
-    if skipped:
-        print(f"Passed over, as their names are not those of pictures: {', '.join(skipped)}.")
-    if failures:
-        print("Failed:", *failures, sep="\n", file=sys.stderr)
-    return 1 if failures else 0
-
-
-def list_photos(path: Path) -> tuple[list[Path], list[str]]:
-    """The photos at a path in order, and the names of the other files in that folder."""
-    if not path.exists():
-        raise ValueError(f"There is no photo or folder {str(path)!r}.")
-    if not path.is_dir():
-        return [path], []
-    files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-    photos = [file for file in files if file.suffix.lower() in PICTURES]
-    if not photos:
-        raise ValueError(f"There is no picture in the folder {str(path)!r}; give one with JPEG or PNG files.")
-    return photos, [file.name for file in files if file not in photos]
-
-
-def result_folders(path: Path, photos: list[Path], out: Path) -> list[Path]:
-    """Where each photo's results go: `out` itself for a single photo, else a subfolder with the photo's name.
-
-    Raises:
-        ValueError: a result could not take the place of what is there.
-    """
-    if path.is_dir():
-        stems = [photo.stem.lower() for photo in photos]
-        # ann.jpg and ann.png cannot both have the folder ann.
-        folders = [out / (p.stem if stems.count(p.stem.lower()) == 1 else p.name) for p in photos]
-    else:
-        folders = [out]
-    for folder in folders:
-        for target in [folder / name for name in RESULTS]:
-            if target.is_dir():
-                raise ValueError(f"{target} is a folder, so no result can be written there; choose another --out.")
-    return folders
-
-
-def staging_near(out: Path):
-    """A hidden folder on the same disk as `out`, where results are made before they are moved there whole.
-
-    Raises:
-        ValueError: nothing can be written there.
-    """
-    nearest, *above = (place for place in (out.absolute(), *out.absolute().parents) if place.exists())
-    for place in above:  # where a run that was killed had it, before `out` was there
-        sweep(place)
-    try:
-        return staging_folder(nearest)
-    except OSError as error:
-        raise ValueError(f"Nothing can be written to {out} ({error.strerror}); choose another --out.") from None
-
-
-def load_pipeline(folder: Path, device: str | None):
-    """The pipeline on the device asked for, else on the best one."""
-    from diffusers.utils import logging
-
-    from preim3d.device import find_device
-    from preim3d.pipeline import Preim3DPipeline
-
-    logging.disable_progress_bar()  # one for each network, over in a moment
-    place = find_device(device)
-    return Preim3DPipeline.from_pretrained(folder).to(place)
-
-
-def load_networks(folder: Path, device: str | None):
-    """The pipeline, and what judges likeness, which is None where no such network is bundled."""
-    pipeline = load_pipeline(folder, device)  # which says what is wrong before anything else is loaded
-
-    from preim3d.judge import IdentityJudge
-
-    return pipeline, IdentityJudge.of_weights(folder)
-
-
-def edit_photo(
-    pipeline,
-    identity,
-    photo: Path,
-    strengths: dict[str, float],
-    options: argparse.Namespace,
-    staging: str,
-    folder: Path,
-) -> list[str]:
-    """Makes the six results of one photo beside their place, then moves them there: all of them or none. Returns what
-    a person wants to know of the photo, a sentence each."""
-    from preim3d.camera import PITCHES_DEG, YAWS_DEG
-    from preim3d.edits import Edit, Plan
-    from preim3d.mesh import mesh_bytes
-    from preim3d.pipeline import grid_sheet
-    from preim3d.recipe import Recipe
-    from preim3d.turntable import cameras
-
-    head = pipeline(
-        photo,
+    request = Request(
         strengths,
-        face=options.face,
-        mesh=True,
-        texture=options.texture,
-        quality=options.quality,
-        inversion=options.inversion,
-        steps=options.steps,
-        seconds=options.seconds,
+        options.face,
+        options.texture,
+        options.quality,
+        options.inversion,
+        options.steps,
+        options.seconds,
     )
-    yaw_deg, pitch_deg = head.camera_deg
-    number = "1 face" if head.faces_found == 1 else f"{head.faces_found} faces"
-    this = "this one" if head.faces_found == 1 else f"face {options.face}{' (the largest)' * (options.face == 1)}"
-    found = [f"{number} found; {this} is seen from yaw {yaw_deg:.0f}, pitch {pitch_deg:.0f} degrees."]
-    likeness = None
-    if identity is not None:
-        seat = cameras([head.camera_deg], pipeline.generator.config.pivot)
-        (view,) = pipeline.views(pipeline.head(head.w, head.tuning), seat, options.quality)
-        likeness = identity.likeness(head.crop, view)
-        found.append(f"Reconstruction and photo: {likeness.words} (distance {likeness.distance:.2f}).")
-    result = {
-        "photo": photo.name,
-        "faces_found": head.faces_found,
-        "face": options.face,
-        "camera": {"yaw_deg": round(yaw_deg, 2), "pitch_deg": round(pitch_deg, 2)},
-        "likeness": likeness and {"distance": round(likeness.distance, 4), "words": likeness.words},
-        "inversion": options.inversion,
-        "strengths": strengths,
-        "grid": {"pitch_deg": PITCHES_DEG, "yaw_deg": YAWS_DEG},
-        "mesh": {"vertices": len(head.mesh.vertices), "faces": len(head.mesh.faces), "unit": "metre"},
-        "files": RESULTS[:-1],
-        "weights": pipeline.directions.config.fingerprint,
-        "w": [[float(str(number)) for number in row] for row in head.w],  # float32 has fewer digits than float64
-    }
-    plan = Plan(tuple(Edit(name, strength) for name, strength in strengths.items() if strength))
-    recipe = Recipe(head.w, plan, yaw_deg, pitch_deg, head.tuning)
-    contents = {
-        "crop.png": png(head.crop),
-        "grid.png": png(grid_sheet(head.views)),
-        "edited_grid.png": png(grid_sheet(head.edited_views)),
-        "head.glb": mesh_bytes(head.mesh, "glb", {"strengths": strengths}),
-        "head.recipe.json": recipe.dumps(pipeline.directions.config.fingerprint).encode(),
-        "result.json": (readable(result) + "\n").encode(),
-    }
-    publish(contents, Path(staging), folder)
-    return found
-
-
-def png(picture) -> bytes:
-    with io.BytesIO() as file:
-        picture.save(file, "PNG")
-        return file.getvalue()
-
-
-def publish(contents: dict[str, bytes], staging: Path, folder: Path) -> None:
-    """Writes the results to `staging`, then moves them to their folder, on the same disk; other files there stay.
-
-    Raises:
-        OSError: one sentence about the file that could not be written.
-    """
-    name = RESULTS[0]
-    try:
-        for name, content in contents.items():
-            (staging / name).write_bytes(content)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in contents:
-            os.replace(staging / name, folder / name)
-    except OSError as error:
-        raise cannot_be_written(folder / name, error) from error
-
-
-def readable(value, indent: str = "") -> str:
-    """JSON with an object's entries, and a matrix' rows, on a line each, but arrays on one."""
-    inner = indent + "  "
-    if isinstance(value, dict) and value:
-        lines = [f"{inner}{json.dumps(key)}: {readable(entry, inner)}" for key, entry in value.items()]
-        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
-    if isinstance(value, list) and value and isinstance(value[0], list):
-        return "[\n" + ",\n".join(inner + json.dumps(row) for row in value) + f"\n{indent}]"
-    return json.dumps(value)
+    print(weights.source, file=sys.stderr)
+    if many:
+        return edit_many(
+            options.photo, options.out, request, weights.folder, shard, options.device, options.workers, options.tar
+        )
+    with staging_near(options.out) as staging:
+        editor = Editor(Setup(weights.folder, request), options.device)
+        start = time.perf_counter()
+        photo = Photo(options.photo.name, "", options.photo, "")
+        (made,) = edit_photos(editor.pipeline, editor.identity, [photo], request)
+        if isinstance(made, Exception):
+            raise made
+        publish(made.files, Path(staging), options.out)
+        seconds = time.perf_counter() - start
+    print(*made.found, sep="\n")
+    print(f"Wrote {', '.join(RESULTS[:-1])} and {RESULTS[-1]} to {options.out} in {seconds:.1f} s.")
+    return 0
 
 
 # ----------------------------------------------------------------------------

@@ -25,6 +25,11 @@ ABANDONED_S = 24 * 3600  # whether a process of another machine still runs canno
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+class FullDisk(OSError):
+    """A file cannot be written as there is no room for it, nor will there be for the next; the message is one sentence
+    for the user."""
+
+
 @contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a temporary path beside `path`, with the same ending, to write to; on success it becomes `path`.
@@ -64,7 +69,8 @@ def cannot_be_written(path: Path, error: Exception) -> OSError:
     reason = getattr(error, "strerror", None) or str(error)
     # By its words: safetensors has them too, but no number.
     full = any(os.strerror(number) in reason for number in NO_ROOM)
-    return OSError(f"{path} cannot be written ({reason}): {'make room on its disk, or ' * full}choose another folder.")
+    kind = FullDisk if full else OSError
+    return kind(f"{path} cannot be written ({reason}): {'make room on its disk, or ' * full}choose another folder.")
 
 
 def unfinished() -> str:

@@ -214,11 +214,12 @@ class Preim3DPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        photo: str | os.PathLike | bytes | Image.Image | None = None,
+        photo: str | os.PathLike | bytes | Image.Image | Portrait | None = None,
         strengths: Mapping[str, float] | None = None,
         *,
         face: int = 1,
         crop: Image.Image | None = None,
+        w: Tensor | np.ndarray | None = None,
         mesh: bool = False,
         texture: bool = False,
         quality: Literal["fast", "normal", "best"] = "normal",
@@ -235,10 +236,11 @@ class Preim3DPipeline(DiffusionPipeline):
                                                                                      └─ mesh ───> surface
 
         Args:
-            photo: any portrait photo: a path, the bytes of a file, or a picture.
+            photo: any portrait photo: a path, the bytes of a file, or a picture; or what `portrait` gave of one.
             strengths: by attribute, in standard deviations of its classifier's logit; 0 changes nothing.
             face: which face of several, 1 being the largest.
             crop: a face crop as `align` makes it, in place of a photo.
+            w: what `encode` gave of the crop, where that is known: many crops can be encoded at once.
             mesh: whether to extract the edited head's surface.
             texture: the surface is of fewer triangles and has a picture of its colours, 1024 px wide, in place of
                 colours at the vertices; that takes some seconds on a CPU.
@@ -263,8 +265,10 @@ class Preim3DPipeline(DiffusionPipeline):
 
         camera_deg = faces_found = corners = None
         if crop is None:
-            crop, camera_deg, faces_found, corners = self.portrait(photo, face)
-        w, tuning = self.encode(crop), None
+            portrait = photo if isinstance(photo, Portrait) else self.portrait(photo, face)
+            crop, camera_deg, faces_found, corners = portrait
+        w = self.encode(crop) if w is None else as_latent(w, self.directions.vectors)
+        tuning = None
         if inversion != "encoder":
             found = self.invert(crop, inversion, w=w, corners=corners, steps=steps, seconds=seconds)
             (reached,) = deque(found, maxlen=1)
@@ -316,18 +320,18 @@ class Preim3DPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     @exactly()
-    def encode(self, crop: Image.Image) -> Tensor:
-        """crop -> w [1, num_ws, w_dim]: the encoder's, brought nearer to the photo where the weights can do that."""
+    def encode(self, *crops: Image.Image) -> Tensor:
+        """crops -> w [B, num_ws, w_dim]: the encoder's, brought nearer to the photos where the weights can do that."""
         side = self.encoder.config.input_size
-        pixels = np.asarray(crop.convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
-        image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]  # [1, 3, side, side]
+        small = [crop.convert("RGB").resize((side, side), Image.Resampling.BILINEAR) for crop in crops]
+        image = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2)  # [B, 3, side, side]
         image = image.to(self.device, self.encoder.dtype) / 127.5 - 1
         w = self.encoder(image)
         if self.feedback is None or self.aligner is None:
             return w
-        angles_deg, person = self.aligner.look(crop)
-        camera = cameras([angles_deg], self.generator.config.pivot).to(w)
-        mask = torch.from_numpy(person)[None, None].to(w)
+        angles_deg, people = zip(*(self.aligner.look(crop) for crop in crops))
+        camera = cameras(angles_deg, self.generator.config.pivot).to(w)
+        mask = torch.from_numpy(np.stack(people))[:, None].to(w)
         return bring_nearer(w, image, mask, camera, self.generator, self.identity, self.feedback)
 
     @property

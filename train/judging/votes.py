@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import binomtest
 
-from preim3d.__main__ import list_photos
 from preim3d.files import cannot_be_written, whole_file
 from preim3d.photo import PhotoError, load_photo
+from preim3d.sources import list_photos
 
 
 ANSWERS = ("left", "right", "cannot tell")
