@@ -293,6 +293,7 @@ def test_other_files(tmp_path):
         refused(tmp_path, content)
 
 
+@pytest.mark.slow
 def test_memory_stays_small():
     """All of the above in one process of its own: it never takes a gigabyte."""
     code = f"""
