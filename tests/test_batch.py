@@ -296,6 +296,7 @@ def test_runs_killed_at_any_moment_leave_nothing_undone_twice_or_half(edit, face
     assert not [path for path in tmp_path.rglob(".*")]
 
 
+@pytest.mark.slow
 def test_a_killed_process_costs_the_photo_that_it_had(face, tiny_weights, tmp_path):
     for name in "abc":
         (tmp_path / f"{name}.jpg").write_bytes(face)

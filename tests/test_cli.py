@@ -242,6 +242,7 @@ def test_help_and_mistakes_are_answered_without_torch():
     assert help_text.returncode == 0 and "edit" in help_text.stdout
 
 
+@pytest.mark.slow
 def test_bench_measures_every_step(command, portrait):
     status, said, complained = command("bench", portrait, "--json")
     assert status == 0, complained

@@ -287,6 +287,7 @@ def test_two_processes_give_the_gradients_of_one_with_twice_the_batch(tmp_path):
         torch.testing.assert_close(found["state"][name], value, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_encoder(inputs, tmp_path):
     for steps in (2, 4):  # the second time from the checkpoint
         port = free_port()
