@@ -332,8 +332,8 @@ class Inversion:
         truth, person = (x.flip(-1) for x in (self.target.image, self.target.person))
         with torch.no_grad():
             origins, directions = camera_rays(camera, view.depth.shape[-1])
-            across = origins[..., 0] + view.depth.flatten(1) * directions[..., 0]
-            near = (across * origins[..., 0].sign() / MIDLINE_BLEND).clamp(0, 1).view_as(view.depth)
+            x = origins[..., 0] + view.depth.flatten(1) * directions[..., 0]  # of the surface; 0 on the midline
+            near = (x * origins[..., 0].sign() / MIDLINE_BLEND).clamp(0, 1).view_as(view.depth)
             weight = person * F.interpolate(near, person.shape[2:], mode="bilinear")
         image = F.interpolate(view.image, (COMPARED_PX, COMPARED_PX), mode="area")
         shown = weight * image + (1 - weight) * truth
