@@ -105,6 +105,13 @@ class Back(nn.Module):
         share = back_share(points)
         return points[(share > 0) & (share < 1) & (self.hull.flatten() > 0)]
 
+    def guide(self, rough: Tensor, points: Tensor) -> Tensor:
+        """Raw density [CELLS, CELLS, CELLS] at the cells' middles of one head -> at points [N, 3], trilinear: [N]."""
+        # `grid_sample` takes the last axis of the grid for the first coordinate.
+        places = points.flip(-1) * (2 / BOX)
+        grid, places = rough[None, None], places[None, None, None]
+        return F.grid_sample(grid, places, padding_mode="border", align_corners=False).flatten()
+
     def near_matter(self, density: Tensor) -> Tensor:
         """Raw density [B, P] at the cells' middles -> [B, CELLS, CELLS, CELLS] bool: whether there is matter in the
         cell or in one beside it."""

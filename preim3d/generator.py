@@ -19,13 +19,15 @@ from torch import Tensor, nn
 
 from .back import BOX, LEAST_DENSITY, Back, back_share
 from .camera import FOCAL, PIVOT, RADIUS, camera_from_angles, camera_rays
-from .renderer import PLANE_AXES, Field, render_rays, render_visible_rays, sample_planes
+from .renderer import PLANE_AXES, Rays, render_guided_rays, render_rays, sample_planes
 from .stylegan2 import FullyConnected, MappingNetwork, SynthesisBlock, SynthesisNetwork
 
 
 # Points decoded in one go where no gradient is wanted: on a CPU so few that the hidden layer stays in its cache.
 CHUNK_CPU = 16384
 CHUNK_GPU = 2**20
+# Of the samples of a coarse and a fine pass, how many a guided ray takes to be as exact: see `render_guided_rays`.
+GUIDED_SHARE = 3 / 8
 
 
 @dataclass
@@ -49,6 +51,7 @@ class StitchedPlanes(NamedTuple):
 
     front: Tensor  # [B, 3, C, R, R]
     back: Tensor  # [B, cells, cells, cells, 4]
+    rough: Tensor  # [B, cells, cells, cells]: raw density at the cells' middles
     near: Tensor  # [B, cells, cells, cells] bool: where anything is read at all
 
 
@@ -71,22 +74,15 @@ class Decoder(nn.Module):
         self.net = nn.Sequential(FullyConnected(features, hidden), nn.Softplus(), FullyConnected(hidden, 1 + features))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.hidden(features)
-        return self.density(hidden), self.color(hidden)
-
-    def hidden(self, features: Tensor) -> Tensor:
-        """Plane features [..., C] -> what density and colour are read off [..., hidden]."""
-        return self.net[:2](features)
-
-    def density(self, hidden: Tensor) -> Tensor:
-        """Raw density [..., 1]."""
-        return self.net[2](hidden, slice(0, 1))
-
-    def color(self, hidden: Tensor) -> Tensor:
-        """Colour features [..., C]."""
-        color = self.net[2](hidden, slice(1, None))
+        hidden = self.net[:2](features)
+        # Apart from each other: together they round otherwise, and steep surfaces show it.
+        density, color = self.net[2](hidden, slice(0, 1)), self.net[2](hidden, slice(1, None))
         # Slightly more than [0, 1], so that the ends are reached (mip-NeRF, Barron et al. 2021, appendix).
-        return torch.add(-0.001, torch.sigmoid(color), alpha=1 + 2 * 0.001)
+        return density, torch.add(-0.001, torch.sigmoid(color), alpha=1 + 2 * 0.001)
+
+    def density(self, features: Tensor) -> Tensor:
+        """Raw density [..., 1] alone."""
+        return self.net[2](self.net[:2](features), slice(0, 1))
 
 
 class SuperResolution(nn.Module):
@@ -230,10 +226,18 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         features = sample_planes(planes, seam.expand(len(ws), -1, -1), self.config.box_warp, self.config.plane_axes)
         density, color = self.decoder(features)
         back = self.back(ws, seam, density, color[..., :3], self.config.surface_density)
-        stitched = StitchedPlanes(planes, back, (self.back.hull > 0).expand(len(ws), -1, -1, -1))
-        with torch.no_grad():
-            density = self.density(stitched, self.back.middles().expand(len(ws), -1, -1))
-        return stitched._replace(near=self.back.near_matter(density))
+        hull = (self.back.hull > 0).expand(len(ws), -1, -1, -1)
+        return self.survey(StitchedPlanes(planes, back, torch.empty(()), hull))
+
+    @torch.no_grad()
+    def survey(self, planes: Planes) -> Planes:
+        """The same, with `rough` and `near` as front and back are now: for planes that were changed."""
+        if not self.config.has_back:
+            return planes
+        hull = self.back.hull > 0
+        everywhere = planes._replace(near=hull.expand(len(planes.front), -1, -1, -1))
+        density = self.density(everywhere, self.back.middles().expand(len(planes.front), -1, -1))
+        return planes._replace(rough=density.float().unflatten(1, hull.shape), near=self.back.near_matter(density))
 
     def decode(
         self,
@@ -245,9 +249,7 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
 
     def density(self, planes: Planes, points: Tensor) -> Tensor:
         """Raw density [B, N] at points [B, N, 3] of the planes of B heads."""
-        return self._read(planes, points, lambda features: (self.decoder.density(self.decoder.hidden(features)),))[
-            0
-        ].squeeze(-1)
+        return self._read(planes, points, lambda features: (self.decoder.density(features),))[0].squeeze(-1)
 
     def density_on_grid(
         self,
@@ -327,31 +329,33 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
             for ours, theirs, free in fields
         )
 
-    def _field(self, planes: StitchedPlanes) -> Field:
-        """What `decode` says, in the steps that `render_visible_rays` takes."""
-        box, axes, level = self.config.box_warp, self.config.plane_axes, self.config.surface_density
+    def _render_guided(self, planes: StitchedPlanes, origins: Tensor, directions: Tensor, samples: int) -> Rays:
+        """Rays [R, 3] at one head, planes [1, ...], of which only what shows is computed."""
+        config, back = self.config, self.back
 
-        def density(points: Tensor, head: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            hidden = self.decoder.hidden(sample_planes(planes.front, points, box, axes, head))
-            raw = self.decoder.density(hidden).squeeze(-1).float()
+        def field(points: Tensor) -> tuple[Tensor, Tensor]:
+            # Like `_stitch`, but for points that nearly all are the front's.
+            head = points.new_zeros(len(points), dtype=torch.int)
+            features = sample_planes(planes.front, points, config.box_warp, config.plane_axes, head)
+            density, color = (x.float() for x in self.decoder(features))
             share = back_share(points)
-            # Few of the samples that show are the back's: the front is asked for all.
             at = share.nonzero().squeeze(1)
-            back, color = self.back.read(planes.back, points[at], head[at], level)
-            raw[at] = raw[at].lerp(back[:, 0], share[at])
-            of_back = share.new_zeros(len(points), 4)  # its share and its RGB
-            of_back[at] = torch.cat([share[at, None], color[:, :3]], 1)
-            return raw, (hidden, of_back)
+            theirs = back.read(planes.back, points[at], head[at], config.surface_density)
+            for ours, other in zip((density, color), theirs):
+                ours.index_copy_(0, at, ours[at].lerp(other, share[at, None]))
+            density.masked_fill_(~back.in_cells(planes.near, points, head)[:, None], LEAST_DENSITY)
+            return density, color
 
-        def color(traces: tuple[Tensor, Tensor]) -> Tensor:
-            hidden, of_back = traces
-            color = self.decoder.color(hidden).float()
-            at = of_back[:, 0].nonzero().squeeze(1)
-            share, rgb = of_back[at].split([1, 3], 1)
-            color[at] = color[at].lerp(self.back.lifted(rgb), share)
-            return color
-
-        return Field(lambda points, head: self.back.in_cells(planes.near, points, head), density, color, LEAST_DENSITY)
+        return render_guided_rays(
+            field,
+            lambda points: back.guide(planes.rough[0], points),
+            origins,
+            directions,
+            config.ray_start,
+            config.ray_end,
+            samples,
+            config.background,
+        )
 
     def _chunk(self) -> int:
         return CHUNK_CPU if self.device.type == "cpu" else CHUNK_GPU
@@ -388,15 +392,20 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
             "u": u,
             "generator": generator,
         }
-        if config.has_back and self.device.type == "cpu" and not torch.is_grad_enabled():
-            rays = render_visible_rays(self._field(planes), origins, directions, **how)
+        guided = config.has_back and self.device.type == "cpu" and not torch.is_grad_enabled()
+        if guided and jitter == 0.5 and u is None and generator is None:
+            samples = max(1, round(GUIDED_SHARE * (how["samples"] + how["fine_samples"])))
+            parts = (StitchedPlanes(*(x[i : i + 1] for x in planes)) for i in range(heads))
+            rays = zip(*(self._render_guided(*part, samples) for part in zip(parts, origins, directions)))
         else:
             group = None if torch.is_grad_enabled() else self._chunk()
             rays = render_rays(
                 lambda points: self.decode(planes, points), origins, directions, points_at_a_time=group, **how
             )
         # [B, size * size, C] is the memory of a channels-last picture.
-        features, depth, opacity = (x.reshape(views, size, size, -1).permute(0, 3, 1, 2) for x in rays)
+        features, depth, opacity = (
+            x.reshape(views, size, size, -1).permute(0, 3, 1, 2) for x in (torch.cat(tuple(part)) for part in rays)
+        )
         features = features * 2 - 1
         image = self.super_resolve(features, ws)
         return RenderOutput(image.float(), features[:, :3], features, depth, opacity)

@@ -206,7 +206,7 @@ class Inversion:
 
         def reached() -> tuple[Tensor, Planes, Tuning]:
             tuning = Tuning.of_offset((scale * offset()).detach().cpu().numpy())
-            return w, tuned(pivot, tuning), tuning
+            return w, self.generator.survey(tuned(pivot, tuning)), tuning
 
         yield from self.follow([(coarse, OFFSET_RATE), (fine, OFFSET_RATE)], step, reached, steps)
 

@@ -413,7 +413,7 @@ class Preim3DPipeline(DiffusionPipeline):
         """w [1, num_ws, w_dim] or [num_ws, w_dim] -> the head that `views` and `mesh` read."""
         w = as_latent(w, self.directions.vectors)
         planes = self.generator.planes(w)
-        return Head(w, planes if tuning is None else tuned(planes, tuning))
+        return Head(w, planes if tuning is None else self.generator.survey(tuned(planes, tuning)))
 
     @torch.no_grad()
     @exactly()

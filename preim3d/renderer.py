@@ -5,7 +5,6 @@ Notation: B batch, R rays, S samples along a ray, C channels. Depths are distanc
 section 5.2). Nothing is drawn at random unless a `torch.Generator` is passed.
 """
 
-import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -25,11 +24,10 @@ PLANE_AXES = {
 }
 
 
-# What `render_visible_rays` leaves out: samples behind where this share of the light is left, and colours of samples
-# with less than this share of their ray's. Pictures of the bundled model keep 70 dB to whole ones.
-DARK, LEAST_SHARE = 1e-2, 1e-3
-RAYS_AT_A_TIME = 8192  # in which each step is large and its numbers still stay in a processor's cache
-SAMPLES_AT_A_TIME = 3  # after which a ray may be stopped
+# Of `render_guided_rays`: along how many steps a ray is followed roughly, below which raw density there is nothing (a
+# 400th of the light in a unit of distance), and what share of the samples is spread evenly, whatever the guide says.
+GUIDE_STEPS, NOTHING, EVENLY = 20, -5.0, 0.15
+RAYS_AT_A_TIME = 16384  # in which each step is large and its numbers still stay in a processor's cache
 
 
 class Rays(NamedTuple):
@@ -42,20 +40,6 @@ class Rays(NamedTuple):
     features: Tensor
     depth: Tensor
     opacity: Tensor
-
-
-class Field(NamedTuple):
-    """What rays run through, asked step by step: colours cost as much as densities, and most samples show none.
-
-    near: points [N, 3] of heads [N] -> [N] bool: where there may be matter. density: points and heads likewise -> raw
-    density [N], and traces, tensors [N, ...] from which `color` makes the colours [N, C]. empty: the raw density where
-    nothing is near.
-    """
-
-    near: Callable[[Tensor, Tensor], Tensor]
-    density: Callable[[Tensor, Tensor], tuple[Tensor, tuple[Tensor, ...]]]
-    color: Callable[[tuple[Tensor, ...]], Tensor]
-    empty: float
 
 
 def sample_planes(
@@ -193,21 +177,35 @@ def importance_depths(
     cdf = F.pad(torch.cumsum(pdf / pdf.sum(dim=-1, keepdim=True), dim=-1), (1, 0))  # [-1, S-2]
 
     if u is None:
-        u = (torch.arange(samples, device=depths.device) + 0.5) / samples
-    u = u.to(cdf).expand(*shape, samples).flatten(0, -2).contiguous()
-    above = torch.searchsorted(cdf, u, right=True)
+        u = middles(samples, depths.device)
+    fine = quantiles(cdf, bins, u.to(cdf).expand(*shape, samples).flatten(0, -2))
+    return fine.view(*shape, samples)
+
+
+def middles(parts: int, device: torch.device) -> Tensor:
+    """[parts]: the middles of equal parts of [0, 1]."""
+    return (torch.arange(parts, device=device) + 0.5) / parts
+
+
+def quantiles(
+    cdf: Tensor,  # [N, S] ascending from 0
+    bins: Tensor,  # [N, S or more] where it has these values; between them it is linear
+    u: Tensor,  # [N, K] in [0, 1]
+) -> Tensor:
+    """Where a distribution function reaches u [N, K]."""
+    above = torch.searchsorted(cdf, u.contiguous(), right=True)
     below = (above - 1).clamp(min=0)
     above = above.clamp(max=cdf.shape[-1] - 1)
     cdf_below, bin_below = cdf.gather(-1, below), bins.gather(-1, below)
     width = cdf.gather(-1, above) - cdf_below
     width = torch.where(width < 1e-5, torch.ones_like(width), width)  # Not a step of the function: stay at its left.
-    fine = bin_below + (u - cdf_below) / width * (bins.gather(-1, above) - bin_below)
-    return fine.view(*shape, samples)
+    return bin_below + (u - cdf_below) / width * (bins.gather(-1, above) - bin_below)
 
 
 def sample_shares(
     densities: Tensor,  # [B, R, S] raw, before the softplus
     depths: Tensor,  # [B, R, S] in any order
+    ascending: bool = False,  # Whether that order is from near to far.
 ) -> tuple[Tensor, Tensor, Tensor]:
     """How the samples of each ray composite (NeRF, equation 3; colours and densities at the mid-points of intervals).
 
@@ -215,8 +213,10 @@ def sample_shares(
         **shares** [B, R, S] of the samples in their ray's colour; **depth** [B, R, 1], the weighted mean, infinite
         where the ray met nothing; **weights** [B, R, S-1] of the intervals from near to far, whose sum is the opacity.
     """
-    depths, order = torch.sort(depths, dim=-1)
-    weights = interval_weights(densities.gather(-1, order), depths)
+    if not ascending:
+        depths, order = torch.sort(depths, dim=-1)
+        densities = densities.gather(-1, order)
+    weights = interval_weights(densities, depths)
     opacity = weights.sum(dim=-1, keepdim=True)
     depth = (weights * (depths[..., :-1] + depths[..., 1:])).sum(dim=-1, keepdim=True) / 2
     # Two wheres: without the inner one the gradient of 0 / 0 would be not a number, whatever the outer one picks.
@@ -226,7 +226,7 @@ def sample_shares(
     # An interval's colour is the mean of its ends', so each sample has half the weights of its two intervals. Sorting
     # these S numbers back is cheaper than sorting S x C colours.
     shares = (F.pad(weights, (1, 0)) + F.pad(weights, (0, 1))) / 2
-    return torch.zeros_like(shares).scatter(-1, order, shares), depth, weights
+    return shares if ascending else torch.zeros_like(shares).scatter(-1, order, shares), depth, weights
 
 
 def blend(shares: Tensor, colors: Tensor) -> Tensor:
@@ -271,32 +271,24 @@ def render_rays(
     return _whole(parts, depths)
 
 
-def render_visible_rays(
-    field: Field,
-    origins: Tensor,  # [B, R, 3]
-    directions: Tensor,  # [B, R, 3] unit
+def render_guided_rays(
+    field: Callable[[Tensor], tuple[Tensor, Tensor]],  # points [N, 3] -> raw density [N, 1], colours [N, C]
+    guide: Callable[[Tensor], Tensor],  # points [N, 3] -> raw density [N], roughly and at once
+    origins: Tensor,  # [R, 3]
+    directions: Tensor,  # [R, 3] unit
     start: float,
     end: float,
     samples: int,
-    fine_samples: int,
     background: float = 0.0,
-    jitter: float | Tensor = 0.5,
-    u: Tensor | None = None,
-    generator: torch.Generator | None = None,
 ) -> Rays:
-    """What `render_rays` gives of opaque things, nearly and without a gradient: only what shows is computed. No
-    density where nothing is near or a ray has been stopped, no colour of a sample that hardly counts."""
-    batch, rays = origins.shape[:2]
-    jitter, u = _places(origins, samples, fine_samples, jitter, u, generator)
-    depths = coarse_depths(start, end, samples, jitter, origins.device).expand(batch, rays, samples)
-    head = torch.arange(batch, device=origins.device)[:, None].expand(batch, rays)
-    flat = [x if x is None else x.flatten(0, 1) for x in (origins, directions, depths, head, u)]
+    """What `render_rays` gives of one head, features [R, C] and so on, without a gradient: a guide stands in for the
+    coarse pass, so that every sample lies where it counts. Of the bundled model 9 samples come as near to the picture
+    of 48 and 96 as 12 and 12 do."""
     parts = [
-        _render_visible_rays(field, *(_cut(x, i, RAYS_AT_A_TIME, dim=0) for x in flat), fine_samples, background)
-        for i in range(0, batch * rays, RAYS_AT_A_TIME)
+        _render_guided_rays(field, guide, *part, start, end, samples, background)
+        for part in zip(origins.split(RAYS_AT_A_TIME), directions.split(RAYS_AT_A_TIME))
     ]
-    rays_seen = _whole(parts, depths, dim=0)
-    return Rays(*(x.unflatten(0, (batch, rays)) for x in rays_seen))
+    return Rays(*(torch.cat(part) for part in zip(*parts)))
 
 
 def _places(origins, samples, fine_samples, jitter, u, generator):
@@ -307,12 +299,12 @@ def _places(origins, samples, fine_samples, jitter, u, generator):
     return draw.to(origins.device).split([samples, fine_samples], dim=2)
 
 
-def _cut(x: Tensor | None, first: int, count: int, dim: int = 1) -> Tensor | None:
-    return x if x is None else x.narrow(dim, first, min(count, x.shape[dim] - first))
+def _cut(x: Tensor | None, first: int, count: int) -> Tensor | None:
+    return x if x is None else x[:, first : first + count]
 
 
-def _whole(parts: list[Rays], depths: Tensor, dim: int = 1) -> Rays:
-    features, depth, opacity = (torch.cat(part, dim=dim) for part in zip(*parts))
+def _whole(parts: list[Rays], depths: Tensor) -> Rays:
+    features, depth, opacity = (torch.cat(part, dim=1) for part in zip(*parts))
     # A ray that met nothing gets the farthest depth of all.
     return Rays(features, depth.clamp(max=depths.max()), opacity)
 
@@ -338,85 +330,23 @@ def _render_rays(field, origins, directions, depths, u, fine_samples, background
     return Rays(features + background * (1 - opacity), depth, opacity)
 
 
-class _Samples:
-    """What a field says at the samples of R rays, as far as it is asked."""
+def _render_guided_rays(field, guide, origins, directions, start, end, samples, background) -> Rays:
+    """`render_guided_rays` of as many rays as are computed at a time."""
+    edges = torch.linspace(start, end, GUIDE_STEPS + 1, device=origins.device)
+    rough = guide((origins[:, None] + edges[:, None] * directions[:, None]).flatten(0, 1)).view(len(origins), -1)
+    hit = (rough.amax(1) > NOTHING).nonzero().squeeze(1)
 
-    def __init__(self, field: Field, origins: Tensor, directions: Tensor, head: Tensor, count: int):
-        self.field, self.origins, self.directions, self.head = field, origins, directions, head
-        self.densities = origins.new_full((len(origins), count), field.empty)
-        # Of each sample among the traces, -1 where there is none.
-        self.places = torch.full_like(self.densities, -1, dtype=torch.int32)
-        self.traces: list[tuple[Tensor, ...]] = []
-        self.asked = 0
-
-    def ask(self, rays: Tensor, depths: Tensor, column: int, wanted: Tensor | None = None) -> None:
-        """Of rays [L] at depths [L, K], which are the samples from that column on; `wanted` [L, K] bool says which."""
-        points = (self.origins[rays, None] + depths[..., None] * self.directions[rays, None]).flatten(0, 1)
-        head = self.head[rays, None].expand(depths.shape).flatten()
-        near = self.field.near(points, head)
-        if wanted is not None:
-            near = near & wanted.flatten()
-        near = near.nonzero().squeeze(1)
-        density, traces = self.field.density(points[near], head[near])
-        count, each = self.densities.shape[1], depths.shape[1]
-        at = rays[near // each] * count + column + near % each
-        self.densities.view(-1)[at] = density.float()
-        self.places.view(-1)[at] = torch.arange(self.asked, self.asked + len(at), dtype=torch.int32, device=at.device)
-        self.traces.append(traces)
-        self.asked += len(at)
-
-    def blend(self, shares: Tensor) -> tuple[Tensor, Tensor]:
-        """Shares [R, S] of the samples -> features [R, C] of those that count, and the sum of their shares [R, 1]."""
-        counts = (shares > LEAST_SHARE) & (self.places >= 0)
-        places, shares = self.places[counts], shares[counts]
-        shown = torch.zeros(self.asked, dtype=torch.bool, device=places.device)
-        shown[places] = True
-        parts = zip(self.traces, shown.split([len(traces[0]) for traces in self.traces]))
-        colors = torch.cat([self.field.color(tuple(trace[part] for trace in traces)) for traces, part in parts])
-        rows = (shown.cumsum(0) - 1)[places]
-        starts = F.pad(counts.sum(1).cumsum(0)[:-1], (1, 0))
-        features, total = (
-            F.embedding_bag(rows, table, starts, mode="sum", per_sample_weights=shares)
-            for table in (colors.float(), shares.new_ones(len(colors), 1))
-        )
-        return features, total
-
-
-def _render_visible_rays(field, origins, directions, depths, head, u, fine_samples, background) -> Rays:
-    """`render_visible_rays` of rays [R, 3] at given coarse depths [R, S], infinite where nothing was met."""
-    rays, count = depths.shape
-    seen = _Samples(field, origins, directions, head, count + fine_samples)
-    everyone = torch.arange(rays, device=depths.device)
-
-    # From near to far, as long as a ray is not stopped.
-    passed = depths.new_zeros(rays)  # optical depth so far
-    stop = torch.full((rays,), count - 1, device=depths.device)  # the sample at which it is, or the last
-    lit = everyone
-    for first in range(0, count, SAMPLES_AT_A_TIME):
-        end = min(first + SAMPLES_AT_A_TIME, count)
-        seen.ask(lit, depths[lit, first:end], first)
-        reach = slice(max(first - 1, 0), end)
-        density = seen.densities[lit, reach]
-        steps = F.softplus((density[:, :-1] + density[:, 1:]) / 2 - 1) * depths[lit, reach].diff(dim=1)
-        depth = passed[lit, None] + steps.cumsum(1)
-        passed[lit] = depth[:, -1]
-        dark = depth > -math.log(DARK)
-        stopped = dark[:, -1]
-        stop[lit[stopped]] = end - dark[stopped].sum(1)
-        lit = lit[~stopped]
-
-    # Behind, the density stays what it was there: whatever light a fine sample lets through ends soon.
-    stop = stop[:, None]
-    behind, end = seen.densities.gather(1, stop), torch.where(stop < count - 1, depths.gather(1, stop), torch.inf)
-    densities = torch.where(depths > end, behind, seen.densities[:, :count])
-    if fine_samples:
-        fine = importance_depths(depths, interval_weights(densities, depths), fine_samples, u)
-        seen.ask(everyone, fine, count, fine <= end)
-        fine_densities = torch.where(fine > end, behind, seen.densities[:, count:])
-        densities, depths = torch.cat([densities, fine_densities], dim=1), torch.cat([depths, fine], dim=1)
-    shares, depth, weights = (x[0] for x in sample_shares(densities[None], depths[None]))
-    features, counted = seen.blend(shares)
+    # A step further to either side, as the guide does not know where in a step a surface lies.
+    weights = F.max_pool1d(interval_weights(rough[hit], edges)[:, None], 3, stride=1, padding=1)[:, 0]
+    cdf = F.pad((weights + EVENLY / GUIDE_STEPS).cumsum(1), (1, 0))
+    cdf = cdf / cdf[:, -1:]
+    depths = quantiles(cdf, edges.expand(cdf.shape), middles(samples, cdf.device).expand(len(hit), -1))
+    points = origins[hit, None] + depths[..., None] * directions[hit, None]
+    densities, colors = (x.float().unflatten(0, depths.shape) for x in field(points.flatten(0, 1)))
+    shares, depth, weights = sample_shares(densities.squeeze(2)[None], depths[None], ascending=True)
     opacity = weights.sum(dim=-1, keepdim=True)
-    # What was left out has the colour of the rest, where there is any.
-    features = features * torch.where(counted > 0, opacity / counted, 1.0)
-    return Rays(features + background * (1 - opacity), depth, opacity)
+    seen = blend(shares, colors[None]) + background * (1 - opacity), depth.clamp(max=end), opacity
+    nothing = background, end, 0.0
+    return Rays(
+        *(x.new_full((len(origins), x.shape[2]), free).index_copy(0, hit, x[0]) for x, free in zip(seen, nothing))
+    )

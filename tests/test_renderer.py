@@ -6,13 +6,12 @@ import torch.nn.functional as F
 
 from preim3d.renderer import (
     PLANE_AXES,
-    Field,
     coarse_depths,
     importance_depths,
     interval_weights,
     march,
+    render_guided_rays,
     render_rays,
-    render_visible_rays,
     sample_planes,
     sample_planes_by_grid,
     sample_planes_by_rows,
@@ -155,40 +154,50 @@ def test_groups_of_rays_are_all_rays():
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
 
 
-def ball_field(asked):
-    """The ball as a field that is asked step by step, and counts how often."""
-
-    def density(points, head):
-        asked["density"] += len(points)
-        return ball(points)[0][:, 0], (points,)
-
-    def color(traces):
-        asked["color"] += len(traces[0])
-        return ball(traces[0])[1]
-
-    return Field(lambda points, head: points.norm(dim=-1) < 0.4, density, color, -400.0)
+def soft_ball(points):
+    """The same with a rim, as heads have."""
+    density = (0.3 - points.norm(dim=-1, keepdim=True)) * 1500
+    return density.clamp(-20, 150), points.abs()
 
 
-@pytest.mark.parametrize("draws", [None, 5])
-@pytest.mark.parametrize("samples", [(12, 12), (13, 4), (12, 0)])
-def test_visible_rays_are_all_rays_but_ask_for_less(samples, draws):
+def rough_ball(points):
+    """Its raw density as a guide would know it: blurred."""
+    return ((0.3 - points.norm(dim=-1)) * 500).clamp(-20, 60)
+
+
+def test_guided_rays_are_all_rays_with_fewer_samples():
     origins, directions = ray_bundle()
-    answers, asked = [], {"density": 0, "color": 0}
-    for render, field in ((render_rays, ball), (render_visible_rays, ball_field(asked))):
-        generator = None if draws is None else torch.Generator().manual_seed(draws)
-        answers.append(render(field, origins, directions, 2.25, 3.3, *samples, background=0.75, generator=generator))
-    for whole, visible, near in zip(*answers, (0.02, 0.02, 0.02)):
-        torch.testing.assert_close(visible, whole, atol=near, rtol=0)
-    assert 0 < asked["color"] < asked["density"] < 0.5 * 64 * sum(samples)
+    asked = []
+
+    def field(points):
+        asked.append(len(points))
+        return soft_ball(points)
+
+    whole = render_rays(soft_ball, origins, directions, 2.25, 3.3, 48, 96, background=0.75)
+    guided = render_guided_rays(field, rough_ball, origins[0], directions[0], 2.25, 3.3, 9, background=0.75)
+    for exact, near in zip(whole, guided):
+        passed_by = whole.opacity[0] < 0.01
+        apart = (near - exact[0]).abs() * ~passed_by
+        assert apart.mean() < 0.005 and apart.max() < 0.1  # most where a ray grazes
+    assert guided.opacity[passed_by].max() < 0.01
+    # Nothing is asked of rays that pass by.
+    assert 0 < sum(asked) < 9 * 64 and sum(asked) % 9 == 0
 
 
-def test_visible_rays_past_everything_see_the_background():
+def test_guided_rays_past_everything_see_the_background():
     origins, directions = ray_bundle()
-    rays = render_visible_rays(
-        ball_field({"density": 0, "color": 0}), origins + 2, directions, 2.25, 3.3, 12, 12, background=0.75
-    )
-    torch.testing.assert_close(rays.features, torch.full((1, 64, 3), 0.75))
-    assert rays.opacity.max() == 0 and rays.depth.min() == rays.depth.max() > 3.3
+    rays = render_guided_rays(soft_ball, rough_ball, origins[0] + 2, directions[0], 2.25, 3.3, 9, background=0.75)
+    torch.testing.assert_close(rays.features, torch.full((64, 3), 0.75))
+    assert rays.opacity.max() == 0 and (rays.depth == 3.3).all()
+
+
+def test_groups_of_guided_rays_are_all_rays(monkeypatch):
+    origins, directions = ray_bundle()
+    together = render_guided_rays(soft_ball, rough_ball, origins[0], directions[0], 2.25, 3.3, 9)
+    monkeypatch.setattr("preim3d.renderer.RAYS_AT_A_TIME", 7)
+    in_groups = render_guided_rays(soft_ball, rough_ball, origins[0], directions[0], 2.25, 3.3, 9)
+    for one, other in zip(together, in_groups):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 def test_only_a_generator_makes_it_random():

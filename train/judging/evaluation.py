@@ -160,7 +160,7 @@ class Evaluation:
         tunings = tunings or len(ws) * [None]
         for w, tuning, camera in zip(tqdm(ws.to(self.device), desc="views"), tunings, cameras.to(self.device)):
             planes = self.generator.planes(w[None])
-            planes = planes if tuning is None else tuned(planes, tuning)
+            planes = planes if tuning is None else self.generator.survey(tuned(planes, tuning))
             images = self.generator.render(planes, camera, w[None]).image.clamp(-1, 1)
             rows.append(of_images(resized(images, CROP_PX).cpu()))
         return [torch.stack(column) for column in zip(*rows)]

@@ -24,6 +24,7 @@ from preim3d.fit import CROP_SIDE, fit_template
 from preim3d.landmarks import LandmarkNetwork, gaussian_heatmaps
 from train.loop import checkpoint
 from train.loop.command import command_parser, run_command
+from train.loop.precision import Precision, autocast, settle
 from train.loop.progress import cosine_rate
 from train.loop.training import Training, descend, set_rate
 from train.photos import augment, grey_photos
@@ -118,6 +119,7 @@ def finder_loss(
     batch: int,
     rng: np.random.Generator,
     draws: torch.Generator,
+    precision: Precision,
 ) -> Tensor:
     """Of one batch: faces as the cascade's boxes and as its own first reading shows them, and what is no face."""
     size = finder.config.input_size
@@ -139,7 +141,7 @@ def finder_loss(
     alpha[right::3] = 0  # a background alone
     images = grey_photos.photo_like(torch.cat([seen.rgba[:, :3] * alpha, alpha], 1), pictures, draws)
 
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast("cpu", precision):
         read = finder(images.contiguous(memory_format=torch.channels_last))
     distance = F.smooth_l1_loss(read.points[:right], seen.five[:right], beta=0.02)
     wanted = gaussian_heatmaps(seen.five[:right], read.heatmaps.shape[-1])
@@ -181,6 +183,11 @@ def train(
     optimizer = torch.optim.AdamW(networks.parameters(), RATE, weight_decay=0.02)
     training = Training(out, {"networks": networks, "optimizer": optimizer}, "cpu", rng=rng, draws=draws)
     size, rendered = mesh.config.input_size, max(1, round(HEADS_SHARE * batch))
+    sample = torch.rand(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
+    # A resumed run keeps what it began with. In evaluation: the measurement must not draw from the generators.
+    precision = training.notes.get("precision") or settle("auto", mesh.eval(), sample)
+    training.notes["precision"] = precision
+    mesh.train()
 
     def step(number: int, share: float) -> dict[str, Tensor]:
         set_rate(optimizer, cosine_rate(share, RATE, warm=0.05))
@@ -201,11 +208,11 @@ def train(
         images = seen.rgba[:, :3].clone()
         bad = replace | (torch.rand(batch, generator=draws) < 0.4)  # the others as good as they are
         images[bad] = spoilt(seen.rgba[bad], replace[bad], draws)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu", precision):
             reading = mesh(images.contiguous(memory_format=torch.channels_last))
         terms = mesh_loss(mesh, reading, seen, boxes)
         if number % FINDER_EVERY == 0:
-            terms["finder"] = finder_loss(finder, crops, heads, pictures, partners, batch, rng, draws)
+            terms["finder"] = finder_loss(finder, crops, heads, pictures, partners, batch, rng, draws, precision)
         values = {name: term.detach() for name, term in terms.items()}
         descend(number, sum(terms.values()), values, [optimizer], CLIP)
         return values
