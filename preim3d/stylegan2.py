@@ -81,6 +81,17 @@ def blur(x: Tensor, smoothing: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.conv2d(x, smoothing.to(x.dtype).expand(channels, 1, 4, 4), bias, padding=1, groups=channels)
 
 
+def smooth_upsampling_conv(x: Tensor, weight: Tensor, smoothing: Tensor, bias: Tensor | None = None) -> Tensor:
+    """[B, I, H, W] -> [B, O, 2H, 2W]: a transposed convolution by weight [O, I, 3, 3] and `blur` in one, by 6 x 6
+    numbers. Four times the multiplications, which a GPU does in less time than it takes to write and read the picture
+    once more; and backwards it has no depthwise convolution, whose gradients are slow there."""
+    with torch.autocast(x.device.type, enabled=False):
+        # The filter is the same forwards and backwards.
+        kernel = F.conv2d(weight.flatten(0, 1)[:, None], smoothing[None, None].to(weight.dtype), padding=3)
+    kernel = kernel.view(*weight.shape[:2], *kernel.shape[2:])
+    return F.conv_transpose2d(x, kernel.transpose(0, 1), bias, stride=2, padding=2)
+
+
 def scaled_conv(
     x: Tensor,  # [B, I, H, W]
     weight: Tensor,  # [O, I, k, k]
@@ -93,6 +104,8 @@ def scaled_conv(
         weight = weight * style[:, :, None, None]
     else:
         x = x * style.to(x.dtype)[:, :, None, None]
+    if smoothing is not None and x.device.type == "cuda":
+        return smooth_upsampling_conv(x, weight, smoothing, bias)
     if smoothing is not None:
         return blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), smoothing, bias)
     return F.conv2d(x, weight, bias, padding=weight.shape[2] // 2)

@@ -10,6 +10,7 @@ from preim3d.stylegan2 import (
     blur,
     demodulation,
     scaled_conv,
+    smooth_upsampling_conv,
     smoothing_filter,
     upsample,
 )
@@ -51,6 +52,16 @@ def test_scaling_activations_is_modulating_weights(kernel, demodulate, up):
     if demodulate:
         fast = fast * demodulation(weight, style)[:, :, None, None]
     torch.testing.assert_close(fast, modulated_conv_slow(x, weight, style, demodulate, up), atol=1e-5, rtol=1e-5)
+
+
+def test_a_gpus_one_kernel_is_convolution_and_filter():
+    x, weight, bias = torch.randn(2, 5, 6, 6), torch.randn(7, 5, 3, 3, requires_grad=True), torch.randn(7)
+    filter = smoothing_filter()
+    two = blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), filter, bias)
+    one = smooth_upsampling_conv(x, weight, filter, bias)
+    torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
+    gradients = [torch.autograd.grad(y.square().sum(), weight)[0] for y in (one, two)]
+    torch.testing.assert_close(*gradients, atol=1e-2, rtol=1e-4)
 
 
 def test_upsample_is_zero_stuffing_and_the_filter():

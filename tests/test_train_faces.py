@@ -13,6 +13,7 @@ from preim3d.encoder import PortraitEncoder
 from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import FaceIdentity
 from train.heads.dataset import HeadsDataset
+from train.loop.ahead import Ahead
 from train.model import faces
 from train.model.face_batches import FaceBatches, LearnedCameras, PhotoBatch, Recolouring
 from train.photos.real_photos import RealPhotos
@@ -76,6 +77,27 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(inputs, tmp_path, monkeypatc
         file = f"{name}/diffusion_pytorch_model.safetensors"
         first, second = load_file(tmp_path / "whole" / file), load_file(tmp_path / "killed" / file)
         assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_batches_drawn_ahead_are_the_same(inputs, tmp_path, monkeypatch):
+    assert faces.main(words(inputs, tmp_path / "one", steps=6)) == 0
+    monkeypatch.setattr(faces, "Ahead", lambda draw, steps: Ahead(draw, 2))
+    assert faces.main(words(inputs, tmp_path / "two", steps=6)) == 0
+    file = "encoder/diffusion_pytorch_model.safetensors"
+    one, two = (load_file(tmp_path / run / file) for run in ("one", "two"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_batch_that_cannot_be_drawn_says_why():
+    def draw(number, way):
+        if number == 2:
+            raise OSError("the disk is gone")
+        return number, way
+
+    ahead = Ahead(draw, 3)
+    assert ahead.take(0, True) == (0, True) and ahead.take(1, False) == (1, False)
+    with pytest.raises(OSError, match="the disk is gone"):
+        ahead.take(2, False)
 
 
 def test_only_the_encoder_learns_and_its_norms_stay(inputs, tmp_path):

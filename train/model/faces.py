@@ -24,6 +24,7 @@ import copy
 import json
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import FaceIdentity
 from train.heads.dataset import BACKGROUND, HeadsDataset
 from train.loop import checkpoint
+from train.loop.ahead import Ahead
 from train.loop.options import budget, check_budget, run_stage, training_parser
 from train.loop.precision import autocast
 from train.loop.progress import cosine_rate
@@ -124,6 +126,15 @@ def train(args: argparse.Namespace) -> None:
     print(f"{args.out}: held-out photos {report}")
 
 
+class Drawn(NamedTuple):
+    """What one step learns from."""
+
+    heads: HeadBatch
+    photos: PhotoBatch | None  # None = heads alone
+    draws: torch.Generator  # of whatever else the step draws
+    seed: int  # of torch's own generator
+
+
 class FacesRun:
     """The networks, the data and what a step does with them."""
 
@@ -153,6 +164,8 @@ class FacesRun:
         self.optimizers = make_optimizers(self.generator, self.encoder, args)
         self.photos = RealPhotos(args.photos)
         self.batches = FaceBatches(self.photos, heads, self.generator, self.encoder.config.input_size, device)
+        # Only a GPU leaves the host time to draw. Two batches at a time keep it fed.
+        self.ahead = Ahead(self.draw, 2 if device.type == "cuda" else 0)
         self.cameras = LearnedCameras(len(self.photos)).to(device)
         self.identity = FaceIdentity.from_pretrained(args.identity, dtype=torch.float32).to(device).eval()
         self.identity.requires_grad_(False)
@@ -176,18 +189,15 @@ class FacesRun:
         """One step of every optimizer; its loss terms, not read yet. Drawn from the step's number alone, so that a run
         that was killed draws the same again."""
         args = self.args
-        rng = np.random.default_rng((args.seed, number))
-        draws = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        # Samples along rays are drawn where they are used.
-        torch.manual_seed(int(rng.integers(2**62)))
         rate = cosine_rate(share, 1.0)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["peak"]
 
-        heads_only = not args.start and share < HEADS_UNTIL
-        heads = self.batches.draw_heads(args.head_batch, args.rays, args.points, args.patches, rng, draws)
-        photos = None if heads_only else self.batches.draw_photos(args.batch, rng, draws)
+        drawn = self.ahead.take(number, not args.start and share < HEADS_UNTIL)
+        heads, photos, draws = drawn.heads, drawn.photos, drawn.draws
+        # Samples along rays are drawn where they are used.
+        torch.manual_seed(drawn.seed)
         inputs = heads.inputs if photos is None else torch.cat([heads.inputs, photos.inputs])
         with autocast(args.device, args.precision):
             ws = self.encoder(inputs.contiguous(memory_format=torch.channels_last)).float()
@@ -208,6 +218,16 @@ class FacesRun:
         follow(self.kept["generator"], self.generator, decay)
         follow(self.kept["encoder"], self.encoder, decay)
         return values
+
+    def draw(self, number: int, heads_only: bool) -> Drawn:
+        """What that step learns from."""
+        args = self.args
+        rng = np.random.default_rng((args.seed, number))
+        draws = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        seed = int(rng.integers(2**62))
+        heads = self.batches.draw_heads(args.head_batch, args.rays, args.points, args.patches, rng, draws)
+        photos = None if heads_only else self.batches.draw_photos(args.batch, rng, draws)
+        return Drawn(heads, photos, draws, seed)
 
     def head_terms(self, heads: HeadBatch, encoded: Tensor) -> dict[str, Tensor]:
         """Of heads: rays, points, patches, and w against that of their z."""

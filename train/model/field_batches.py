@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from train.heads.dataset import BACKGROUND, FRONT_VIEWS, HeadsDataset
+from train.model.batches import to_device
 
 
 # Where expressions and gaze happen, as boxes in the EG3D frame (x is taken absolute): they cover few pixels but
@@ -38,7 +39,7 @@ class FieldBatch:
     patch_weights: Tensor  # [B', 1, 2P, 2P] 0 near sides that are not the picture's own, else 1
 
     def to(self, device) -> "FieldBatch":
-        return FieldBatch(**{name: value.to(device) for name, value in vars(self).items()})
+        return FieldBatch(**{name: to_device(value, device) for name, value in vars(self).items()})
 
 
 def draw_batch(
