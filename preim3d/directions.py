@@ -120,9 +120,18 @@ class Directions(ModelMixin, ConfigMixin):
         Raises:
             ValueError: an unknown attribute or an impossible strength, see `check_strengths`.
         """
-        strengths = check_strengths(strengths, self.names)
-        scales = torch.tensor([strengths.get(name, 0.0) for name in self.names]).to(self.vectors)  # [K]
-        return torch.einsum("k,knd->nd", scales, self.vectors)
+        return weighted_sum(strengths, self.names, self.vectors)
+
+
+def weighted_sum(strengths: Mapping[str, float], names: list[str], vectors: Tensor) -> Tensor:
+    """Of K named vectors [K, ...], each times its strength: [...].
+
+    Raises:
+        ValueError: an unknown attribute or an impossible strength, see `check_strengths`.
+    """
+    strengths = check_strengths(strengths, names)
+    scales = torch.tensor([strengths.get(name, 0.0) for name in names]).to(vectors)
+    return torch.tensordot(scales, vectors, dims=1)
 
 
 def cosines(vectors: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from preim3d.strengths import check_strengths
+from preim3d.directions import weighted_sum
 
 
 class Channel(NamedTuple):
@@ -54,8 +54,7 @@ class StyleChannels(ModelMixin, ConfigMixin):
         Raises:
             ValueError: an unknown attribute or an impossible strength, see `check_strengths`.
         """
-        strengths = check_strengths(strengths, self.names)
-        return torch.tensor([strengths.get(name, 0.0) for name in self.names]).to(self.vectors) @ self.vectors
+        return weighted_sum(strengths, self.names, self.vectors)
 
     def channels(self, name: str) -> list[Channel]:
         """The channels that an edit moves, in the order of the layers."""
