@@ -392,8 +392,7 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
             "u": u,
             "generator": generator,
         }
-        guided = config.has_back and self.device.type == "cpu" and not torch.is_grad_enabled()
-        if guided and jitter == 0.5 and u is None and generator is None:
+        if config.has_back and self.device.type == "cpu" and jitter == 0.5 and u is None and generator is None:
             samples = max(1, round(GUIDED_SHARE * (how["samples"] + how["fine_samples"])))
             parts = (StitchedPlanes(*(x[i : i + 1] for x in planes)) for i in range(heads))
             rays = zip(*(self._render_guided(*part, samples) for part in zip(parts, origins, directions)))

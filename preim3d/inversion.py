@@ -194,7 +194,7 @@ class Inversion:
 
         def step() -> None:
             moved = offset()
-            planes = add_to_front(pivot, scale * moved)
+            planes = self.generator.survey(add_to_front(pivot, scale * moved))
             # A step has one look from aside; every other one is for the far half of a face that looks aside itself.
             far_half = abs(self.target.angles_rad[0]) > MIRRORED_FROM_RAD and next(turns) % 2
             aside = self.mirrored if far_half else self.identity_aside
