@@ -73,14 +73,17 @@ def weights(tmp_path_factory) -> Path:
         labels.append([f"{number}.png", camera_from_angles(rng.uniform(-0.4, 0.4), 0.1, pivot=PIVOT).tolist()])
     (photos / "dataset.json").write_text(json.dumps({"labels": labels}))
     save_file(EfficientNetLite0().state_dict(), folder / "lite0.safetensors")
-    torch.save(FeatureNetwork().state_dict(), folder / "resnet50.pth")
+    torch.save(FeatureNetwork().half().state_dict(), folder / "resnet50.pth")
     PortraitEncoder(32, (1, 1, 1, 1), (16, 16, 16, 16), 2, 2, 8, 8, 24).save_pretrained(folder / "start")
     common = "--threads", 1, "--device", "cpu"
-    assert run(
-        encoder.main, "--data", photos, "--generator", out / "generator", "--similarity", folder / "resnet50.pth",
-        "--lite0", folder / "lite0.safetensors", "--start", folder / "start", "--mirror", "--batch", 2, "--steps", 2,
-        "--out", folder / "run", "--workers", 0, "--precision", "float32", "--sheets", 0, *common,
-    ) == 0  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.inversion.features._SIDE", 32)  # pixels that the ResNet-50 sees, for speed
+        status = run(
+            encoder.main, "--data", photos, "--generator", out / "generator", "--similarity", folder / "resnet50.pth",
+            "--lite0", folder / "lite0.safetensors", "--start", folder / "start", "--mirror", "--batch", 2,
+            "--steps", 2, "--out", folder / "run", "--workers", 0, "--precision", "float32", "--sheets", 0, *common,
+        )  # fmt: skip
+    assert status == 0
     (folder / "run" / "encoder").rename(out / "encoder")
     latents = folder / "cats.npz"
     assert run(manifold.main, "--weights", out, "--data", photos, "--out", latents, *common) == 0

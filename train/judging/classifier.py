@@ -66,8 +66,8 @@ def load_classifier(path: Path) -> AttributeClassifier:
     found = read_file(path)
     state = found.get("state_dict", found) if isinstance(found, dict) else {}
     state = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, np.ndarray)}
-    network = AttributeClassifier()
-    body = network.body.state_dict()
+    with torch.device("meta"):
+        body = FeatureNetwork().state_dict()
     shapes = {name: tuple(x.shape) for name, x in body.items() if not name.endswith("num_batches_tracked")}
     for prefix in (key.removesuffix(FIRST) for key in state if key.endswith(FIRST)):
         if all(state.get(prefix + name, np.zeros(0)).shape == shape for name, shape in shapes.items()):
@@ -84,6 +84,7 @@ def load_classifier(path: Path) -> AttributeClassifier:
         )
     arrays = {f"body.{name}": state[prefix + name] for name in shapes}
     arrays |= {"fc.weight": state[heads[0]], "fc.bias": biases[0]}
+    network = AttributeClassifier()
     # What a file may lack, the counts of batches, nothing reads.
     network.load_state_dict({name: torch.from_numpy(np.array(x)) for name, x in arrays.items()}, strict=False)
     return network.eval().requires_grad_(False)
