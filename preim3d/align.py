@@ -35,6 +35,11 @@ MAX_DISAGREEMENT = 0.06
 SURELY_CLEAR, LEAST_CLEAR = 0.2, 0.15
 # A channel's mean over the mean of all three, within a face's box: ordinary light and skin stay in this range.
 CHANNEL_RANGE = 0.7, 1.3
+# Of photos that weights without landmark networks are given.
+TAKEN_WHOLE = (
+    "These weights find no faces, so the middle square of the photo was taken as the crop: give photos that are cut as"
+    " those that the encoder learned from."
+)
 MIN_FACE_PX = 64  # width; the crop of such a face is 109 px wide, less than the smallest encoder input (128)
 
 
@@ -78,6 +83,15 @@ def crop_face(photo: Image.Image, face: Face) -> Image.Image:
     native = warp(source, to_photo, (native_px, native_px), cv2.INTER_CUBIC, cv2.BORDER_REFLECT)
     crop = Image.fromarray(native).resize((CROP_PX, CROP_PX), Image.Resampling.LANCZOS)
     return _blur_beyond(crop, face.fit.crop_to_photo(CROP_SIDE, CROP_PX), photo.size, face.fit)
+
+
+def whole_crop(photo: Image.Image) -> Image.Image:
+    """The middle square of a photo as the crop, 512 x 512: for weights that find nothing in photos, as those of cats,
+    whose photos are cut already."""
+    side = min(photo.size)
+    left, top = (photo.width - side) // 2, (photo.height - side) // 2
+    square = photo.crop((left, top, left + side, top + side))
+    return square.resize((CROP_PX, CROP_PX), Image.Resampling.LANCZOS)
 
 
 def photo_corners(photo_size: tuple[int, int], face: Face) -> np.ndarray:

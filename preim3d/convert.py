@@ -39,7 +39,8 @@ DEEPEST, MOST_TENSORS = 16, 10_000  # far beyond any generator; a file may conta
 # The mean w that PREIM3D's encoder was trained as an offset from, see `latent_average`; its code takes 3.14 for pi.
 LATENT_RECIPE = {"samples": 10000, "seed": 123, "frontal_angle": 3.14 / 2}
 LICENCES = {
-    GENERATOR: "EG3D's weights: NVIDIA Source Code License, no commercial use; trained on FFHQ (CC BY-NC-SA 4.0)",
+    GENERATOR: "EG3D's weights: NVIDIA Source Code License, no commercial use; trained on FFHQ (CC BY-NC-SA 4.0)"
+    " or AFHQ (CC BY-NC 4.0)",
     ENCODER: "PREIM3D's encoder: see the licence of the place that you downloaded it from; trained on FFHQ",
     IDENTITY: "InsightFace_Pytorch's IR-SE-50 (MIT code; trained on MS1M, for research)",
     DIRECTION: "PREIM3D's directions: see the licence of the place that you downloaded them from",
@@ -347,6 +348,12 @@ def convert(files: list[Path], out: Path) -> list[str]:
     if DIRECTION in by_kind:
         shape = (generator.num_ws, generator.config.w_dim) if generator else (14, 512)
         directions = parts["directions"] = directions_of(by_kind[DIRECTION], *shape)
+    # EG3D's cameras look at the middle of a person's head, or of a cat's: of cats we have no landmark network.
+    of_people = generator is None or tuple(generator.config.pivot) == PIVOT
+    if not of_people:
+        said.append(
+            "The generator is not one of people's faces: photos are taken as crops, without looking for a face."
+        )
     if generator and encoder and ("generator" in parts or "encoder" in parts):
         if (encoder.config.num_ws, encoder.config.w_dim) != (generator.num_ws, generator.config.w_dim):
             raise ConvertError(
@@ -360,7 +367,7 @@ def convert(files: list[Path], out: Path) -> list[str]:
         parts["directions"] = directions
         directions.register_to_config(fingerprint=fingerprint(encoder, generator))
 
-    _write(parts, out, _sources(founds, out))
+    _write(parts, out, _sources(founds, out), of_people)
     missing = [name for name in ("generator", "encoder", "directions") if not (out / name).is_dir()]
     if missing:
         said.append(f"{out} still needs: {', '.join(missing)}.")
@@ -392,8 +399,9 @@ def _sources(founds: list[Found], out: Path) -> list[dict]:
     return [row for row in earlier if row["kind"] not in kinds] + new
 
 
-def _write(parts: Mapping[str, torch.nn.Module], out: Path, sources: list[dict]) -> None:
-    """Makes everything in a folder beside `out`, then moves it there part by part.
+def _write(parts: Mapping[str, torch.nn.Module], out: Path, sources: list[dict], of_people: bool) -> None:
+    """Makes everything in a folder beside `out`, then moves it there part by part. `of_people`: with the networks that
+    find people's faces.
 
     Raises:
         OSError: one sentence, where the disk takes no more.
@@ -401,8 +409,10 @@ def _write(parts: Mapping[str, torch.nn.Module], out: Path, sources: list[dict])
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with staging_folder(out.parent) as made:
-            _make(Path(made), parts, out, sources)
+            _make(Path(made), parts, out, sources, of_people)
             out.mkdir(exist_ok=True)
+            if not of_people and (out / "landmarks").is_dir():  # of an encoder that came before its generator
+                shutil.rmtree(out / "landmarks")
             for path in Path(made).iterdir():
                 target = out / path.name
                 if target.is_dir():
@@ -412,7 +422,7 @@ def _write(parts: Mapping[str, torch.nn.Module], out: Path, sources: list[dict])
         raise cannot_be_written(out, error) from error
 
 
-def _make(made: Path, parts: Mapping[str, torch.nn.Module], out: Path, sources: list[dict]) -> None:
+def _make(made: Path, parts: Mapping[str, torch.nn.Module], out: Path, sources: list[dict], of_people: bool) -> None:
     """Writes to `made` what is to be new in `out`."""
     for name, network in parts.items():
         network.save_pretrained(made / name)
@@ -420,17 +430,19 @@ def _make(made: Path, parts: Mapping[str, torch.nn.Module], out: Path, sources: 
         # diffusers notes the folder that a part was loaded from, which is nobody's business.
         kept = {key: value for key, value in json.loads(config.read_text("utf-8")).items() if key != "_name_or_path"}
         config.write_text(json.dumps(kept, indent=2) + "\n", "utf-8")
-    shutil.copytree(BUNDLED / "landmarks", made / "landmarks")  # ours; finds the face in a photo
+    if of_people:
+        shutil.copytree(BUNDLED / "landmarks", made / "landmarks")  # ours; finds the face in a photo
     shutil.copy(BUNDLED / "model_index.json", made)
     (made / "sources.json").write_text(json.dumps(sources, indent=2) + "\n", "utf-8")
-    staying = [path for path in out.rglob("*.safetensors") if not (made / path.relative_to(out).parts[0]).exists()]
-    files = {path.relative_to(out): path for path in staying}
+    going = {path.name for path in made.iterdir()} | {"landmarks"}
+    earlier = {path.relative_to(out): path for path in out.rglob("*.safetensors")}
+    files = {name: path for name, path in earlier.items() if name.parts[0] not in going}
     files |= {path.relative_to(made): path for path in made.rglob("*.safetensors")}
     checksums = [f"{checksum(path)}  {name.as_posix()}" for name, path in sorted(files.items())]
-    (made / "README.md").write_text(model_card(sources, checksums), "utf-8")
+    (made / "README.md").write_text(model_card(sources, checksums, of_people), "utf-8")
 
 
-def model_card(sources: list[dict], checksums: list[str]) -> str:
+def model_card(sources: list[dict], checksums: list[str], of_people: bool) -> str:
     """What the folder was made of, under which licences that is, and the checksums of its tensor files."""
     rows = [f"| {row['file']} | {row['kind']} | {row['bytes']} | `{row['sha256']}` |" for row in sources]
     licences = [f"- {LICENCES[kind]}" for kind in dict.fromkeys(row["kind"] for row in sources)]
@@ -439,7 +451,8 @@ def model_card(sources: list[dict], checksums: list[str]) -> str:
         "# Converted weights for preim3d", "",
         "Made by `python -m preim3d convert` from files that you brought; their licences hold here too:", "",
         *licences,
-        "- `landmarks`: ours, trained on photos and synthetic heads (CC BY 4.0; credits in weights/README.md)", "",
+        *["- `landmarks`: ours, trained on photos and synthetic heads (CC BY 4.0; credits in weights/README.md)"]
+        * of_people, "",
         "| file | what it is | bytes | sha256 |", "|---|---|---|---|", *rows, "",
         "A unit of a slider is a unit of alpha of the published directions; `age` is the negative of Young.", "",
         "## Checksums (sha256)", "", "```", *checksums, "```", "",

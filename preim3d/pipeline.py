@@ -15,7 +15,7 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
-from preim3d.align import FaceAligner, crop_face, photo_corners
+from preim3d.align import FaceAligner, crop_face, photo_corners, whole_crop
 from preim3d.back import BUST
 from preim3d.camera import PITCHES_DEG, YAWS_DEG, grid_cameras
 from preim3d.device import exactly
@@ -78,9 +78,9 @@ class Portrait(NamedTuple):
     """A face of a photo, ready for the encoder."""
 
     crop: Image.Image  # upright, PIL RGB 512 x 512
-    camera_deg: Angles  # yaw and nominal pitch of the camera that took the photo
-    faces_found: int  # in the photo, this one included
-    corners: np.ndarray  # [4, 2] of the photo, in sides of the crop: see `align.photo_corners`
+    camera_deg: Angles | None  # yaw and nominal pitch of the camera that took the photo
+    faces_found: int | None  # in the photo, this one included
+    corners: np.ndarray | None  # [4, 2] of the photo, in sides of the crop: see `align.photo_corners`
 
 
 @dataclass
@@ -95,8 +95,9 @@ class Preim3DOutput(BaseOutput):
             degrees.
         edited_views: the edited head, likewise.
         mesh: the edited head's surface with colours in [0, 1], +y up and the face to +z; None when not asked for.
-        camera_deg: yaw and nominal pitch of the camera that took the photo; None for a ready-made crop.
-        faces_found: how many faces the photo has; None for a ready-made crop.
+        camera_deg: yaw and nominal pitch of the camera that took the photo; None for a ready-made crop, and with
+            weights that find no faces.
+        faces_found: how many faces the photo has; None likewise.
         tuning: what the planes of both heads are tuned by; None where the inversion does not tune.
     """
 
@@ -149,7 +150,7 @@ class Preim3DPipeline(DiffusionPipeline):
             feedback=feedback,
             identity=identity,
         )
-        # Not components: a face detector is no diffusers model. Without them, crops are taken but no photos.
+        # Not components: a face detector is no diffusers model. Without them, as for cats, a photo is its own crop.
         self.landmarks_folder: Path | None = None
         self.aligner: FaceAligner | None = None
         self.weights_folder = BUNDLED  # where `judges` are looked for first
@@ -236,7 +237,8 @@ class Preim3DPipeline(DiffusionPipeline):
                                                                                      └─ mesh ───> surface
 
         Args:
-            photo: any portrait photo: a path, the bytes of a file, or a picture; or what `portrait` gave of one.
+            photo: any portrait photo: a path, the bytes of a file, or a picture; or what `portrait` gave of one. Of
+                weights that find no faces, as those of cats, a photo that is cut already.
             strengths: by attribute, in standard deviations of its classifier's logit; 0 changes nothing.
             face: which face of several, 1 being the largest.
             crop: a face crop as `align` makes it, in place of a photo.
@@ -298,8 +300,10 @@ class Preim3DPipeline(DiffusionPipeline):
             raise ValueError("Give either a `photo` or a `crop`.")
         if crop is not None and not isinstance(crop, Image.Image):
             raise ValueError(f"`crop` must be a PIL image as `align` makes it, not {type(crop).__name__}.")
-        if photo is not None and self.aligner is None:
-            raise ValueError("These weights have no landmark network: give a `crop` in place of a `photo`.")
+        if self.aligner is None and face != 1:
+            raise ValueError(
+                f"These weights find no faces, so there is no `face` {face}: a photo is taken as its crop."
+            )
         return check_strengths(strengths, self.directions.names)
 
     def align(self, photo: str | os.PathLike | bytes | Image.Image, face: int = 1) -> Image.Image:
@@ -308,11 +312,14 @@ class Preim3DPipeline(DiffusionPipeline):
         Raises:
             PhotoError: the photo cannot be read, or has no such face.
         """
-        return self.aligner.align_photo(photo, face)
+        return self.portrait(photo, face).crop
 
     def portrait(self, photo: str | os.PathLike | bytes | Image.Image, face: int = 1) -> Portrait:
-        """The same, with the camera that took the photo and the number of its faces."""
+        """The same, with the camera that took the photo and the number of its faces. Of weights without landmark
+        networks, which find no faces, the middle square of the photo is the crop, and nothing else is known."""
         picture = load_photo(photo)
+        if self.aligner is None:
+            return Portrait(whole_crop(picture), None, None, None)
         faces = self.aligner.faces(picture)
         chosen = self.aligner.choose(picture, face, faces)
         corners = photo_corners(picture.size, chosen)

@@ -111,12 +111,10 @@ def edit_portrait(pipeline, identity, portrait, w, name: str, request: Request) 
         steps=request.steps,
         seconds=request.seconds,
     )
-    yaw_deg, pitch_deg = head.camera_deg
-    number = "1 face" if head.faces_found == 1 else f"{head.faces_found} faces"
-    this = "this one" if head.faces_found == 1 else f"face {request.face}{' (the largest)' * (request.face == 1)}"
-    found = [f"{number} found; {this} is seen from yaw {yaw_deg:.0f}, pitch {pitch_deg:.0f} degrees."]
+    yaw_deg, pitch_deg = head.camera_deg or (0.0, 0.0)
+    found = [what_was_found(head, request.face)]
     likeness = None
-    if identity is not None:
+    if identity is not None and head.camera_deg:
         seat = cameras([head.camera_deg], pipeline.generator.config.pivot)
         (view,) = pipeline.views(pipeline.head(head.w, head.tuning), seat, request.quality)
         likeness = identity.likeness(head.crop, view)
@@ -125,7 +123,7 @@ def edit_portrait(pipeline, identity, portrait, w, name: str, request: Request) 
         "photo": name,
         "faces_found": head.faces_found,
         "face": request.face,
-        "camera": {"yaw_deg": round(yaw_deg, 2), "pitch_deg": round(pitch_deg, 2)},
+        "camera": head.camera_deg and {"yaw_deg": round(yaw_deg, 2), "pitch_deg": round(pitch_deg, 2)},
         "likeness": likeness and {"distance": round(likeness.distance, 4), "words": likeness.words},
         "inversion": request.inversion,
         "strengths": strengths,
@@ -146,6 +144,17 @@ def edit_portrait(pipeline, identity, portrait, w, name: str, request: Request) 
         "result.json": (readable(result) + "\n").encode(),
     }
     return Made(files, found)
+
+
+def what_was_found(head, face: int) -> str:
+    """A sentence about the photo."""
+    if head.faces_found is None:
+        from preim3d.align import TAKEN_WHOLE
+
+        return TAKEN_WHOLE
+    number = "1 face" if head.faces_found == 1 else f"{head.faces_found} faces"
+    this = "this one" if head.faces_found == 1 else f"face {face}{' (the largest)' * (face == 1)}"
+    return f"{number} found; {this} is seen from yaw {{:.0f}}, pitch {{:.0f}} degrees.".format(*head.camera_deg)
 
 
 def png(picture) -> bytes:

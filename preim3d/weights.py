@@ -116,7 +116,7 @@ def check_weights(folder: Path) -> None:
             raise WeightsError(f"{folder / part} holds a {found}, not a {network}; {REMEDY}.")
         check_tensors(folder / part)
     # These stand beside the components: diffusers cannot hold a detector, and what judges is no step of the pipeline.
-    # Weights without landmarks are for ready-made crops only.
+    # Weights without landmarks, as those of cats, take ready-made crops only.
     for part, places in {"landmarks": ("landmarks", "landmarks/mesh"), "identity": ("identity",)}.items():
         if (folder / part).is_dir():
             for place in places:
@@ -129,6 +129,12 @@ def present(folder: Path) -> list[str]:
     """Which of the optional components the weights have."""
     with_feedback = ["feedback", "identity"] if (folder / "feedback").is_dir() else []
     return [name for name in ("origin_directions",) if (folder / name).is_dir()] + with_feedback
+
+
+def finds_faces(folder: Path) -> bool:
+    """Whether the weights have the networks that find people's faces in photos; without them a photo is its own crop,
+    and nothing that knows people can judge heads."""
+    return (folder / "landmarks").is_dir()
 
 
 def identity_folder(folder: Path) -> Path | None:

@@ -24,6 +24,14 @@ def test_a_boundary_finds_the_axis_that_was_planted():
     assert boundary.accuracy > 0.95 and abs(boundary.sigma - 1) < 0.15
 
 
+def test_a_few_latents_have_the_axes_of_their_covariance():
+    w = np.random.default_rng(0).standard_normal((6, 2, 5)) * np.arange(1, 11).reshape(2, 5)
+    few, flat = PrincipalAxes(w, kept=1 - 1e-9), w.reshape(6, 10) - w.reshape(6, 10).mean(0)
+    assert few.axes.shape == (5, 10) and np.allclose(few.axes @ few.axes.T, np.eye(5))
+    assert np.allclose(few.coordinates @ few.axes, flat)
+    assert np.allclose(few.coordinates.var(0), np.linalg.eigvalsh(flat.T @ flat / 6)[::-1][:5])
+
+
 def test_a_rare_attribute_is_scored_evenly():
     # 2 % have it and nothing tells who: by plain accuracy, "nobody has it" would be right in 98 of 100 cases.
     rng = np.random.default_rng(0)

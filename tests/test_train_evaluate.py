@@ -12,21 +12,29 @@ from command_line import run
 from PIL import Image
 from safetensors.torch import save_file
 
+from preim3d.align import inside_photo
+from preim3d.camera import camera_from_angles
 from preim3d.directions import ATTRIBUTES
 from preim3d.efficientnet import EfficientNetLite0
 from preim3d.face_mesh import FaceMesh
 from preim3d.identity import FaceIdentity
 from train.judging import evaluate, metrics
 from train.judging.attributes import HeadReader
+from train.judging.classifier import AttributeClassifier
 from train.judging.curves import draw_curves, ticks
 from train.judging.curves import main as draw_curves_of
 from train.judging.edit_figures import at_altering
 from train.judging.evaluation import face_square, sheet
+from train.judging.pose import roll_of, upright_face
 from train.judging.report import average, compared_before, tables, worst_group
-from train.judging.subjects import Subjects, fairface_labels, group_members
+from train.judging.subjects import Subjects, WithMirrored, fairface_labels, group_members
+from train.photos.real_photos import RealPhotos
+from train.publishing.model_card import BEGIN, END, with_headlines
 
 
 HELD, OTHERS = 21, 6
+# Of the tiny pipeline's directions; nobody has labelled CelebA's full beards.
+KNOWN_TO_CELEBA = {"smile", "age", "eyeglasses", "gender", "mouth_open", "grey_hair", "hat", "bald", "goatee"}
 
 
 def test_the_nearest_is_counted_over_all_groups():
@@ -98,6 +106,28 @@ def test_kernel_distance_by_hand():
     assert abs(metrics.kernel_distance(first, second) - (1 + 27 - 2 * 37 / 4)) < 1e-9
 
 
+def test_roll_is_read_from_points_however_the_head_is_turned():
+    """Points of a head that a camera sees from aside, and that leans, without perspective."""
+    rng = np.random.default_rng(0)
+    head = torch.from_numpy(rng.normal(size=(120, 3))) * torch.tensor([0.6, 1.0, 0.4])  # x right, y up, z to the face
+    seat = camera_from_angles(torch.tensor([0.0, 0.5, -0.5, 0.3]), torch.tensor([0.0, 0.3, -0.2, 0.2]),
+                              torch.tensor([0.0, 0.1, -0.3, 0.6]))  # fmt: skip
+    towards = seat[:, :16].view(-1, 4, 4)[:, :3, :3].double()  # columns: the picture's right, down and away
+    upright, seen = head @ towards[0], head @ towards
+    noise = 0.02 * torch.from_numpy(rng.normal(size=seen.shape))
+    roll = roll_of((30 * (seen + noise) + 7).float(), upright.float())
+    assert torch.allclose(roll, torch.tensor([0.0, 0.1, -0.3, 0.6]), atol=0.01)
+    assert torch.allclose(roll_of(seen[:1], upright), torch.zeros(1), atol=1e-6)
+
+
+def test_the_upright_face_is_that_of_nearly_frontal_photos(photos):
+    packed = RealPhotos(photos)
+    frontal = (np.abs(packed.pose) < 0.15).all(1)
+    assert 0 < frontal.sum() < len(frontal)
+    expected = packed.landmarks[frontal].mean(0)
+    assert np.allclose(upright_face(packed).numpy(), expected) and np.abs(expected).max() > 0
+
+
 def test_pose_distance_is_the_root_mean_square():
     assert metrics.pose_distance(torch.tensor([[0.3, 0.0], [0.0, 0.4]]), torch.zeros(2, 2)) == pytest.approx(0.25)
 
@@ -130,12 +160,26 @@ def test_tables_are_shaped_like_the_papers():
     assert "| AA | 1.51 | - | - |" in text and "| identity distance | 0.310 | - | - |" in text
     assert "| Age | 0.930 | 1.51 | 0.82 | 0.54 | 0.31 |" in text and "| wide_mouth | - | - | - | - | 0.20 |" in text
     assert "| mean | 1.50 | 1.50 | 0.80 | 0.60 |" in text
+    assert "### FID and KID (Table 7)\n" in text and "Two views of one head" not in text
+
+
+def test_fid_is_told_with_its_number_of_pictures():
+    figures = {"aa": {}, "protocol": "P.", "n": 40, "fid_ori": 8.4, "fid_n": 200, "fid_la": 9.4}
+    text = tables(figures, {})
+    assert "### FID and KID (Table 7), n = 200 reconstructions against as many photos" in text
+    assert "| FID, photo's camera (n = 200) | - | 8.40 | - |" in text and "| GLB, s | - | - | 2 |" in text
+    readme = with_headlines(f"{BEGIN}{END}", figures)
+    assert "| FID, large angles (n = 200) | 9.40 | - |" in readme and "on 40 held-out photos" in readme
 
 
 def test_earlier_figures_stand_beside_those_of_as_many_photos_only():
     earlier = {"identity_own": 0.6, "fid_ori": 9.0, "fid_n": 300, "protocol": "Old.", "before": {"identity_own": 0.9}}
     assert compared_before(earlier, {"fid_n": 1000}) == {"identity_own": 0.6}
     assert compared_before(earlier, {"fid_n": 300}) == {"identity_own": 0.6, "fid_ori": 9.0}
+    # An APD of yaw and pitch is none of yaw, pitch and roll.
+    assert compared_before(earlier | {"apd_rad": 0.04}, {"fid_n": 9, "pose_angles": 3}) == {"identity_own": 0.6}
+    earlier |= {"apd_rad": 0.04, "pose_angles": 3}
+    assert compared_before(earlier, {"fid_n": 9, "pose_angles": 3}) == {"identity_own": 0.6, "apd_rad": 0.04}
 
 
 def test_the_worst_group_is_said():
@@ -168,8 +212,8 @@ def photos(tmp_path_factory):
     np.savez(
         folder / "photos.npz", blob=np.concatenate(files), ends=np.cumsum([len(file) for file in files]),
         corners=np.tile([[0, 0], [256, 0], [256, 256], [0, 256]], (count, 1, 1)).astype(np.float16),
-        lm=np.zeros((count, 120, 3), np.float16), pose=rng.uniform(-0.3, 0.3, (count, 2)).astype(np.float32),
-        full=full, held=np.arange(count) < HELD,
+        lm=rng.normal(size=(count, 6, 3)).astype(np.float16),
+        pose=rng.uniform(-0.3, 0.3, (count, 2)).astype(np.float32), full=full, held=np.arange(count) < HELD,
         name=np.array([f"club/{i}" if full[i] else f"ff/{i}" for i in range(count)]),
     )  # fmt: skip
     people = [(("Male", "Female")[i % 2], ("White", "Indian", "Black")[i % 3]) for i in range(count)]
@@ -214,6 +258,26 @@ def test_subjects_are_held_out_first(photos):
     assert len(other.held) == 4 and len(other.many) == 6 and len(other.groups["Black"]) > 2
 
 
+def test_mirrored_photos_stand_behind_the_others(photos):
+    plain = Subjects(photos, None, 4, 6, 8, np.random.default_rng(0))
+    both = Subjects(photos, None, 4, 6, 8, np.random.default_rng(0), mirror=True)
+    count = HELD + OTHERS
+    assert both.held.tolist() == [*plain.held, *plain.held + count] and len(both.many) == 12
+    assert [both.held[part].tolist() for part in both.alone] == [plain.held.tolist(), (plain.held + count).tolist()]
+    rows = np.array([1, 1 + count])
+    pixels = both.photos.pixels(rows)
+    assert (pixels[0] == plain.photos.pixels(rows[:1])[0]).all() and (pixels[1] == pixels[0, :, ::-1]).all()
+    yaw, pitch = plain.photos.pose[1]
+    assert both.photos.pose[rows].tolist() == [[yaw, pitch], [-yaw, pitch]]
+    assert both.labels["gender"][rows].tolist() == 2 * [plain.labels["gender"][1]]
+    assert all((both.groups[name] == group).all() for name, group in plain.groups.items())
+    # A photo that ends on the left ends on the right in the mirror.
+    both.photos.photos.corners[:] = [[64, 0], [256, 0], [256, 256], [64, 256]]
+    seen = WithMirrored(both.photos.photos).corners[rows]
+    first, second = inside_photo(torch.from_numpy(seen), 256)[:, 0]
+    assert torch.equal(second, first.flip(1)) and 0.7 < first.mean() < 0.75
+
+
 def test_labels_are_joined_by_number(photos, tmp_path):
     table = photos / "fairface_label_train.csv"
     labels = fairface_labels(np.array(["ff/1", "club/1", "ff/999"]), table)
@@ -238,8 +302,8 @@ def test_photos_are_evaluated_from_end_to_end(tiny_weights, networks, photos, tm
     (tmp_path / "bench.json").write_text(json.dumps({"seconds": {"GLB": 1.5}, "machine": "a machine"}))
     words = [
         "--weights", tiny_weights, "--data", photos, *in_words(networks), "--fid-photos", HELD + 2,
-        "--group-photos", 9, "--edited", 3, "--seeds", 0, 1, "--fid-network", tmp_path / "features.pt",
-        "--origin", tiny_weights / "directions", "--origin-photos", 4,
+        "--group-photos", 9, "--edited", 3, "--seeds", 0, 1, "--two-poses", 5,
+        "--fid-network", tmp_path / "features.pt", "--origin", tiny_weights / "directions", "--origin-photos", 4,
         "--compare", f"w/o ATS={tiny_weights / 'encoder'}", "--before", tmp_path / "before.json",
         "--bench", tmp_path / "bench.json", "--out", tmp_path / "out.json", "--sheets", tmp_path / "sheets",
         "--threads", 1,
@@ -254,6 +318,11 @@ def test_photos_are_evaluated_from_end_to_end(tiny_weights, networks, photos, tm
     assert 0 <= figures["nearest_of_20"] <= 1 and figures["n"] == HELD and figures["seed"] == 0
     bands = [figures[f"identity_{band}"] for band in ("0_10", "10_20", "20_30")]
     assert figures["identity_0_30"] == pytest.approx(np.mean(bands), abs=2e-4)
+    assert figures["two_poses"]["samples"]["n"] == figures["two_poses"]["photos"]["n"] == 5
+    assert all(row["same"] < row["others"] for row in figures["two_poses"].values())
+    assert set(figures["apd_sides_by_angle_rad"]) == {"yaw", "pitch", "roll"} and figures["pose_angles"] == 3
+    squares = [figures["apd_sides_by_angle_rad"][angle] ** 2 for angle in ("yaw", "pitch", "roll")]
+    assert figures["apd_sides_rad"] == pytest.approx(np.mean(squares) ** 0.5, abs=2e-3)  # means of two seeds
     assert figures["groups"]["female"]["n"] == 9 and set(figures["reader_accuracy"]) == {"Male", "Young"}
     assert figures["worst_group"]["name"] in figures["groups"]
     assert set(figures["aa"]) == {"smile", "age", "eyeglasses", "gender", "hat"}  # what the reader knows
@@ -276,6 +345,35 @@ def test_photos_are_evaluated_from_end_to_end(tiny_weights, networks, photos, tm
         "photos_whole": (6 * 256, 5 * 256), "photos_cut": (6 * 256, 8 * 256), "edits": (3 * 256, 11 * 256),
         "curves": (4 * 320, 320),
     }  # fmt: skip
+
+
+def test_the_papers_views_mirrored_photos_and_a_classifier_of_celeba(
+    tiny_weights, networks, photos, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("train.inversion.features._SIDE", 32)  # pixels that the ResNet-50 sees, for speed
+    state = AttributeClassifier().half().state_dict()
+    state = {f"net.{name.removeprefix('body.')}": tensor for name, tensor in state.items()}
+    torch.save({"state_dict": state}, tmp_path / "resnet50.ckpt")
+    options = networks | {"--reader": tmp_path / "resnet50.ckpt"}
+    words = [
+        "--weights", tiny_weights, "--data", photos, *in_words(options), "--photos", 2, "--views", 2, "--mirror",
+        "--fid-photos", 2, "--group-photos", 0, "--edited", 1, "--two-poses", 2, "--out", tmp_path / "out.json",
+        "--threads", 1,
+    ]  # fmt: skip
+    assert run(evaluate.main, *words) == 0
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert (figures["n"], figures["mirrored"], figures["views"], figures["fid_n"]) == (4, True, 2, 4)
+    bands = [figures[f"identity_{band}"] for band in ("0_10", "10_20", "20_30")]
+    assert figures["identity_0_30"] != pytest.approx(np.mean(bands), abs=1e-6)  # of views of its own
+    assert set(figures["aa"]) == KNOWN_TO_CELEBA
+    for told in (
+        "2 photos, and each of them mirrored", "a-b: 2 views per head", "0-30: 2 more views per head, yaw uniform",
+        "(8 pictures", "logits of resnet50.ckpt (a ResNet-50, given by the user)", "mean over the other 39",
+    ):  # fmt: skip
+        assert told in figures["protocol"], told
+    with pytest.raises(SystemExit):
+        run(evaluate.main, *words, "--inversion", "hybrid=2")
+    assert "leave it out with --inversion" in capsys.readouterr().err
 
 
 def test_ways_of_inversion_join_the_figures_that_are_there(tiny_weights, networks, photos, tmp_path, monkeypatch):
@@ -336,8 +434,22 @@ def test_mistakes_are_one_sentence(tiny_weights, networks, photos, tmp_path, cap
 
 def test_curves_are_drawn():
     curve = {"curve": {"0": {"aa": 0, "ad": 0}, "1": {"aa": 1.0, "ad": 0.5}, "2": {"aa": 2.0, "ad": 0.25}}}
-    picture = draw_curves({"age": {"origin": curve, "inversion": curve}}, {"age": "Age"})
+    picture = draw_curves({"3D": {"age": {"origin": curve, "inversion": curve}}})
     assert picture.size == (320, 320) and (np.asarray(picture) == (30, 111, 200)).all(2).sum() > 100
+
+
+def test_flat_pictures_have_a_line_of_their_own_on_the_same_axes():
+    def furthest(down, across):  # of a curve, to the right
+        panel = np.asarray(page)[down * 320 : down * 320 + 320, across * 320 : across * 320 + 320]
+        return np.argwhere((panel == (30, 111, 200)).all(2))[:, 1].max()
+
+    def curve(aa, ad):
+        return {"inversion": {"curve": {"0": {"aa": 0, "ad": 0}, "1": {"aa": aa, "ad": ad}}}}
+
+    page = draw_curves({"3D": {"age": curve(2, 2), "goatee": curve(1, 1)}, "2D": {"goatee": curve(1, 1)}})
+    assert page.size == (640, 640) and (np.asarray(page)[320:, :320] == page.getpixel((0, 0))).all()
+    # The same point is at the same place in both lines, half way to the other's.
+    assert furthest(0, 1) == furthest(1, 1) == furthest(0, 0) - 108
 
 
 def test_curves_are_drawn_of_an_evaluation_and_their_axes_are_round(tmp_path, capsys):
@@ -353,6 +465,8 @@ def test_curves_are_drawn_of_an_evaluation_and_their_axes_are_round(tmp_path, ca
     )
     assert draw_curves_of([str(figures), "--out", str(picture)]) == 0
     assert Image.open(picture).size == (640, 320)
+    assert draw_curves_of([str(figures), "--flat", str(figures), "--out", str(picture)]) == 0
+    assert Image.open(picture).size == (640, 640)
     for words in ('{"mean_aa": 1}', "[]", "no JSON"):
         figures.write_text(words)
         assert draw_curves_of([str(figures), "--out", str(tmp_path / "none.png")]) == 1

@@ -10,7 +10,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from preim3d.align import MIN_FACE_PX, Face, crop_face, photo_corners
+from preim3d.align import MIN_FACE_PX, TAKEN_WHOLE, Face, crop_face, photo_corners, whole_crop
 from preim3d.camera import FURTHEST_PITCH_DEG, FURTHEST_YAW_DEG
 from preim3d.edits import Plan, check_plan
 from preim3d.film import font, orbit_video
@@ -50,16 +50,19 @@ class Answers(Showing):
         face = face or 1
         try:
             picture = load_photo(content)
-            faces = self.aligner.faces(picture, lambda: progress(0.2, "Still looking for a face, small ones too"))
-            chosen = self.aligner.choose(picture, face, faces)
+            faces, chosen = self.find_faces(picture, face, lambda words: progress(0.2, words))
         except PhotoError as error:
             gr.Warning(str(error))
             yield from self.refuse(visitor, file, str(error))
             return
         visitor = Visitor().after(visitor)
         visitor.origin, visitor.photo_name, visitor.face = "photo", name, face
-        visitor.crop, visitor.photo_angles = crop_face(picture, chosen), chosen.angles_deg
-        visitor.corners = photo_corners(picture.size, chosen)
+        if chosen is None:
+            visitor.crop, status = whole_crop(picture), TAKEN_WHOLE
+        else:
+            visitor.crop, visitor.photo_angles = crop_face(picture, chosen), chosen.angles_deg
+            visitor.corners = photo_corners(picture.size, chosen)
+            status = f"{len(faces)} faces were found: choose one." if len(faces) > 1 else "1 face was found."
         yield {
             **self.cleared(),
             **self.owned(visitor),
@@ -67,11 +70,22 @@ class Answers(Showing):
             "found": visitor.keep_picture("found.png", draw_faces(picture, faces, face - 1)),
             "crop": visitor.keep_picture("crop.png", visitor.crop),
             "picker": gr.HTML(face_choices(picture, faces, face), visible=len(faces) > 1),
-            "status": f"{len(faces)} faces were found: choose one." if len(faces) > 1 else "1 face was found.",
+            "status": status,
             **self.plan_boxes(visitor),
         }
         progress(0.3, "Reconstructing")
         yield from self.reconstruct(visitor)
+
+    def find_faces(self, picture: Image.Image, face: int, say) -> tuple[list[Face], Face | None]:
+        """The faces of a photo, and the one of this number; none where the weights find none, as those of cats.
+
+        Raises:
+            PhotoError: there is no such face.
+        """
+        if self.aligner is None:
+            return [], None
+        faces = self.aligner.faces(picture, lambda: say("Still looking for a face, small ones too"))
+        return faces, self.aligner.choose(picture, face, faces)
 
     def choose_face(
         self, visitor: Visitor, file: str | None, event: gr.EventData, progress=gr.Progress()
@@ -258,6 +272,9 @@ class Answers(Showing):
             return
         if visitor.crop is None:
             gr.Warning("A recipe has no photo that its head could be brought nearer to; drop in the photo.")
+            return
+        if self.aligner is None:
+            gr.Warning("These weights cannot see where a face in a photo looks, so the head cannot be brought nearer.")
             return
         yield {"stop": gr.Button(interactive=True)}
         started, first = time.monotonic(), None

@@ -57,7 +57,7 @@ class Showing:
     """Everything that is shown of a head, and what that needs."""
 
     gpu: Gpu
-    aligner: FaceAligner
+    aligner: FaceAligner | None  # None: photos are their own crops, as those of cats
     directions: dict[str, Directions]  # by space, on the CPU: what is asked of them needs no GPU
     verdict: Verdict
     examples: list[Path]

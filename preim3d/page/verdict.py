@@ -10,6 +10,7 @@ from preim3d.directions import Directions
 from preim3d.edits import Plan
 from preim3d.judge import SCALE, IdentityJudge, Judge, Judgement
 from preim3d.page.visitor import Visitor
+from preim3d.weights import finds_faces
 
 
 SPACES = {"inversion": "the inversion manifold", "origin": "the original space"}
@@ -27,9 +28,10 @@ class Verdict:
 
     @classmethod
     def of_weights(cls, reader: Path, weights: Path, directions: Directions) -> "Verdict":
-        """With the folder of the attribute reader, and the identity network of the weights or the bundled one."""
+        """With the folder of the attribute reader, and the identity network of the weights or the bundled one: both
+        know people only."""
         identity = IdentityJudge.of_weights(weights)
-        judge = Judge(reader, identity) if (reader / "config.json").is_file() else None
+        judge = Judge(reader, identity) if finds_faces(weights) and (reader / "config.json").is_file() else None
         return cls(identity, judge, directions)
 
     def describe(self, visitor: Visitor, after: Image.Image, before: Image.Image | None = None) -> tuple[str, str]:

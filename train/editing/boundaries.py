@@ -36,10 +36,14 @@ class PrincipalAxes:
         self.shape = w.shape[1:]
         flat = w.reshape(len(w), -1).astype(np.float64)
         flat -= flat.mean(0)
-        variance, vectors = np.linalg.eigh(flat.T @ flat / len(flat))
-        variance, vectors = variance[::-1], vectors[:, ::-1]
+        if len(flat) < flat.shape[1]:  # the covariance would be mostly nothing, and minutes of work
+            _, spread, axes = np.linalg.svd(flat, full_matrices=False)
+            variance = spread**2 / len(flat)
+        else:
+            variance, vectors = np.linalg.eigh(flat.T @ flat / len(flat))
+            variance, axes = variance[::-1], vectors[:, ::-1].T
         count = int(np.searchsorted(np.cumsum(variance) / variance.sum(), kept)) + 1
-        self.axes = vectors[:, :count].T  # [q,num_ws*w_dim]
+        self.axes = axes[:count]  # [q,num_ws*w_dim]
         self.coordinates = flat @ self.axes.T  # [N,q]
 
     def along(self, normals: np.ndarray) -> np.ndarray:

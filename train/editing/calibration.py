@@ -9,7 +9,9 @@ from torch import Tensor
 
 from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import FaceIdentity
-from train.judging.attributes import HeadReader, read_images
+from preim3d.reader import HeadReader
+from train.judging.attributes import read_images
+from train.judging.classifier import AttributeClassifier
 from train.loop.precision import Precision, autocast
 from train.model.batches import READ_RAYS, render_views
 
@@ -60,7 +62,7 @@ class EditTrial:
     def __init__(
         self,
         generator: TriPlaneGenerator,
-        reader: HeadReader,
+        reader: HeadReader | AttributeClassifier,
         ws: Tensor,  # [M,num_ws,w_dim]
         sigma: Tensor,  # [A] standard deviation of each logit over the photos
         precision: Precision = "float32",

@@ -37,11 +37,12 @@ from preim3d.files import whole_file
 from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import FaceIdentity
 from preim3d.pipeline import load_component
+from preim3d.reader import HeadReader
 from train.editing import styleflow, stylespace
 from train.editing.boundaries import PrincipalAxes, closed_form_factors, principal_components
 from train.editing.calibration import PURE_LADDER, EditTrial, calibrate, dependency, hold_identity, purify
 from train.editing.candidates import find, read_pairs
-from train.judging.attributes import HeadReader
+from train.judging.classifier import READER_HELP, AttributeClassifier, load_reader
 from train.loop.arrays import open_arrays
 from train.loop.options import run_stage, stage_parser
 from train.loop.precision import Precision, settle
@@ -94,7 +95,7 @@ def cameras_of(generator: TriPlaneGenerator, angles: np.ndarray | None, count: i
 
 def training_trial(latents, args: argparse.Namespace, generator: TriPlaneGenerator) -> EditTrial:
     """`--heads` of the latents, on which edits are tried."""
-    reader = load_component(HeadReader, Path(args.reader), torch.float32).to(args.device).eval()
+    reader = load_reader(args.reader, args.device)
     identity = None  # of weights that do not say who is who, as those of cats
     if (Path(args.weights) / "identity").is_dir():
         identity = load_component(FaceIdentity, Path(args.weights) / "identity", torch.float32).to(args.device).eval()
@@ -203,7 +204,7 @@ def held_trial(
     count: int,
     encoder: PortraitEncoder,
     generator: TriPlaneGenerator,
-    reader: HeadReader,
+    reader: HeadReader | AttributeClassifier,
     sigma: Tensor,
     precision: Precision,
     identity: FaceIdentity | None,
@@ -343,7 +344,7 @@ def linear(
 def main(words: list[str] | None = None) -> int:
     parser = stage_parser(__doc__, "train.directions")
     parser.add_argument("--weights", required=True, help="pipeline folder with encoder/ and generator/")
-    parser.add_argument("--reader", help="folder made by `python -m train.attributes` (OUT/reader)")
+    parser.add_argument("--reader", help=READER_HELP)
     parser.add_argument("--latents", required=True, help="made by `python -m train.manifold`")
     parser.add_argument("--out", required=True, help="the pipeline's directions/ folder")
     parser.add_argument(

@@ -41,6 +41,7 @@ from train.editing.calibration import EditTrial
 from train.editing.directions import held_rows, held_trial, training_trial
 from train.judging import metrics
 from train.judging.attributes import read_images
+from train.judging.classifier import READER_HELP
 from train.judging.edit_figures import EQUAL_EDITS, SIDES_DEG, at_altering
 from train.loop.arrays import open_arrays
 from train.loop.options import run_stage, stage_parser
@@ -274,7 +275,7 @@ def main(words: list[str] | None = None) -> int:
         "ways", type=parse_way, nargs="+", metavar="NAME=FOLDER", help="what train.directions made, and its name"
     )
     parser.add_argument("--weights", required=True, help="pipeline folder")
-    parser.add_argument("--reader", required=True, help="folder made by `python -m train.attributes` (OUT/reader)")
+    parser.add_argument("--reader", required=True, help=READER_HELP)
     parser.add_argument("--photos", required=True, help="folder of packed photos, some of which are held back")
     parser.add_argument("--latents", required=True, help="of `train.manifold`: they tell the unit of AA")
     parser.add_argument("--out", required=True, help="the .json to write")

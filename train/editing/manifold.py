@@ -4,19 +4,20 @@ r"""Photos -> the inversion manifold: the latent that the encoder gives each pho
         --labels fairface_label_train.csv --out latents.npz
     python -m train.manifold --weights weights/faces --reader READER --data dataset/heads --samples 3000 \
         --out origin.npz
+    python -m train.manifold --weights weights/cats --data cats.zip --out cats.npz
 
 Section 3.4 of the paper: directions are learned here and not among sampled latents. DATA is a folder of packed photos
 (`train.photos`; those that are held back are left out), of `train.heads render`, or any folder or zip of face crops
 (an EG3D dataset; what `python -m preim3d edit` writes). For comparison `--samples` takes latents of the original
 space: the mapping of random z, or, with --data, of the codes of rendered heads, and the classifier reads the pictures
-that the generator makes of them.
+that the generator makes of them. Without --reader nothing is classified, which principal components do not need.
 
-Makes OUT with w [N,num_ws,w_dim], logits [N,A], attribute_names [A], space, the fingerprint of the network that gave
-w (encoder or generator), names [N] of files or heads [N], labels [N,A] in [0, 1] where anything is known (NaN where it
-is not), and of packed photos angles [N,2] (yaw and pitch in radians) and groups [N] (ancestry). Killed, it goes on
-where it was when it is run again. Many processes share the work: `accelerate launch -m train.manifold ...`, or
-`--part 1/8` ... `--part 8/8` on as many machines with one disk; whoever finishes last puts the parts together. Which
-processes there were changes nothing in OUT."""
+Makes OUT with w [N,num_ws,w_dim], logits [N,A] and attribute_names [A] (with a classifier), space, the fingerprint of
+the network that gave w (encoder or generator), names [N] of files or heads [N], labels [N,A] in [0, 1] where anything
+is known (NaN where it is not), and of packed photos angles [N,2] (yaw and pitch in radians) and groups [N] (ancestry).
+Killed, it goes on where it was when it is run again. Many processes share the work: `accelerate launch -m
+train.manifold ...`, or `--part 1/8` ... `--part 8/8` on as many machines with one disk; whoever finishes last puts the
+parts together. Which processes there were changes nothing in OUT."""
 
 import argparse
 import hashlib
@@ -41,8 +42,9 @@ from preim3d.encoder import PortraitEncoder
 from preim3d.files import whole_file
 from preim3d.generator import TriPlaneGenerator
 from preim3d.pipeline import load_component
+from preim3d.reader import HeadReader
 from train.heads.dataset import HeadsDataset
-from train.judging.attributes import HeadReader
+from train.judging.classifier import READER_HELP, AttributeClassifier, load_reader
 from train.loop.options import run_stage, stage_parser
 from train.model.batches import READ_RAYS, draw_photos, render_views
 from train.photos import augment
@@ -200,7 +202,12 @@ def read_crop(data: Path, name: str, size: int) -> np.ndarray:
 
 @torch.no_grad()
 def invert(
-    source: Source, reader: HeadReader, path: Path, part: int, parts: int, about: dict[str, np.ndarray]
+    source: Source,
+    reader: HeadReader | AttributeClassifier | None,
+    path: Path,
+    part: int,
+    parts: int,
+    about: dict[str, np.ndarray],
 ) -> None:
     """This part's batches into the file `path`, which is saved now and then; batches already in it are kept."""
     columns, done = load_part(path, about)
@@ -212,8 +219,9 @@ def invert(
             if number in done:
                 continue
             w, images, known = source.batch(number)
-            logits = reader(images).logits.float().cpu().numpy()
-            row = {"w": w.float().cpu().numpy(), "logits": logits, **known, "batch": np.full(len(w), number)}
+            row = {"w": w.float().cpu().numpy(), **known, "batch": np.full(len(w), number)}
+            if reader is not None:
+                row["logits"] = reader(images).logits.float().cpu().numpy()
             rows.append(row)
             done.add(number)
             bar.update()
@@ -277,8 +285,10 @@ def make(args: argparse.Namespace) -> None:
         raise ValueError(f"--out {out} must end in .npz.")
     if args.samples is None and args.data is None:
         raise ValueError("Give --data, the photos to invert, or --samples, how many latents to draw.")
-    reader = load_component(HeadReader, Path(args.reader), torch.float32).to(args.device)
-    names = list(reader.config.attribute_names)
+    reader, names = None, []
+    if args.reader:
+        reader = load_reader(args.reader, args.device)
+        names = list(reader.config.attribute_names)
     rendered = args.data is not None and (Path(args.data) / "heads.npz").is_file()
     dataset = HeadsDataset(args.data) if rendered else None
     space = "inversion" if args.samples is None else "origin"
@@ -297,9 +307,10 @@ def make(args: argparse.Namespace) -> None:
         "space": np.array(space),
         "seed": np.array(args.seed),
         "items": np.array(source.items),
-        "reader": np.array(fingerprint(reader)),
-        "attribute_names": np.array(names),
+        "reader": np.array("" if reader is None else fingerprint(reader)),
     }
+    if reader is not None:
+        about["attribute_names"] = np.array(names)
     paths = [out.with_name(f".{out.stem}.{number}-of-{parts}.npz") for number in range(1, parts + 1)]
     if finished(out, about) and not any(path.is_file() for path in paths):
         print(f"{out} is there already, made of the same weights and photos.")
@@ -325,7 +336,7 @@ def parse_part(words: str) -> tuple[int, int]:
 def main(words: list[str] | None = None) -> int:
     parser = stage_parser(__doc__, "train.manifold")
     parser.add_argument("--weights", required=True, help="pipeline folder: encoder/, or generator/ with --samples")
-    parser.add_argument("--reader", required=True, help="folder made by `python -m train.attributes` (OUT/reader)")
+    parser.add_argument("--reader", help=f"{READER_HELP}; not needed for PCA")
     parser.add_argument("--data", help="packed photos, rendered heads, or a folder or zip of face crops")
     parser.add_argument("--labels", help="FairFace's table of ages and sexes, for packed photos")
     parser.add_argument("--samples", type=int, help="draw so many latents of the original space instead")

@@ -51,12 +51,16 @@ class FeatureNetwork(nn.Module):
         self.register_buffer("std", torch.tensor(_STD).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        return F.normalize(self.pooled(images), dim=1)
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """images [B,3,H,W] in [-1, 1] -> what the last layer reads [B,2048]."""
         if images.shape[-1] != _SIDE:
             images = F.interpolate(images, (_SIDE, _SIDE), mode="bilinear", antialias=True)
         x = self.maxpool(F.relu(self.bn1(self.conv1(((images + 1) / 2 - self.mean) / self.std))))
         for i in range(1, 5):
             x = self.get_submodule(f"layer{i}")(x)
-        return F.normalize(x.float().mean((2, 3)), dim=1)
+        return x.float().mean((2, 3))
 
 
 def load_features(path: Path | str) -> FeatureNetwork:

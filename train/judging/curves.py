@@ -1,8 +1,11 @@
 """AD against AA along directions of two spaces -> a picture of the curves (paper, Figures 8 and 9).
 
     python -m train.curves weights/faces/evaluation.json --out weights/faces/curves.png
+    python -m train.curves weights/faces/evaluation.json --flat runs/pictures/evaluation.json --out curves.png
 
-The figures are those of `python -m train.evaluate --origin`, which draws them too where it is given --sheets."""
+Figure 8 is of heads in 3D: the figures are those of `python -m train.evaluate --origin`, which draws them too where it
+is given --sheets. Figure 9 is the same of flat pictures, by a 2D generator and its encoder (e4e in the paper): a JSON
+that has the same `spaces` gives a second line, on the same axes."""
 
 import argparse
 import json
@@ -24,20 +27,27 @@ MOST_TICKS = 5
 
 
 def draw_curves(
-    spaces: dict,  # attribute -> space -> {"curve": {strength: {"aa", "ad"}}}, as edit_figures.py measures them
-    labels: dict[str, str],  # attribute -> its title
+    lines: dict[str, dict],  # what a line is of -> attribute -> space -> {"curve": {strength: {"aa", "ad"}}}
 ) -> Image.Image:
-    """One panel for each attribute, side by side; the lower curve edits the more precisely."""
+    """A line of panels for each figure, one for each attribute, all on the same axes; the lower curve edits the more
+    precisely. An attribute that one line lacks is left empty there."""
     points = {
-        key: {space: [(p["aa"], p["ad"]) for p in found["curve"].values()] for space, found in row.items()}
-        for key, row in spaces.items()
+        title: {
+            key: {space: [(p["aa"], p["ad"]) for p in found["curve"].values()] for space, found in row.items()}
+            for key, row in spaces.items()
+        }
+        for title, spaces in lines.items()
     }
-    every = [point for row in points.values() for curve in row.values() for point in curve]
+    keys = list(dict.fromkeys(key for line in points.values() for key in line))
+    every = [point for line in points.values() for row in line.values() for curve in row.values() for point in curve]
     aa_ticks, ad_ticks = (ticks(max(1e-6, *(point[axis] for point in every))) for axis in (0, 1))
-    page = Image.new("RGB", (PANEL_PX * len(points), PANEL_PX), PAPER)
-    for number, (key, row) in enumerate(points.items()):
-        panel = draw_panel(labels[key], row, aa_ticks, ad_ticks)
-        page.paste(panel, (number * PANEL_PX, 0))
+    page = Image.new("RGB", (PANEL_PX * len(keys), PANEL_PX * len(points)), PAPER)
+    for down, (title, line) in enumerate(points.items()):
+        for across, key in enumerate(keys):
+            if key in line:
+                label = ATTRIBUTES[key].label if key in ATTRIBUTES else key
+                label = f"{label} ({title})" if len(points) > 1 else label
+                page.paste(draw_panel(label, line[key], aa_ticks, ad_ticks), (across * PANEL_PX, down * PANEL_PX))
     return page
 
 
@@ -85,8 +95,10 @@ def read_spaces(path: Path) -> dict:
 
 
 def draw(args: argparse.Namespace) -> None:
-    spaces = read_spaces(args.evaluation)
-    picture = draw_curves(spaces, {key: ATTRIBUTES[key].label for key in spaces})
+    lines = {"3D": read_spaces(args.evaluation)}
+    if args.flat:
+        lines["2D"] = read_spaces(args.flat)
+    picture = draw_curves(lines)
     with whole_file(args.out) as partial:
         picture.save(partial, format="PNG")
 
@@ -94,5 +106,6 @@ def draw(args: argparse.Namespace) -> None:
 def main(words: list[str] | None = None) -> int:
     parser = command_parser(__doc__, "train.curves")
     parser.add_argument("evaluation", type=Path, help="the JSON of train.evaluate")
+    parser.add_argument("--flat", type=Path, help="the JSON of a 2D generator's figures, for a second line (Figure 9)")
     parser.add_argument("--out", type=Path, required=True, help="the picture to write")
     return run_command("train.curves", draw, parser.parse_args(words))

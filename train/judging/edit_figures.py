@@ -19,7 +19,8 @@ from train.photos.real_photos import CROP_PX
 EDIT_STRENGTH = 2.0
 EQUAL_ALTERING = 1.5  # AA at which directions of two spaces are compared; about the paper's (Table 5)
 EQUAL_STRENGTHS = (1.0, 2.0, 3.0)  # tried for it
-EQUAL_EDITS = ("age", "smile", "gender", "eyeglasses")  # of Table 5 and Figure 8
+EQUAL_EDITS = ("age", "smile", "gender", "eyeglasses")  # of Table 5
+CURVE_EDITS = ("goatee", "lipstick", "grey_hair", "wavy_hair", "gender")  # of Figures 8 and 9 (C)
 SIDES_DEG = ((0, 30), (0, 20))  # yaw and pitch of the views that Table 5 is read from
 SHEET_HEADS = 8
 
@@ -94,7 +95,7 @@ def space_figures(evaluation: Evaluation) -> dict:
         ).logits
 
     before = read(0.0)
-    for key in EQUAL_EDITS:
+    for key in dict.fromkeys(EQUAL_EDITS + CURVE_EDITS):
         if not is_read(evaluation, key) or any(key not in directions.names for directions in spaces.values()):
             continue
         curves = {}

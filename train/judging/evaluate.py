@@ -22,9 +22,10 @@ from pathlib import Path
 
 import torch
 
-from preim3d.directions import ATTRIBUTES
 from preim3d.files import whole_file
 from preim3d.methods import METHODS
+from preim3d.options import whole_number
+from train.judging.classifier import READER_HELP
 from train.judging.curves import draw_curves
 from train.judging.edit_figures import edit_figures, reader_figures, space_figures
 from train.judging.evaluation import Evaluation
@@ -34,6 +35,7 @@ from train.judging.inversion_figures import (
     population_figures,
     reconstruction_figures,
     time_figures,
+    two_pose_figures,
 )
 from train.judging.inversions import inversions_figures
 from train.judging.report import average, compared_before, inversions_protocol, protocol, tables, worst_group
@@ -57,6 +59,7 @@ def evaluate(args: argparse.Namespace) -> None:
             figures |= comparison_figures(evaluation)
         if args.origin:
             figures |= space_figures(evaluation)
+        figures |= two_pose_figures(evaluation)  # last: what it draws must not change what others draw
         if args.sheets and not sheets:
             draw_photos(evaluation)
         by_seed.append(figures)
@@ -65,6 +68,7 @@ def evaluate(args: argparse.Namespace) -> None:
     figures |= {
         "worst_group": worst_group(figures["groups"]),
         "n": len(evaluation.ws),
+        "mirrored": args.mirror,
         "seed": args.seeds[0],
         "seeds": list(args.seeds),
         "protocol": protocol(evaluation),
@@ -76,7 +80,7 @@ def evaluate(args: argparse.Namespace) -> None:
     if "bench" in told:
         figures["bench"] = told["bench"]
     if figures.get("spaces"):
-        sheets["curves"] = draw_curves(figures["spaces"], {key: ATTRIBUTES[key].label for key in figures["spaces"]})
+        sheets["curves"] = draw_curves({"3D": figures["spaces"]})
     write(args, evaluation, figures, sheets)
 
 
@@ -142,7 +146,7 @@ def main(words: list[str] | None = None) -> int:
     parser = stage_parser(__doc__, "train.evaluate", seed=False)
     parser.add_argument("--weights", required=True, help="pipeline folder")
     parser.add_argument("--data", required=True, help="folder of packed photos (`python -m train.photos`)")
-    parser.add_argument("--reader", required=True, help="folder made by `python -m train.attributes` (OUT/reader)")
+    parser.add_argument("--reader", required=True, help=READER_HELP)
     parser.add_argument(
         "--lite0", required=True, help="EfficientNet-Lite0's first blocks as safetensors (see train.model.perceptual)"
     )
@@ -161,7 +165,16 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--photos", type=int, help="held-out photos at most, from the first on; default: all")
     parser.add_argument("--fid-photos", type=int, default=1000, help="for FID and KID, others than held ones included")
     parser.add_argument("--group-photos", type=int, default=100, help="of each group of people, likewise")
-    parser.add_argument("--views", type=int, default=1, help="of each head in each band of yaw; the paper: 20")
+    parser.add_argument(
+        "--views", type=whole_number(1), metavar="V",
+        help="20 is the paper's protocol: V views of each photo over all of yaw, for ID and APD, and V more in each"
+        " band, for ID_a-b; default: one view in each band, which stand for both",
+    )  # fmt: skip
+    parser.add_argument("--mirror", action="store_true", help="every photo a second time, left and right exchanged")
+    parser.add_argument(
+        "--two-poses", type=whole_number(2), default=50, metavar="HEADS",
+        help="that are seen from two cameras each: of the generator, and of photos",
+    )  # fmt: skip
     parser.add_argument("--edited", type=int, default=24, help="heads that every direction edits")
     parser.add_argument("--origin", help="directions of the original space, to compare with at equal AA (Table 5)")
     parser.add_argument("--origin-photos", type=int, default=200, help="for it, others than held ones included")
@@ -177,4 +190,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--before", help="evaluation.json of earlier weights, to stand beside these figures")
     parser.add_argument("--bench", help="what `python -m preim3d bench --json` printed, to stand among the figures")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="with several: their mean and spread")
-    return run_stage("train.evaluate", evaluate, parser.parse_args(words))
+    args = parser.parse_args(words)
+    if args.mirror and args.inversion:
+        parser.error("--mirror is of the encoder's figures: leave it out with --inversion")
+    return run_stage("train.evaluate", evaluate, args)

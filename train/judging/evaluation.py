@@ -23,7 +23,9 @@ from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import CHIP_CENTRE, CHIP_SIDE, FaceIdentity
 from preim3d.pipeline import load_component
 from preim3d.tuning import Tuning, tuned
-from train.judging.attributes import HeadReader, read_images
+from train.judging.attributes import read_images
+from train.judging.classifier import load_reader
+from train.judging.pose import roll_of
 from train.judging.subjects import Subjects
 from train.photos.real_photos import CROP_PX
 
@@ -53,12 +55,13 @@ class Evaluation:
         self.feedback = component(Feedback, weights / "feedback") if with_feedback else None
         self.origin = component(Directions, Path(args.origin)).cpu() if args.origin else None
         self.compared = {name: component(PortraitEncoder, folder) for name, folder in args.compare}
-        self.reader = component(HeadReader, Path(args.reader))
+        self.reader = load_reader(args.reader, device)
         self.mesh = component(FaceMesh, Path(args.mesh or weights / "landmarks" / "mesh"))
         self.perceptual = perceptual_network(args.lite0).to(device)
         self.fid_network = torch.jit.load(args.fid_network, device) if args.fid_network else None
 
-        self.subjects = Subjects(args.data, args.labels, args.photos, args.fid_photos, args.group_photos, self.rng)
+        counts = args.photos, args.fid_photos, args.group_photos
+        self.subjects = Subjects(args.data, args.labels, *counts, self.rng, args.mirror)
         self.ws = self.invert(self.encoder, self.subjects.held)
         self.photo_embedding = self.read_photos(self.subjects.held, lambda photos, masks: self.embed(photos))
         self.photo_logits = self.read_photos(
@@ -130,9 +133,13 @@ class Evaluation:
         return torch.cat([self.identity(part.to(self.device)).cpu() for part in images.split(32)])
 
     def read_angles(self, images: Tensor) -> Tensor:
-        """Yaw and nominal pitch [N,2] in radians, as a network sees them in crops or views [N,3,H,W]."""
-        boxes = resized(images, self.mesh.config.input_size)
-        return torch.cat([self.mesh.read(part.to(self.device))[1].cpu() for part in boxes.split(32)])
+        """Yaw, nominal pitch and roll [N,3] in radians, as a network sees them in crops or views [N,3,H,W]."""
+        boxes, found = resized(images, self.mesh.config.input_size), []
+        for part in boxes.split(32):
+            _, angles, _, reading = self.mesh.read(part.to(self.device))
+            roll = roll_of(reading.points.cpu(), self.subjects.upright_face)
+            found.append(torch.cat([angles.cpu(), roll[:, None]], 1))
+        return torch.cat(found)
 
     @torch.no_grad()
     def fid_features(self, images: Tensor) -> Tensor:
@@ -181,8 +188,9 @@ def perceptual_network(file: str) -> EfficientNetLite0:
 
 
 def pose(cameras: Tensor) -> Tensor:
-    """Yaw and nominal pitch [...,2] in radians of camera labels [...,25]."""
-    return torch.stack(angles_from_camera(cameras), -1)
+    """Yaw, nominal pitch and roll [...,3] in radians of camera labels [...,25]: all of ours stand upright."""
+    yaw, pitch = angles_from_camera(cameras)
+    return torch.stack([yaw, pitch, torch.zeros_like(yaw)], -1)
 
 
 def resized(images: Tensor, size: int) -> Tensor:

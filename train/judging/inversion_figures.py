@@ -18,13 +18,16 @@ from train.photos.real_photos import CROP_PX
 
 AMONG = 20  # people, of whom the right one should be the nearest
 BANDS_DEG = ((0, 10), (10, 20), (20, 30))  # of yaw, either side: together ID, apart Table 4
+WHOLE_DEG, PITCH_DEG = (0, 30), (0, 20)  # of ID: |yaw| and |pitch|
+PAPER_VIEWS = 20  # of each photo, for ID and for each ID_a-b (section 4.2, B)
+ANGLES = ("yaw", "pitch", "roll")
 FAR_DEG = {"sm": ((15, 20), (10, 15)), "mid": ((25, 30), (15, 20)), "la": ((35, 40), (20, 25))}  # yaw, pitch: Table 7
 TIMED = 10  # runs of which the median is taken
 
 
 def reconstruction_figures(evaluation: Evaluation) -> dict:
     """Likeness and pose of the held-out photos from their own cameras, the front and the sides."""
-    held = evaluation.subjects.held
+    held, count = evaluation.subjects.held, evaluation.args.views
     cameras = around(evaluation)
 
     def look(images: Tensor) -> tuple[Tensor, ...]:
@@ -35,19 +38,28 @@ def reconstruction_figures(evaluation: Evaluation) -> dict:
     asked = pose(cameras)
     # The estimator errs on the photos too: nothing below this can be told from none.
     of_photos = evaluation.read_photos(held, lambda photos, masks: evaluation.read_angles(photos))
+    sides = slice(2, 2 + count if count else None)  # over all of yaw, as likeness is measured
     return figures | {
+        "views": count or 1,
+        "pose_angles": len(ANGLES),
         "apd_rad": metrics.pose_distance(angles[:, 0], asked[:, 0]),
-        "apd_sides_rad": metrics.pose_distance(angles[:, 2:], asked[:, 2:]),
+        "apd_sides_rad": metrics.pose_distance(angles[:, sides], asked[:, sides]),
+        "apd_sides_by_angle_rad": {
+            angle: metrics.pose_distance(angles[:, sides, place], asked[:, sides, place])
+            for place, angle in enumerate(ANGLES)
+        },
         "apd_of_photos_rad": metrics.pose_distance(of_photos, asked[:, 0]),
     }
 
 
 def around(evaluation: Evaluation) -> Tensor:
-    """Cameras [N,2+3V,25] of the held-out photos: their own, the front, V in each band of yaw."""
-    count, per_band = len(evaluation.ws), evaluation.args.views
+    """Cameras [N,2+V+3V,25] of the held-out photos: their own, the front, V over all of yaw, V in each band of it;
+    where no number is given, one in each band, which together stand for the whole."""
+    count, views = len(evaluation.ws), evaluation.args.views
     own, front = evaluation.own_cameras(evaluation.subjects.held), evaluation.generator.frontal_camera().cpu()
-    bands = [evaluation.cameras_between(count * per_band, band, (0, 20)).view(count, -1, 25) for band in BANDS_DEG]
-    return torch.cat([own[:, None], front.expand(count, 1, -1), *bands], 1)
+    ranges = [WHOLE_DEG, *BANDS_DEG] if views else BANDS_DEG
+    sides = [evaluation.cameras_between(count * (views or 1), yaw, PITCH_DEG).view(count, -1, 25) for yaw in ranges]
+    return torch.cat([own[:, None], front.expand(count, 1, -1), *sides], 1)
 
 
 def population_figures(evaluation: Evaluation) -> dict:
@@ -90,24 +102,47 @@ def distances_to_photos(evaluation: Evaluation, rows: np.ndarray, seen: Tensor) 
 
 
 def identity_figures(evaluation: Evaluation, embedding: Tensor) -> dict:
-    """Distances of embeddings [N,2+3V,E] of views (own camera, front, sides) to the photos'."""
+    """Distances of embeddings [N,2+V+3V,E] of views (own camera, front, sides: see `around`) to the photos'."""
     to_own = metrics.distances(evaluation.photo_embedding[:, None], embedding)
-    apart = torch.cdist(embedding[:, 0], evaluation.photo_embedding)  # [reconstructions, photos]
-    count = len(apart)
-    strangers = (apart.sum() - apart.trace()) / (count * (count - 1))
-    by_band = to_own[:, 2:].unflatten(1, (len(BANDS_DEG), -1)).mean((0, 2)).tolist()
+    views = evaluation.args.views or 0
+    by_band = to_own[:, 2 + views :].unflatten(1, (len(BANDS_DEG), -1)).mean((0, 2)).tolist()
+    # Nobody is a stranger to their own mirrored photo: mirrored ones are compared among themselves.
+    apart = [
+        [torch.cdist(embedding[part, view], evaluation.photo_embedding[part]) for part in evaluation.subjects.alone]
+        for view in (0, 1)
+    ]  # [reconstructions, photos] each
     return {
         "identity_own": to_own[:, 0].mean().item(),
         "identity_frontal": to_own[:, 1].mean().item(),
-        "identity_strangers": strangers.item(),
-        f"nearest_of_{AMONG}": metrics.nearest_rate(apart, AMONG),
-        f"nearest_of_{AMONG}_frontal": metrics.nearest_rate(
-            torch.cdist(embedding[:, 1], evaluation.photo_embedding), AMONG
-        ),
+        "identity_strangers": float(np.mean([metrics.mean_of_others(part) for part in apart[0]])),
+        f"nearest_of_{AMONG}": nearest_rate(apart[0]),
+        f"nearest_of_{AMONG}_frontal": nearest_rate(apart[1]),
         # The bands are equally wide: uniform in all is the mean of the three.
-        "identity_0_30": float(np.mean(by_band)),
+        "identity_0_30": to_own[:, 2 : 2 + views].mean().item() if views else float(np.mean(by_band)),
         **{f"identity_{low}_{high}": value for (low, high), value in zip(BANDS_DEG, by_band)},
     }
+
+
+def nearest_rate(apart: list[Tensor]) -> float | None:
+    """Among 20, over parts that are equally large; None where there are too few people."""
+    rates = [metrics.nearest_rate(part, AMONG) for part in apart]
+    return None if None in rates else float(np.mean(rates))
+
+
+def two_pose_figures(evaluation: Evaluation) -> dict:
+    """How far two views of one head are apart, from two cameras that are drawn by lot: of heads that the generator
+    makes of drawn z, and of inverted photos; beside it two heads' (section 4.3, which follows EG3D)."""
+    generator, count = evaluation.generator, evaluation.args.two_poses
+    z = torch.from_numpy(evaluation.rng.standard_normal((count, generator.config.z_dim))).float()
+    camera = generator.frontal_camera().expand(count, -1)
+    heads = {"samples": generator.mapping(z.to(evaluation.device), camera).cpu(), "photos": evaluation.ws[:count]}
+    figures = {}
+    for name, ws in heads.items():
+        cameras = evaluation.cameras_between(2 * len(ws), WHOLE_DEG, PITCH_DEG).view(len(ws), 2, 25)
+        (seen,) = evaluation.views(ws, cameras, lambda images: (evaluation.embed(images),))
+        apart = torch.cdist(seen[:, 0], seen[:, 1])
+        figures[name] = {"n": len(ws), "same": apart.diagonal().mean().item(), "others": metrics.mean_of_others(apart)}
+    return {"two_poses": figures}
 
 
 @torch.no_grad()

@@ -19,6 +19,12 @@ def distances(first: Tensor, second: Tensor) -> Tensor:
     return (first - second).norm(dim=-1)
 
 
+def mean_of_others(distances: Tensor) -> float:
+    """Between different people: distances [N,N], row to column, own ones on the diagonal."""
+    count = len(distances)
+    return ((distances.sum() - distances.trace()) / (count * (count - 1))).item()
+
+
 def nearest_rate(distances: Tensor, among: int) -> float | None:
     """How often the right person is the nearest of `among` people, the others of whom are drawn by lot: the mean over
     all such draws. Distances [N,N], row to column, own ones on the diagonal. None with fewer people."""

@@ -10,9 +10,9 @@ import numpy as np
 from preim3d.bench import GOALS_MB, GOALS_S, OF_IT
 from preim3d.directions import ATTRIBUTES
 from preim3d.inversion import STEPS
-from train.judging.edit_figures import EDIT_STRENGTH, EQUAL_ALTERING
+from train.judging.edit_figures import EDIT_STRENGTH, EQUAL_ALTERING, EQUAL_EDITS
 from train.judging.evaluation import PERSON, Evaluation
-from train.judging.inversion_figures import AMONG, TIMED
+from train.judging.inversion_figures import AMONG, BANDS_DEG, TIMED
 from train.judging.inversions import EDITS
 
 
@@ -23,6 +23,11 @@ class Goal(NamedTuple):
     path: tuple[str, ...]  # where it stands in the figures
     goal: str
     digits: int = 3
+
+    def told(self, figures: dict) -> str:
+        """The words; of FID, which shrinks with the number of pictures, that number too."""
+        count = figures.get("fid_n")
+        return f"{self.words} (n = {count:.0f})" if count and self.path[0].startswith("fid_") else self.words
 
 
 GOALS = (
@@ -47,6 +52,7 @@ WAYS = {  # of `preim3d.inversion`, as Table 2 calls them
     "pti": "Latent optimisation, then pivotal tuning (3D-Inv's way)",
     "hybrid": "Ours, then pivotal tuning (IDE-3D's way)",
 }
+TWO_POSES = {"samples": "of the generator, z drawn by lot", "photos": "inverted photos"}
 INVERSION_HEAD = (
     "Method", "own camera", "grid", "20-30", f"nearest of {AMONG}", "PSNR", "APD", "KID_ori", "KID_la", "AA", "AD",
     "Time (s)",
@@ -55,25 +61,29 @@ EQUAL_GROUPS = 0.15  # how much worse than the mean a group may be before it mus
 
 PROTOCOL = """\
 {n} photos of real people that neither generator nor encoder was trained on (of them {full} with hair and shoulders; \
-the others, FairFace's, end at the hairline); {seeds}. Encoder: crop -> w{feedback} -> picture of 256 px, 128 rays a \
-side, before plain grey. Identity: {identity}, Euclidean distance of its embeddings of the crop as it is and of the \
-picture; dlib calls two photos the same person's below .6. own: from the photo's camera (MediaPipe's pose); frontal; \
-strangers: to the other photos; a-b: {views} per head, yaw uniform in [-b, -a] and [a, b], nominal pitch in [-20, 20] \
-degrees (EG3D's pitch p: sin(elevation) = 2 p / pi), 0-30: mean of the three bands. nearest_of_{among}: how often a \
-reconstruction from the photo's camera is nearer to its own photo than to {rivals} others', mean over all groups that \
-can be drawn. person_psnr_db: of [0, 1] RGB over the pixels inside the photo where the mask is over {person}, all \
-photos together. lpips_like: distance of unit features of EfficientNet-Lite0 (all channels alike: not the published \
-LPIPS) over the same pixels. APD: root mean squared error of yaw and pitch (no roll) in radians that {pose} reads: \
-apd_rad from the reconstruction at the photo's camera, against MediaPipe's pose of the photo; apd_sides_rad from the \
-sides, against the pose asked for; apd_of_photos_rad from the photos themselves. FID and KID: features of {fid}, of \
-the square that dlib's network sees, reconstructions against photos before the same grey by their masks, n = {many} \
-of each, {trained} of them photos of the training (ori: the photo's camera; sm, mid, la: |yaw| 15-20, 25-30, 35-40 \
-and |pitch| 10-15, 15-20, 20-25 degrees, one view per head; first seed); they depend on n and on the network and \
-cannot be compared with others'. Groups: FairFace's labels, up to {group_photos} photos each, held ones first, then \
-photos of the training; first seed. AA and AD: {edited} held photos, frontal view, strength {strength:+.0f}, logits \
-of {classifier} over their standard deviation on the held photos; AD is the mean over the other {others} attributes; \
-identity_edited: distance between the frontal views before and after. Time: median of {timed} runs, encode and \
-generate one view.{origin}"""
+the others, FairFace's, end at the hairline{mirrored}); {seeds}. Encoder: crop -> w{feedback} -> picture of 256 px, \
+128 rays a side, before plain grey. Identity: {identity}, Euclidean distance of its embeddings of the crop as it is \
+and of the picture; dlib calls two photos the same person's below .6. own: from the photo's camera (MediaPipe's \
+pose); frontal; strangers: to the other photos; a-b: {views} per head, yaw uniform in [-b, -a] and [a, b], nominal \
+pitch in [-20, 20] degrees (EG3D's pitch p: sin(elevation) = 2 p / pi), 0-30: {whole}. nearest_of_{among}: how often \
+a reconstruction from the photo's camera is nearer to its own photo than to {rivals} others', mean over all groups \
+that can be drawn. person_psnr_db: of [0, 1] RGB over the pixels inside the photo where the mask is over {person}, \
+all photos together. lpips_like: distance of unit features of EfficientNet-Lite0 (all channels alike: not the \
+published LPIPS) over the same pixels. APD: root mean squared error of yaw, pitch and roll in radians. {pose} reads \
+yaw and pitch; roll is that of the turn which brings the photos' mean face nearest to the 120 points that it reads \
+(Kabsch). All cameras stand upright, so that the roll asked for is 0. apd_rad from the reconstruction at the photo's \
+camera, against MediaPipe's pose of the photo; apd_sides_rad from the sides ({sides} pictures, those of 0-30), \
+against the pose asked for; apd_of_photos_rad from the photos themselves. FID and KID: features of {fid}, of the \
+square that dlib's network sees, reconstructions against photos before the same grey by their masks, n = {many} of \
+each, {trained} of them photos of the training (ori: the photo's camera; sm, mid, la: |yaw| 15-20, 25-30, 35-40 and \
+|pitch| 10-15, 15-20, 20-25 degrees, one view per head; first seed); they depend on n and on the network and cannot \
+be compared with others'. Groups: FairFace's labels, up to {group_photos} photos each, held ones first, then photos \
+of the training; first seed. AA and AD: {edited} held photos, frontal view, strength {strength:+.0f}, logits of \
+{classifier} over their standard deviation on the held photos; AD is the mean over the other {others} attributes; \
+identity_edited: distance between the frontal views before and after. two_poses: mean distance between two views of \
+one head (same) and of two heads (others), each view from a camera of its own, |yaw| up to 30 and |pitch| up to 20 \
+degrees; {samples} heads of the mapping network, z drawn from a normal distribution (samples), and the first \
+{inverted} held photos' (photos). Time: median of {timed} runs, encode and generate one view.{origin}"""
 
 SPACES = ("origin", "inversion")
 
@@ -92,11 +102,20 @@ def protocol(evaluation: Evaluation) -> str:
         "network sees them)",
         seeds=f"seed {seeds}" if len(args.seeds) == 1 else f"seeds {seeds}, mean; +-: largest less smallest",
         identity=f"{Path(args.identity).name} (given by the user)" if args.identity else "dlib's network",
-        views="one view" if args.views == 1 else f"{args.views} views",
+        mirrored=f"; {len(evaluation.ws) // 2} photos, and each of them mirrored, compared with other mirrored ones"
+        if args.mirror
+        else "",
+        views=f"{args.views} views" if args.views else "one view",
+        whole=f"{args.views} more views per head, yaw uniform in [-30, 30]"
+        if args.views
+        else "mean of the three bands",
+        sides=len(evaluation.ws) * (args.views or len(BANDS_DEG)),
+        samples=args.two_poses,
+        inverted=min(args.two_poses, len(evaluation.ws)),
         among=AMONG,
         rivals=AMONG - 1,
         person=PERSON,
-        pose="train.landmarks' network (learned from MediaPipe's poses)",
+        pose="The network of train.landmarks (learned from MediaPipe's poses)",
         fid=f"{Path(args.fid_network).name} (given by the user)"
         if args.fid_network
         else "EfficientNet-Lite0 (pooled, 1/16)",
@@ -105,7 +124,9 @@ def protocol(evaluation: Evaluation) -> str:
         group_photos=args.group_photos,
         edited=min(args.edited, len(evaluation.ws)),
         strength=EDIT_STRENGTH,
-        classifier="train.attributes' network",
+        classifier=f"{Path(args.reader).name} (a ResNet-50, given by the user)"
+        if Path(args.reader).is_file()
+        else "train.attributes' network",
         others=len(evaluation.reader.config.attribute_names) - 1,
         timed=TIMED,
         origin=f" Spaces: directions of either space at the strength, up to 3, that gives AA {EQUAL_ALTERING}, or the "
@@ -146,8 +167,11 @@ def worst_group(groups: dict) -> dict | None:
 
 
 def compared_before(earlier: dict, figures: dict) -> dict:
-    """The figures of earlier weights for the table of goals; FID only if it was measured on as many photos."""
+    """The figures of earlier weights for the table of goals; FID only if it was measured on as many photos, APD only
+    if of as many angles."""
     names = {goal.path[0] for goal in GOALS}
+    if earlier.get("pose_angles") != figures.get("pose_angles"):
+        names -= {"apd_rad"}
     if earlier.get("fid_n") != figures["fid_n"]:
         names -= {"fid_ori", "fid_la"}
     return {name: value for name, value in earlier.items() if name in names}
@@ -176,7 +200,7 @@ def tables(figures: dict, accuracies: dict[str, float | None]) -> str:
     for goal in GOALS:
         earlier = number_at(before, goal.path)
         told = "-" if earlier is None else f"{earlier:.{goal.digits}f}"
-        rows_goals.append([goal.words, told, cell(*goal.path, digits=goal.digits), goal.goal or "-"])
+        rows_goals.append([goal.told(figures), told, cell(*goal.path, digits=goal.digits), goal.goal or "-"])
     columns_2 = ("identity_own", "identity_0_30", "identity_20_30")
     rows_2 = [["Ours", *(cell(c) for c in columns_2), cell("apd_sides_rad"), cell("time_s")]]
     edits = ("age", "smile", "eyeglasses")
@@ -190,16 +214,22 @@ def tables(figures: dict, accuracies: dict[str, float | None]) -> str:
     rows_5 = [
         [key, *(cell("spaces", key, space, metric, digits=2) for metric in ("aa", "ad") for space in SPACES)]
         for key in spaces
+        if key in EQUAL_EDITS  # the others are for Figure 8 only
     ]
-    if spaces:
+    if rows_5:
         averages = [
-            sum(row[space][metric] for row in spaces.values()) / len(spaces)
+            sum(spaces[row[0]][space][metric] for row in rows_5) / len(rows_5)
             for metric in ("aa", "ad")
             for space in SPACES
         ]
         rows_5.append(["mean", *(f"{value:.2f}" for value in averages)])
     columns_7 = ("fid_ori", "fid_sm", "fid_mid", "fid_la", "kid_la")
     rows_7 = [["Ours", *(cell(c, digits=4 if c == "kid_la" else 2) for c in columns_7)]]
+    rows_poses = [
+        [words, f"{row['n']:.0f}", cell("two_poses", name, "same"), cell("two_poses", name, "others")]
+        for name, words in TWO_POSES.items()
+        if (row := figures.get("two_poses", {}).get(name))
+    ]
     rows_ways = [
         line
         for way, found in figures.get("inversions", {}).items()
@@ -235,11 +265,16 @@ def tables(figures: dict, accuracies: dict[str, float | None]) -> str:
         ("Editing (Table 3)", ("Metric", "Age", "Smile", "Eyeglasses"), rows_3),
         ("Ablation (Table 4; distances)", ("", "own camera", "0-10", "10-20", "20-30", "0-30"), rows_4),
         (
+            "Two views of one head, from two cameras drawn by lot (section 4.3; distances)",
+            ("heads", "n", "same head", "two heads"),
+            rows_poses,
+        ),
+        (
             "Original space and inversion manifold at equal AA (Table 5)",
             ("", "AA origin", "AA inversion", "AD origin", "AD inversion"),
             rows_5,
         ),
-        ("FID and KID (Table 7)", ("Method", "FID_ori", "FID_sm", "FID_mid", "FID_la", "KID_la"), rows_7),
+        (fid_title(figures), ("Method", "FID_ori", "FID_sm", "FID_mid", "FID_la", "KID_la"), rows_7),
         ("Likeness by group (FairFace's labels)", ("group", "photos", "of them held", "own camera"), rows_groups),
         ("All sliders", ("slider", "accuracy", "AA", "AD", "AD / AA", "identity distance"), rows_all),
     ]
@@ -248,6 +283,11 @@ def tables(figures: dict, accuracies: dict[str, float | None]) -> str:
     if "inversions_protocol" in figures:
         about.append(figures["inversions_protocol"])
     return "\n\n".join([*text, *about])
+
+
+def fid_title(figures: dict) -> str:
+    count = figures.get("fid_n")
+    return "FID and KID (Table 7)" + (f", n = {count:.0f} reconstructions against as many photos" if count else "")
 
 
 def inversion_row(name: str, path: tuple[str, ...], cell: Callable[..., str]) -> list[str]:
@@ -265,8 +305,8 @@ def inversions_protocol(args: argparse.Namespace) -> str:
         f"Ways of inversion: held photos, evenly from all sets, seed {seeds}; {args.threads} threads of {args.device},"
         f" median seconds a photo from the crop on. Steps: {STEPS['latent']} of latent, {STEPS['hybrid']} of tuning,"
         " which asks for dlib's identity itself: these distances are no judgement of a network that took no part."
-        f" grid: the nine views; AA and AD: age / smile / eyeglasses at {EDIT_STRENGTH:+.0f}; KID against the same"
-        " photos, whose number is small."
+        " grid: the nine views; APD: of yaw, pitch and roll; AA and AD: age / smile / eyeglasses at"
+        f" {EDIT_STRENGTH:+.0f}; KID against the same photos, n, whose number is small."
     )
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from train.judging.pose import upright_face
 from train.photos.photo_labels import AGE_YEARS, FAIRFACE, YOUNG_YEARS, kept_out
-from train.photos.real_photos import RealPhotos
+from train.photos.real_photos import CROP_PX, RealPhotos
 
 
 LABELS = (
@@ -17,9 +18,31 @@ SEXES = {"Female": "female", "Male": "male"}
 SHEET_PHOTOS = 8  # of either kind: whole photos, and photos that end at the hairline
 
 
+class WithMirrored:
+    """Packed photos, and after them each of them with left and right exchanged; as `RealPhotos`, but for landmarks."""
+
+    def __init__(self, photos: RealPhotos):
+        self.photos, self.count = photos, len(photos)
+        self.pose = np.concatenate([photos.pose, photos.pose * np.float32([-1, 1])])
+        # The other way around the photo, so that they are still in order.
+        mirrored = (photos.corners * np.float32([-1, 1]) + np.float32([CROP_PX, 0]))[:, ::-1]
+        self.corners = np.concatenate([photos.corners, mirrored])
+        self.full, self.held, self.names = (np.tile(x, 2) for x in (photos.full, photos.held, photos.names))
+
+    def pixels(self, rows: np.ndarray) -> np.ndarray:
+        """RGBA uint8 [B,256,256,4] of rows [B]."""
+        pixels = self.photos.pixels(rows % self.count)
+        pixels[rows >= self.count] = pixels[rows >= self.count, :, ::-1]
+        return pixels
+
+
 class Subjects:
     """Rows of `photos`, as arrays of integers: `held`, kept out of training; `many`, the held ones and others;
-    `groups`, by name, likewise; `shown`, of the held ones, for sheets. `labels` [N] are FairFace's, by column."""
+    `groups`, by name, likewise; `shown`, of the held ones, for sheets. `labels` [N] are FairFace's, by column;
+    `upright_face` [K,3] is the mean of their landmarks.
+
+    Of mirrored photos `held` and `many` have each person's a second time, behind all others; `alone` has the places in
+    `held` of the ones and of the others."""
 
     def __init__(
         self,
@@ -29,9 +52,11 @@ class Subjects:
         many: int,  # at least as many as are held
         group_photos: int,  # of each group, at most
         rng: np.random.Generator,  # draws the others
+        mirror: bool = False,  # take each photo a second time, mirrored
     ):
         """Raises OSError for a folder or a table that cannot be read, ValueError where nothing is held out."""
         self.photos = RealPhotos(folder)
+        self.upright_face, count = upright_face(self.photos), len(self.photos)
         self.held = np.flatnonzero(self.photos.held)[:held]
         if len(self.held) < 2:
             raise ValueError(f"{folder} has fewer than two photos that are held out of training: nothing to measure.")
@@ -49,6 +74,12 @@ class Subjects:
         }
         if not group_photos:
             self.groups = {}
+        self.alone = [slice(0, len(self.held))]
+        if mirror:
+            self.alone.append(slice(len(self.held), 2 * len(self.held)))
+            self.held, self.many = (np.concatenate([rows, rows + count]) for rows in (self.held, self.many))
+            self.photos = WithMirrored(self.photos)
+            self.labels = {name: np.tile(column, 2) for name, column in self.labels.items()}
 
 
 def fairface_labels(names: np.ndarray, table: Path) -> dict[str, np.ndarray]:

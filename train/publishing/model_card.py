@@ -195,7 +195,11 @@ def with_headlines(readme: str, measured: dict) -> str:
     if not (begin and end):
         raise ValueError(f"The README lacks the marks {BEGIN} and {END}, between which the figures stand.")
     found = [(goal, number_at(measured, goal.path)) for goal in GOALS]
-    rows = [[goal.words, f"{value:.{goal.digits}f}", goal.goal or "-"] for goal, value in found if value is not None]
+    rows = [
+        [goal.told(measured), f"{value:.{goal.digits}f}", goal.goal or "-"]
+        for goal, value in found
+        if value is not None
+    ]
     head = ("measure", f"on {measured['n']:.0f} held-out photos", "goal")
     worst = f"What it does worse: {about_groups(measured.get('groups', {}))}."
     parts = [table(head, rows), *about_inversion(measured), worst]
