@@ -168,14 +168,20 @@ class ZRun:
         z, pictures = self.generated(args.generated, rng, draws)
         inputs = torch.cat([photos.inputs, pictures])
         with autocast(args.device, args.precision):
-            found = self.encoder(inputs)[:, 0].float()
+            features = self.encoder.features(inputs)
+            found = self.encoder.of_features(features)[:, 0].float()
+            with torch.no_grad():
+                # The same body until it learns.
+                same = features[: args.batch] if not args.body_rate else self.teacher.features(photos.inputs)
+                wanted = self.teacher.of_features(same).float()
         of_photos, of_pictures = found.split([args.batch, args.generated])
         terms = {
-            "z": (second_moment_norm(of_pictures) - second_moment_norm(z)).square().mean(),
             # The mapping network sees z's direction only: its length would drift.
             "radius": (found.square().mean(1) - 1).square().mean(),
-            "planes": self.plane_error(photos.inputs, of_photos),
+            "planes": self.plane_error(of_photos, wanted),
         }
+        if args.generated:
+            terms["z"] = (second_moment_norm(of_pictures) - second_moment_norm(z)).square().mean()
         if args.pictures:
             terms |= self.picture_terms(photos, of_photos, draws)
         weights = face_losses.LOSS_WEIGHTS | LOSS_WEIGHTS
@@ -206,14 +212,15 @@ class ZRun:
         yaw, pitch = pose.to(self.args.device).unbind(1)
         return camera_from_angles(yaw, pitch, radius=config.camera_radius, pivot=config.pivot, focal=config.focal)
 
-    def plane_error(self, inputs: Tensor, z: Tensor) -> Tensor:
-        """How far the coarse planes are from those of the teacher's W+, as a share of what theirs vary by."""
+    def plane_error(self, z: Tensor, wanted: Tensor) -> Tensor:
+        """How far the coarse planes are from those of the teacher's w [B, num_ws, w_dim], as a share of what theirs
+        vary by."""
         synthesis = self.generator.backbone.synthesis
-        with torch.no_grad(), autocast(self.args.device, self.args.precision):
-            wanted = coarse_planes(synthesis, self.teacher(inputs).float()).float()
         with autocast(self.args.device, self.args.precision):
+            with torch.no_grad():
+                truth = coarse_planes(synthesis, wanted).float()
             seen = coarse_planes(synthesis, z_to_ws(z, self.generator)).float()
-        return (seen - wanted).square().mean() / wanted.var()
+        return (seen - truth).square().mean() / truth.var()
 
     def picture_terms(self, photos: PhotoBatch, z: Tensor, draws: torch.Generator) -> dict[str, Tensor]:
         """Those of `face_losses`, of the first photos at their own cameras."""
@@ -262,7 +269,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=8, help="photos a step")
     parser.add_argument("--generated", type=int, default=1, help="generated pictures a step, whose z is known")
     parser.add_argument("--pictures", type=int, default=0, help="of the photos, also compared as pictures")
-    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate of the last layer")
+    parser.add_argument("--rate", type=float, default=5e-3, help="peak learning rate of the last layer")
     parser.add_argument("--body-rate", type=float, default=0.0, help="and of all before it; 0: it stays as it is")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     args = check_budget(parser, parser.parse_args(words))
