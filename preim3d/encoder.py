@@ -47,8 +47,15 @@ class PortraitEncoder(ModelMixin, ConfigMixin):
         crop: Tensor,  # [B, 3, input_size, input_size] RGB in [-1, 1]
     ) -> Tensor:
         """w [B, num_ws, w_dim] of the generator."""
+        return self.of_features(self.features(crop))
+
+    def features(self, crop: Tensor) -> Tensor:
+        """What w is read off [B, feature_dim]."""
         size = self.config.input_size
         assert crop.ndim == 4 and crop.shape[1:] == (3, size, size), crop.shape
-        features = self.output_layer_2(self.body(self.input_layer(crop)))
+        return self.output_layer_2(self.body(self.input_layer(crop)))
+
+    def of_features(self, features: Tensor) -> Tensor:
+        """[B, feature_dim] -> w [B, num_ws, w_dim]."""
         offset = self.linear(features).unflatten(1, (self.config.num_ws, self.config.w_dim))
         return self.latent_average + offset

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from balls import TINY_GENERATOR
 from command_line import run
 from PIL import Image
 from safetensors.torch import save_file
@@ -16,7 +17,9 @@ from preim3d.align import inside_photo
 from preim3d.camera import camera_from_angles
 from preim3d.directions import ATTRIBUTES
 from preim3d.efficientnet import EfficientNetLite0
+from preim3d.encoder import PortraitEncoder
 from preim3d.face_mesh import FaceMesh
+from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import FaceIdentity
 from train.judging import evaluate, metrics
 from train.judging.attributes import HeadReader
@@ -25,6 +28,7 @@ from train.judging.curves import draw_curves, ticks
 from train.judging.curves import main as draw_curves_of
 from train.judging.edit_figures import at_altering
 from train.judging.evaluation import face_square, sheet
+from train.judging.inversions import with_back
 from train.judging.pose import roll_of, upright_face
 from train.judging.report import average, compared_before, tables, worst_group
 from train.judging.subjects import Subjects, WithMirrored, fairface_labels, group_members
@@ -400,6 +404,59 @@ def test_ways_of_inversion_join_the_figures_that_are_there(tiny_weights, network
     monkeypatch.setattr("train.judging.inversions.invert_photo", None)
     assert run(evaluate.main, *words, *ways) == 0
     assert json.loads(out.read_text())["inversions"]["latent"] == figures["inversions"]["latent"]
+
+
+def test_ways_with_networks_of_their_own_are_measured_too(tiny_weights, networks, photos, tmp_path, capsys):
+    encoder = PortraitEncoder.from_pretrained(tiny_weights / "encoder")
+    generator = TriPlaneGenerator.from_pretrained(tiny_weights / "generator")
+    config = dict(encoder.config) | {"num_ws": 1, "w_dim": generator.config.z_dim}
+    PortraitEncoder.from_config(config).save_pretrained(tmp_path / "z" / "encoder")
+    with torch.no_grad():
+        generator.decoder.net[2].bias[1:] += 2  # colours that the weights' own generator never makes
+    generator.save_pretrained(tmp_path / "tuned" / "generator")
+    encoder.save_pretrained(tmp_path / "tuned" / "encoder")
+    out = tmp_path / "out.json"
+    hybrid = {"n": 2, "identity_own": 0.25}
+    earlier = {"aa": {}, "protocol": "How.", "inversions": {"hybrid": hybrid}, "inversions_protocol": "As before."}
+    out.write_text(json.dumps(earlier))
+    words = [
+        "--weights", tiny_weights, "--data", photos, *in_words(networks), "--photos", 3, "--fid-photos", 3,
+        "--group-photos", 0, "--out", out, "--threads", 1, "--outcomes", tmp_path / "outcomes", "--sheets", tmp_path,
+    ]  # fmt: skip
+    ways = [f"z={tmp_path / 'z'}=2", f"tuned={tmp_path / 'tuned'}=2"]
+    assert run(evaluate.main, *words, "--inversion", *ways) == 0
+    found = json.loads(out.read_text())["inversions"]
+    assert list(found) == ["hybrid", "z", "tuned"] and found["hybrid"] == hybrid
+    # The same encoder and feedback, so that only the generator's colours differ.
+    assert found["z"]["encoder"] == found["tuned"]["encoder"]
+    own, tuned = (figures["person_psnr_db"] for figures in (found["tuned"]["encoder"], found["tuned"]))
+    assert abs(own - tuned) > 0.3
+    # What is quick is not kept: the folder would not know whose it was.
+    assert {file.name.split("-")[0] for file in (tmp_path / "outcomes").iterdir()} == {"encoder"}
+    text = out.with_suffix(".md").read_text()
+    assert "As before." in text and "Ways of inversion (z, tuned)" in text
+    assert "| Encoder to Z (Pixel2NeRF's way) (n = 2) |" in text
+    assert Image.open(tmp_path / "inversions.png").size == (4 * 256, 4 * 256)  # two photos, two ways
+    swapped = f"z={tmp_path / 'tuned'}=2"
+    assert run(evaluate.main, *words, "--inversion", swapped) == 1
+    assert "`z` needs one that makes 1 x" in capsys.readouterr().err
+    for wrong in ("z=2", "hybrid=runs=2", "tuned=runs=1", "tuned==2"):
+        with pytest.raises(SystemExit):
+            run(evaluate.main, *words, "--inversion", wrong)
+        assert "WAY=FOLDER=PHOTOS" in capsys.readouterr().err
+
+
+def test_a_front_gets_the_back_of_another_generator():
+    torch.manual_seed(0)
+    whole = TriPlaneGenerator(z_dim=5, **TINY_GENERATOR, has_back=True)
+    front = TriPlaneGenerator(z_dim=5, **TINY_GENERATOR)
+    joined = with_back(front, whole)
+    assert joined.config.has_back
+    assert torch.equal(joined.decoder.net[0].weight, front.decoder.net[0].weight)
+    of_back = {name: tensor for name, tensor in whole.state_dict().items() if name.startswith("back.")}
+    assert of_back and all(torch.equal(joined.state_dict()[name], tensor) for name, tensor in of_back.items())
+    with pytest.raises(ValueError, match="another shape"):
+        with_back(TriPlaneGenerator(z_dim=6, **TINY_GENERATOR), whole)
 
 
 def test_mistakes_are_one_sentence(tiny_weights, networks, photos, tmp_path, capsys):

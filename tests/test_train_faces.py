@@ -112,6 +112,25 @@ def test_only_the_encoder_learns_and_its_norms_stay(inputs, tmp_path):
     assert not torch.equal(before["linear.weight"], after["linear.weight"])
 
 
+def test_photos_alone_teach_what_is_light_to_learn(inputs, tmp_path):
+    assert faces.main(words(inputs, tmp_path / "start", steps=1)) == 0
+    alone = words(inputs, tmp_path / "next", "--start", tmp_path / "start", "--aside-share", 0, "--light")
+    place = alone.index("--heads")
+    del alone[place : place + 2]
+    assert faces.main(alone) == 0
+    file = "diffusion_pytorch_model.safetensors"
+    before, after = (load_file(tmp_path / run / "generator" / file) for run in ("start", "next"))
+    learned = {name for name in before if not torch.equal(before[name], after[name])}
+    synthesis = "backbone.synthesis.b16"
+    assert {"decoder.net.0.weight", "average_planes", f"{synthesis}.torgb.weight"} <= learned
+    assert f"{synthesis}.conv1.affine.weight" in learned and f"{synthesis}.conv1.weight" not in learned
+    assert not any("mapping" in name for name in learned)  # photos have no z, and w's mean stays
+    before, after = (load_file(tmp_path / run / "encoder" / file) for run in ("start", "next"))
+    learned = {name for name in before if not torch.equal(before[name], after[name]) and "running" not in name}
+    assert "linear.weight" in learned and not any(name.startswith(("body", "input")) and name.endswith("weight")
+                                                  for name in learned)  # fmt: skip
+
+
 def test_a_run_goes_on_from_a_generator_with_a_back(inputs, tmp_path):
     assert faces.main(words(inputs, tmp_path / "start", steps=1)) == 0
     generator = TriPlaneGenerator.from_pretrained(tmp_path / "start" / "generator")
@@ -139,6 +158,12 @@ def test_mistakes_are_one_sentence(inputs, tmp_path, capsys):
     with pytest.raises(SystemExit):
         faces.main(words(inputs, tmp_path / "out", "--freeze-norms"))
     assert "give it" in capsys.readouterr().err
+    alone = words(inputs, tmp_path / "out")
+    place = alone.index("--heads")
+    del alone[place : place + 2]
+    with pytest.raises(SystemExit):
+        faces.main(alone)
+    assert "give --heads or --start" in capsys.readouterr().err
 
 
 def test_mirrored_photos_are_seen_from_the_other_side(inputs):

@@ -12,7 +12,8 @@ are those of `metrics.py`; the protocol is written into the file with the figure
 table of goals and Tables 2, 3, 4, 5 and 7 of the paper. The first seed takes some 15 minutes of two cores, two thirds
 of it for the thousand photos of FID, which further seeds leave out; `--origin` (directions of the original
 space) 12 minutes a seed, each `--compare` two. `--inversion` measures the ways of `preim3d.inversion` alone, and adds
-that to the figures that OUT has: a minute a photo for hybrid, half an hour for latent."""
+that to the figures that OUT has: a minute a photo for hybrid, half an hour for latent. Two more ways have networks of
+their own, `--inversion z=runs/z=50 tuned=runs/tuned=50` (see `inversions.py`): half a minute a photo."""
 
 import argparse
 import json
@@ -37,7 +38,7 @@ from train.judging.inversion_figures import (
     time_figures,
     two_pose_figures,
 )
-from train.judging.inversions import inversions_figures
+from train.judging.inversions import LEARNED, Way, inversions_figures
 from train.judging.report import average, compared_before, inversions_protocol, protocol, tables, worst_group
 from train.loop.options import run_stage, stage_parser
 
@@ -88,15 +89,21 @@ def compare_inversions(args: argparse.Namespace) -> None:
     """The ways of inversion, among the figures that are there."""
     if not Path(args.out).is_file():
         raise ValueError(f"{args.out} is not there: evaluate without --inversion first, whose figures these join.")
-    figures, counts, by_seed, sheets = read_figures(args.out), dict(args.inversion), [], {}
+    figures, by_seed, sheets = read_figures(args.out), [], {}
     for seed in args.seeds:
         evaluation = Evaluation(args, seed)
-        by_seed.append(inversions_figures(evaluation, counts, seed))
+        by_seed.append(inversions_figures(evaluation, args.inversion, seed))
         sheets = sheets or evaluation.sheets
     found = average(by_seed)
-    figures["inversions"] = found["inversions"]
-    figures["inversions_protocol"] = inversions_protocol(args)
-    figures["spread"] = figures.get("spread", {}) | found.get("spread", {})
+    protocol = inversions_protocol(args)
+    for way in found["inversions"].values():
+        way["protocol"] = protocol
+    # Ways that are not measured now keep what they have.
+    figures["inversions"] = figures.get("inversions", {}) | found["inversions"]
+    spread = figures.get("spread", {})
+    of_ways = {name: value for name, value in spread.get("inversions", {}).items() if name not in found["inversions"]}
+    of_ways |= found.get("spread", {}).get("inversions", {})
+    figures["spread"] = spread | ({"inversions": of_ways} if of_ways else {})
     write(args, evaluation, figures, sheets)
 
 
@@ -133,13 +140,18 @@ def parse_compared(word: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
-def parse_inversion(word: str) -> tuple[str, int]:
-    way, equals, count = word.partition("=")
-    if way not in METHODS or not equals or not count.isdecimal() or int(count) < 2:
-        raise argparse.ArgumentTypeError(
-            f"`{word}` is not of the form WAY=PHOTOS: one of {', '.join(METHODS)}, and 2 photos or more"
-        )
-    return way, int(count)
+def parse_inversion(word: str) -> Way:
+    before, equals, count = word.rpartition("=")
+    method, in_folder, folder = before.partition("=")
+    whole = equals and count.isdecimal() and int(count) >= 2
+    if whole and method in METHODS and not in_folder:
+        return Way(method, int(count))
+    if whole and method in LEARNED and folder:
+        return Way(method, int(count), Path(folder))
+    raise argparse.ArgumentTypeError(
+        f"`{word}` is neither WAY=PHOTOS with one of {', '.join(METHODS)} nor WAY=FOLDER=PHOTOS with one of"
+        f" {', '.join(LEARNED)}, and 2 photos or more"
+    )
 
 
 def main(words: list[str] | None = None) -> int:
@@ -180,7 +192,8 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--origin-photos", type=int, default=200, help="for it, others than held ones included")
     parser.add_argument(
         "--inversion", type=parse_inversion, nargs="+", default=[], metavar="WAY=PHOTOS",
-        help="measure these ways of inversion alone, on so many held-out photos, and add them to the figures of --out",
+        help="measure these ways of inversion alone, on so many held-out photos, and add them to the figures of --out;"
+        " z and tuned: WAY=FOLDER=PHOTOS",
     )  # fmt: skip
     parser.add_argument("--outcomes", help="folder that keeps each photo's inversion, so that a killed run goes on")
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -62,12 +63,16 @@ class Evaluation:
 
         counts = args.photos, args.fid_photos, args.group_photos
         self.subjects = Subjects(args.data, args.labels, *counts, self.rng, args.mirror)
-        self.ws = self.invert(self.encoder, self.subjects.held)
         self.photo_embedding = self.read_photos(self.subjects.held, lambda photos, masks: self.embed(photos))
         self.photo_logits = self.read_photos(
             self.subjects.held, lambda photos, masks: read_images(self.reader, photos).logits
         )
         self.sheets: dict[str, Image.Image] = {}
+
+    @cached_property
+    def ws(self) -> Tensor:
+        """w [N,num_ws,w_dim] of the photos held out."""
+        return self.invert(self.encoder, self.subjects.held)
 
     # ----------------------------------------------------------------------------
     # Photos, and what networks read from pictures.

@@ -1,6 +1,13 @@
-"""An evaluation's photos -> the ways of `preim3d.inversion` side by side: likeness, pose, pictures from far aside,
-what edits do, and seconds (paper, Tables 2 and 7, Figure 7)."""
+"""An evaluation's photos -> ways of inversion side by side: likeness, pose, pictures from far aside, what edits do,
+and seconds (paper, Tables 2 and 7, Figure 7).
 
+Beside the ways of `preim3d.inversion` there are two with networks of their own, which nobody edits with:
+
+    z        an encoder to Z (`train.z_encoder`), Pixel2NeRF's way: one w for all rows, no feedback
+    tuned    generator and encoder that learned on together (`train.faces` without heads; section E), and the weights'
+             own feedback; of the back of the head, which that training leaves out, it has the weights' own, too"""
+
+import copy
 import time
 from collections import deque
 from pathlib import Path
@@ -12,10 +19,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from preim3d.camera import grid_cameras
+from preim3d.encoder import PortraitEncoder
 from preim3d.files import whole_file
 from preim3d.film import labelled, pictures
+from preim3d.generator import TriPlaneGenerator
 from preim3d.inversion import Judges, Target, invert
+from preim3d.pipeline import load_component
 from preim3d.tuning import EDITS_BY, Tuning
+from train.inversion.z_encoder import ZInversion
 from train.judging import metrics
 from train.judging.attributes import read_images
 from train.judging.edit_figures import EDIT_STRENGTH, altered, is_read
@@ -29,6 +40,18 @@ SHEET_YAWS_DEG = (0, -30, 30)  # Figure 7
 SHEET_PHOTOS = 8
 
 
+class Way(NamedTuple):
+    """One way of inversion and how many photos it is measured on."""
+
+    method: str
+    photos: int
+    folder: Path | None = None  # of its networks: those of `LEARNED`
+
+
+LEARNED = ("z", "tuned")
+AT_ONCE = ("encoder", *LEARNED)  # they look at a photo once
+
+
 class Inverted(NamedTuple):
     """What one way made of some photos."""
 
@@ -37,19 +60,58 @@ class Inverted(NamedTuple):
     seconds: list[float]  # each, from the crop on
 
 
-def inversions_figures(evaluation: Evaluation, counts: dict[str, int], seed: int) -> dict:
+def inversions_figures(evaluation: Evaluation, ways: list[Way], seed: int) -> dict:
     """Of each way on as many photos as asked for, and of the encoder on the same ones."""
-    figures, lines = {}, {}
-    for method, count in counts.items():
-        rows = spaced(evaluation.subjects.held, count)
-        found = invert_photos(evaluation, method, rows, seed)
-        figures[method] = figures_of(evaluation, rows, found)
-        if method != "encoder":
-            of_encoder = invert_photos(evaluation, "encoder", rows, seed)
-            figures[method]["encoder"] = figures_of(evaluation, rows, of_encoder)
-        draw(evaluation, method, rows, found, lines)
+    figures, of_encoder, lines = {}, {}, {}
+    for way in ways:
+        rows = spaced(evaluation.subjects.held, way.photos)
+        equipped = with_networks(evaluation, way)
+        found = invert_photos(equipped, way.method, rows, seed)
+        figures[way.method] = figures_of(equipped, rows, found)
+        if way.method != "encoder":
+            if len(rows) not in of_encoder:
+                of_encoder[len(rows)] = figures_of(evaluation, rows, invert_photos(evaluation, "encoder", rows, seed))
+            figures[way.method]["encoder"] = of_encoder[len(rows)]
+        draw(equipped, way.method, rows, found, lines)
     evaluation.sheets["inversions"] = sheet([line for row in sorted(lines) for line in lines[row]])
     return {"inversions": figures}
+
+
+def with_networks(evaluation: Evaluation, way: Way) -> Evaluation:
+    """The same evaluation with a way's own networks.
+
+    Raises:
+        OSError, ValueError: there are none in the folder, or they do not fit the weights.
+    """
+    if way.folder is None:
+        return evaluation
+    equipped = copy.copy(evaluation)
+    encoder = load_component(PortraitEncoder, way.folder / "encoder", torch.float32).to(evaluation.device)
+    made = encoder.config.num_ws, encoder.config.w_dim
+    config = evaluation.generator.config
+    wanted = (1, config.z_dim) if way.method == "z" else (evaluation.generator.num_ws, config.w_dim)
+    if made != wanted:
+        raise ValueError(
+            f"The encoder in {way.folder} makes {made[0]} x {made[1]} numbers; `{way.method}` needs one that makes"
+            f" {wanted[0]} x {wanted[1]}."
+        )
+    if way.method == "z":
+        equipped.encoder, equipped.feedback = ZInversion(encoder, evaluation.generator), None
+    else:
+        front = load_component(TriPlaneGenerator, way.folder / "generator", torch.float32)
+        equipped.encoder, equipped.generator = encoder, with_back(front, evaluation.generator)
+    return equipped
+
+
+def with_back(front: TriPlaneGenerator, other: TriPlaneGenerator) -> TriPlaneGenerator:
+    """A generator with the back of another one, if that has any. Raises ValueError where their shapes differ."""
+    whole = copy.deepcopy(other)
+    of_back = {name: tensor for name, tensor in other.state_dict().items() if name.startswith("back.")}
+    try:
+        whole.load_state_dict(of_back | front.state_dict())
+    except RuntimeError as error:
+        raise ValueError("The generator that learned on has another shape than that of the weights.") from error
+    return whole
 
 
 def spaced(rows: np.ndarray, count: int) -> np.ndarray:
@@ -58,10 +120,15 @@ def spaced(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def invert_photos(evaluation: Evaluation, method: str, rows: np.ndarray, seed: int) -> Inverted:
-    """What is in `--outcomes` already is taken from there."""
+    """What is in `--outcomes` already is taken from there. Ways with networks of their own are quick, and the folder
+    does not know whose they were."""
     found = Inverted([], [], [])
     for row in tqdm(rows, desc=method):
-        file = evaluation.args.outcomes and Path(evaluation.args.outcomes, f"{method}-{seed}-{row}.npz")
+        file = (
+            method not in LEARNED
+            and evaluation.args.outcomes
+            and Path(evaluation.args.outcomes, f"{method}-{seed}-{row}.npz")
+        )
         if file and file.is_file():
             stored = np.load(file)
             tuning = Tuning.from_bytes(stored["tuning"].tobytes()) if "tuning" in stored else None
@@ -82,7 +149,7 @@ def invert_photos(evaluation: Evaluation, method: str, rows: np.ndarray, seed: i
 def invert_photo(evaluation: Evaluation, method: str, row: int, seed: int) -> tuple[Tensor, Tuning | None]:
     """w [1, num_ws, w_dim], and what the planes are tuned by."""
     w = evaluation.invert(evaluation.encoder, np.array([row])).to(evaluation.device)
-    if method == "encoder":
+    if method in AT_ONCE:
         return w, None
     photo = evaluation.photos(np.array([row]))[0]
     angles, person = evaluation.see(photo)

@@ -51,6 +51,8 @@ WAYS = {  # of `preim3d.inversion`, as Table 2 calls them
     "latent": "Latent optimisation",
     "pti": "Latent optimisation, then pivotal tuning (3D-Inv's way)",
     "hybrid": "Ours, then pivotal tuning (IDE-3D's way)",
+    "z": "Encoder to Z (Pixel2NeRF's way)",
+    "tuned": "Ours, the generator fine-tuned along (section E)",
 }
 TWO_POSES = {"samples": "of the generator, z drawn by lot", "photos": "inverted photos"}
 INVERSION_HEAD = (
@@ -280,8 +282,9 @@ def tables(figures: dict, accuracies: dict[str, float | None]) -> str:
     ]
     text = [f"### {title}\n\n{table(head, rows)}" for title, head, rows in parts if rows]
     about = [*about_groups(figures), *about_reader(figures), f"Protocol: {figures['protocol']}"]
-    if "inversions_protocol" in figures:
-        about.append(figures["inversions_protocol"])
+    # Figures measured before ways had a protocol each have one for all.
+    of_all = figures.get("inversions_protocol", "")
+    about += dict.fromkeys(found.get("protocol", of_all) for found in figures.get("inversions", {}).values())
     return "\n\n".join([*text, *about])
 
 
@@ -301,10 +304,17 @@ def inversion_row(name: str, path: tuple[str, ...], cell: Callable[..., str]) ->
 def inversions_protocol(args: argparse.Namespace) -> str:
     """How the ways of inversion were measured."""
     seeds = ", ".join(map(str, args.seeds))
+    ways = ", ".join(way.method for way in args.inversion)
+    optimised = any(way.folder is None and way.method != "encoder" for way in args.inversion)
+    steps = (
+        f" Steps: {STEPS['latent']} of latent, {STEPS['hybrid']} of tuning, which asks for dlib's identity itself:"
+        " these distances are no judgement of a network that took no part."
+    )
+    learned = " z and tuned: networks of their own, see train/HISTORY.md."
     return (
-        f"Ways of inversion: held photos, evenly from all sets, seed {seeds}; {args.threads} threads of {args.device},"
-        f" median seconds a photo from the crop on. Steps: {STEPS['latent']} of latent, {STEPS['hybrid']} of tuning,"
-        " which asks for dlib's identity itself: these distances are no judgement of a network that took no part."
+        f"Ways of inversion ({ways}): held photos, evenly from all sets, seed {seeds}; {args.threads} threads of"
+        f" {args.device}, median seconds a photo from the crop on.{steps if optimised else ''}"
+        f"{learned if any(way.folder for way in args.inversion) else ''}"
         " grid: the nine views; APD: of yaw, pitch and roll; AA and AD: age / smile / eyeglasses at"
         f" {EDIT_STRENGTH:+.0f}; KID against the same photos, n, whose number is small."
     )

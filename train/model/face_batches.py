@@ -87,7 +87,14 @@ class Recolouring:
 class FaceBatches:
     """Draws both kinds. Needs nothing but its own generators: the same ones give the same batch."""
 
-    def __init__(self, photos: RealPhotos, heads: HeadsDataset, generator: TriPlaneGenerator, size: int, device):
+    def __init__(
+        self,
+        photos: RealPhotos,
+        heads: HeadsDataset | None,  # None: `draw_heads` is not asked for
+        generator: TriPlaneGenerator,
+        size: int,  # of the encoder's input
+        device: str | torch.device,
+    ):
         self.photos, self.heads, self.size, self.device = photos, heads, size, device
         self.ray_resolution = generator.config.ray_resolution
         train = ~photos.held
@@ -162,6 +169,24 @@ class FaceBatches:
             to_device(torch.from_numpy(np.asarray(self.heads.features[chosen])), self.device),
             field.to(self.device),
         )
+
+    def as_photos(
+        self,
+        images: Tensor,  # [B,3,H,W] of a generator, in [-1, 1] before its plain background
+        opacity: Tensor,  # [B,1,r,r] in [0, 1]
+        background: float,  # grey, in [0, 1]
+        rng: np.random.Generator,
+        draws: torch.Generator,
+    ) -> Tensor:
+        """Inputs [B,3,S,S] in [-1, 1]: the same before other backgrounds, as photos come."""
+        images, opacity = (
+            F.interpolate(x.float().cpu(), (self.size, self.size), mode="bilinear", antialias=True)
+            for x in (images, opacity)
+        )
+        backdrop = self._backdrops(len(images), rng, draws) - background
+        images = (images + 2 * backdrop * (1 - opacity)).clamp(-1, 1)
+        images = self._through_windows(images, torch.full((len(images),), WINDOW_HEAD), rng, draws)
+        return to_device(as_taken(images, draws), self.device)
 
     def _photo_pixels(self, rows: np.ndarray) -> Tensor:
         """[B,4,S,S] in [0, 1]."""

