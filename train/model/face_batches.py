@@ -84,12 +84,11 @@ class Recolouring:
         return (grey + (changed - grey) * saturation).clamp(0, 1)
 
 
-class FaceBatches:
-    """Draws both kinds. Needs nothing but its own generators: the same ones give the same batch."""
+class PhotoBatches:
+    """Draws photos. Needs nothing but its own generators: the same ones give the same batch."""
 
-    def __init__(self, photos: RealPhotos, heads: HeadsDataset, generator: TriPlaneGenerator, size: int, device):
-        self.photos, self.heads, self.size, self.device = photos, heads, size, device
-        self.ray_resolution = generator.config.ray_resolution
+    def __init__(self, photos: RealPhotos, size: int, device):
+        self.photos, self.size, self.device = photos, size, device
         train = ~photos.held
         self.whole, self.partial = np.nonzero(train & photos.full)[0], np.nonzero(train & ~photos.full)[0]
         assert len(self.whole) + len(self.partial), "no photo to train with"
@@ -133,6 +132,35 @@ class FaceBatches:
         on_device = {k: to_device(v, self.device) for k, v in vars(batch).items() if isinstance(v, Tensor)}
         return PhotoBatch(**vars(batch) | on_device)
 
+    def _photo_pixels(self, rows: np.ndarray) -> Tensor:
+        """[B,4,S,S] in [0, 1]."""
+        return F.interpolate(to_float(self.photos.pixels(rows)), (self.size, self.size), mode="area")
+
+    def _through_windows(
+        self, images: Tensor, share: Tensor, rng: np.random.Generator, draws: torch.Generator
+    ) -> Tensor:
+        """Some of the images [B,3,S,S] as if their photo ended early: beyond its edge there is a blurred reflection,
+        and the rest of the head must be filled in. `share` [B] says how likely that is."""
+        if not len(self.partial):
+            return images
+        corners = torch.from_numpy(self.photos.corners[rng.choice(self.partial, len(images))])
+        inside = inside_photo(corners * (self.size / CROP_PX), self.size, margin_px=0)
+        cut = (torch.rand(len(images), generator=draws) < share)[:, None, None, None]
+        soft = F.avg_pool2d(inside, 9, 1, 4)
+        # A mean of what is inside, far spread: near enough to the aligner's blurred reflection.
+        coarse = max(1, self.size // 16)
+        mean = F.adaptive_avg_pool2d(images * inside, coarse) / (F.adaptive_avg_pool2d(inside, coarse) + 0.05)
+        beyond = F.interpolate(mean.clamp(-1, 1), images.shape[-2:], mode="bilinear")
+        return torch.where(cut, images * soft + beyond * (1 - soft), images)
+
+
+class FaceBatches(PhotoBatches):
+    """Draws photos and heads."""
+
+    def __init__(self, photos: RealPhotos, heads: HeadsDataset, generator: TriPlaneGenerator, size: int, device):
+        super().__init__(photos, size, device)
+        self.heads, self.ray_resolution = heads, generator.config.ray_resolution
+
     def draw_heads(
         self, count: int, rays: int, points: int, patches: int, rng: np.random.Generator, draws: torch.Generator
     ) -> HeadBatch:
@@ -163,33 +191,12 @@ class FaceBatches:
             field.to(self.device),
         )
 
-    def _photo_pixels(self, rows: np.ndarray) -> Tensor:
-        """[B,4,S,S] in [0, 1]."""
-        return F.interpolate(to_float(self.photos.pixels(rows)), (self.size, self.size), mode="area")
-
     def _backdrops(self, count: int, rng: np.random.Generator, draws: torch.Generator) -> Tensor:
         """[B,3,S,S] in [0, 1]: clouds of colour, or blurred pieces of other photos, as rooms behind people are."""
         clouds = augment.random_backgrounds(count, (self.size, self.size), draws, torch.device("cpu"))
         pieces = self._photo_pixels(self.draw_rows(count, rng))[:, :3].roll(self.size // 2, 3)
         pieces = F.interpolate(F.avg_pool2d(pieces, 8), (self.size, self.size), mode="bilinear")
         return torch.where(torch.rand(count, 1, 1, 1, generator=draws) < 0.4, pieces, clouds)
-
-    def _through_windows(
-        self, images: Tensor, share: Tensor, rng: np.random.Generator, draws: torch.Generator
-    ) -> Tensor:
-        """Some of the images [B,3,S,S] as if their photo ended early: beyond its edge there is a blurred reflection,
-        and the rest of the head must be filled in. `share` [B] says how likely that is."""
-        if not len(self.partial):
-            return images
-        corners = torch.from_numpy(self.photos.corners[rng.choice(self.partial, len(images))])
-        inside = inside_photo(corners * (self.size / CROP_PX), self.size, margin_px=0)
-        cut = (torch.rand(len(images), generator=draws) < share)[:, None, None, None]
-        soft = F.avg_pool2d(inside, 9, 1, 4)
-        # A mean of what is inside, far spread: near enough to the aligner's blurred reflection.
-        coarse = max(1, self.size // 16)
-        mean = F.adaptive_avg_pool2d(images * inside, coarse) / (F.adaptive_avg_pool2d(inside, coarse) + 0.05)
-        beyond = F.interpolate(mean.clamp(-1, 1), images.shape[-2:], mode="bilinear")
-        return torch.where(cut, images * soft + beyond * (1 - soft), images)
 
 
 def as_taken(images: Tensor, draws: torch.Generator) -> Tensor:
