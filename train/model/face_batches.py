@@ -99,7 +99,10 @@ class PhotoBatches:
         whole = whole if len(self.whole) else 0
         return np.concatenate([rng.choice(self.whole, whole), rng.choice(self.partial, count - whole)])
 
-    def draw_photos(self, count: int, rng: np.random.Generator, draws: torch.Generator) -> PhotoBatch:
+    def draw_photos(
+        self, count: int, rng: np.random.Generator, draws: torch.Generator, plain: bool = False
+    ) -> PhotoBatch:
+        """Half of them mirrored. The encoder sees most a little changed, unless `plain`: then all as they are."""
         rows = self.draw_rows(count, rng)
         rgba = self._photo_pixels(rows)
         corners = torch.from_numpy(self.photos.corners[rows]) * (self.size / CROP_PX)
@@ -114,15 +117,18 @@ class PhotoBatches:
         sign = torch.where(mirrored, -1.0, 1.0)
         pose = pose * torch.stack([sign, torch.ones_like(sign)], 1)
 
-        colours = Recolouring.draw(count, draws)(rgba[:, :3]) * 2 - 1
+        colours = (rgba[:, :3] if plain else Recolouring.draw(count, draws)(rgba[:, :3])) * 2 - 1
         inside, mask = inside_photo(corners, self.size), rgba[:, 3:]
         person = inside * (mask > PERSON)
         grey = 2 * BACKGROUND - 1
-        inputs = self._through_windows(colours, WINDOW_WHOLE * torch.from_numpy(self.photos.full[rows]), rng, draws)
+        inputs = colours
+        if not plain:
+            share = WINDOW_WHOLE * torch.from_numpy(self.photos.full[rows])
+            inputs = as_taken(self._through_windows(colours, share, rng, draws), draws)
         batch = PhotoBatch(
             rows=torch.from_numpy(rows),
             mirrored=sign,
-            inputs=as_taken(inputs, draws),
+            inputs=inputs,
             targets=person * colours + (1 - person) * grey,
             compared=person + BACKGROUND_WEIGHT * inside * (mask < NOBODY),
             person=person,

@@ -47,7 +47,7 @@ ALONE = 10  # so many steps of it at a time
 CLIP = 5.0
 AVERAGE_DECAY = 0.995
 MEAN_OF = 4096  # latents whose mean is `w_avg`
-AVERAGED = 400  # photos whose mean is the first picture
+AVERAGED = 200  # photos whose mean is the first picture
 
 
 class GeneratorRun:
@@ -113,7 +113,7 @@ class GeneratorRun:
         set_rate(self.optimizers["adam"], rate * args.rate)
         set_rate(self.optimizers["adamw"], rate * args.encoder_rate)
         halved = sum(share < grows for grows in GROWS_AT)
-        photos = self.batches[size // 2 if halved else size].draw_photos(args.batch, rng, draws)
+        photos = self.batches[size // 2 if halved else size].draw_photos(args.batch, rng, draws, plain=True)
         ws = encoder.rows(resize(photos.inputs, encoder.config.input_size), 1)
         self.game.remember(ws[:, 0])
         noise = torch.randn(len(ws), 1, ws.shape[2], generator=draws).to(ws.device)
@@ -130,11 +130,12 @@ class GeneratorRun:
         return values
 
     def mean_picture(self, size: int) -> Tensor:
-        """[3,size,size]: the mean of some photos, over those that show each pixel."""
+        """[3,size,size]: the mean of some photos, each pixel over those that show it."""
         photos = self.batches[size].draw_photos(
-            AVERAGED, np.random.default_rng(self.args.seed), torch.Generator().manual_seed(self.args.seed)
+            AVERAGED, np.random.default_rng(self.args.seed), torch.Generator().manual_seed(self.args.seed), plain=True
         )
-        return (photos.targets * photos.compared).sum(0) / photos.compared.sum(0).clamp(min=1e-3)
+        weight = photos.compared + 1e-3  # plain grey, as targets have it, where no photo shows anything
+        return (photos.targets * weight).sum(0) / weight.sum(0)
 
     @torch.no_grad()
     def set_mean_latent(self) -> None:

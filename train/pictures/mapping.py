@@ -43,7 +43,7 @@ class LatentGame(nn.Module):
         self.taken += len(rows)
 
     def step(self, mapping: MappingNetwork, z_dim: int, number: int, rate: float, draws: torch.Generator) -> dict:
-        """One turn of either side, in step `number` of the run; `rate` in [0, 1] of their peak rates. Gives the terms."""
+        """One turn of either side, in step `number` of a run; `rate` in [0, 1] of their peak rates. Its terms."""
         device = self.rows.device
         places = torch.randint(min(int(self.taken), KEPT), (BATCH,), generator=draws)
         real = self.rows[places.to(device)]
