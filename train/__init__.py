@@ -13,7 +13,7 @@ a page: it asks people which of two results they prefer.
 Stages live in rooms; `train/STAGE.py` only runs one, so that commands stay what they are. A room imports from itself
 and from those to its left:
 
-    loop <- heads <- photos <- model <- inversion <- judging <- editing <- publishing
+    loop <- heads <- photos <- model <- inversion <- judging <- editing <- pictures <- publishing
 
     loop/        what every stage runs on: options, files of arrays, precision, processes; a run, logged and resumed
     heads/       synthetic portraits with known shape, pose, light, identity and attributes
@@ -22,5 +22,6 @@ and from those to its left:
     inversion/   the paper's encoder for any EG3D-shaped generator
     judging/     the reader, the paper's metrics, people's votes (directions are calibrated by the reader)
     editing/     the inversion manifold and the directions in it
+    pictures/    e4e in two dimensions: a small StyleGAN2 of photos, its encoder, directions of both spaces
     publishing/  weights/faces as it is published: files, card, checksums, examples, pictures
 """

@@ -206,6 +206,19 @@ ASIDE = (
         steps=1900,
     ),
     Stage(
+        "python -m train.picture_generator --photos dataset/real --lite0 lite0.safetensors --out runs/pictures \\\n"
+        "    --steps 1300\n"
+        "python -m train.picture_encoder --photos dataset/real --weights runs/pictures --lite0 lite0.safetensors \\\n"
+        "    --identity weights/faces/identity --out runs/e4e --steps 200\n"
+        "python -m train.picture_edits --weights runs/pictures --encoder runs/e4e/encoder --reader weights/reader \\\n"
+        "    --photos dataset/real --labels fairface_label_train.csv --out runs/picture_edits --seeds 0 1",
+        "packed photos, EfficientNet-Lite0's weights, weights/faces/identity, weights/reader, FairFace's table",
+        "e4e on pictures: directions of the original space and of the inversion manifold (Table 5)",
+        60,
+        tflop=1300 * 12 * 1.5e-3 + 200 * 8 * 4e-3 + 20000 * 0.2e-3,
+        steps=4000,
+    ),
+    Stage(
         "python -m train.prepare PHOTOS --out dataset/photos",
         "a folder of 1000 raw photos",
         "dataset/photos: posed crops for train.encoder, train.manifold and train.evaluate, and a list of failures",

@@ -3,6 +3,7 @@
 `train.directions` tries them all on heads and takes the one that edits most cleanly."""
 
 import argparse
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,16 +56,20 @@ def read_pairs(path: Path | str | None, network: str) -> dict[str, tuple[np.ndar
 
 
 def find(
-    latents: NpzFile, principal: PrincipalAxes, pairs: dict[str, tuple[np.ndarray, float]], args: argparse.Namespace
+    latents: NpzFile,
+    principal: PrincipalAxes,
+    pairs: dict[str, tuple[np.ndarray, float]],
+    args: argparse.Namespace,
+    keys: Collection[str] = tuple(ATTRIBUTES),
 ) -> tuple[dict[str, list[Candidate]], dict[str, str]]:
-    """Attribute -> candidates, and attribute -> why it has none."""
+    """Attribute -> candidates, and attribute -> why it has none; of those in `keys`."""
     names = [str(name) for name in latents["attribute_names"]]
     logits = latents["logits"].astype(np.float32)
     labels = latents["labels"] if "labels" in latents else np.full_like(logits, np.nan)
     groups = latents["groups"] if "groups" in latents else np.zeros(len(logits), int)
     candidates, left_out = {}, {}
     for key, attribute in ATTRIBUTES.items():
-        if attribute.celeba not in names:
+        if key not in keys or attribute.celeba not in names:
             continue
         column = names.index(attribute.celeba)
         known = ~np.isnan(labels[:, column])

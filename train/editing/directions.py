@@ -21,6 +21,7 @@ standard deviations of w. Makes OUT/ (config.json and safetensors, a pipeline co
 
 import argparse
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,14 +113,18 @@ def training_trial(latents, args: argparse.Namespace, generator: TriPlaneGenerat
 
 
 def classified(
-    latents, args: argparse.Namespace, encoder: PortraitEncoder, generator: TriPlaneGenerator
+    latents,
+    args: argparse.Namespace,
+    pairs: dict[str, tuple[np.ndarray, float]],  # of `read_pairs`
+    trial: EditTrial,  # of some of the latents: what calibrates
+    judge: EditTrial,  # of photos that were held back, or the same
+    keys: Collection[str] = tuple(ATTRIBUTES),
 ) -> tuple[list[Found], dict, dict]:
-    """Directions by SVM or from pairs, a report of each, and name -> reason of those left out."""
-    trial = training_trial(latents, args, generator)
-    reader, identity, sigma, precision = trial.reader, trial.identity, trial.sigma, trial.precision
+    """Directions of `keys` by SVM or from pairs, a report of each, and name -> reason of those left out."""
+    identity = trial.identity
     names = [str(name) for name in latents["attribute_names"]]
     principal = PrincipalAxes(latents["w"].astype(np.float32))
-    candidates, left_out = find(latents, principal, read_pairs(args.pairs, fingerprint(encoder)), args)
+    candidates, left_out = find(latents, principal, pairs, args, keys)
 
     vectors, responses, chosen = {}, {}, {}
     for key, found in tqdm(candidates.items(), desc="directions", mininterval=5):
@@ -174,11 +179,6 @@ def classified(
         spread, far = report[key]["sigma_w"], report[key]["reach"]
         kept.append(Found(key, attribute.label, attribute.group, vector, accuracy, spread, far))
 
-    judge = trial
-    if args.photos:
-        judge = held_trial(
-            RealPhotos(args.photos), args.judged, encoder, generator, reader, sigma, precision, identity
-        )
     found = []
     for one in tqdm(kept, desc="judging", mininterval=5):
         attribute = ATTRIBUTES[one.key]
@@ -315,7 +315,12 @@ def linear(
     w = latents["w"].astype(np.float32)
     report, left_out = {}, {}
     if args.method == "svm":
-        found, report, left_out = classified(latents, args, encoder, generator)
+        pairs = read_pairs(args.pairs, fingerprint(encoder))
+        judge = trial = training_trial(latents, args, generator)
+        if args.photos:
+            networks = trial.reader, trial.sigma, trial.precision, trial.identity
+            judge = held_trial(RealPhotos(args.photos), args.judged, encoder, generator, *networks)
+        found, report, left_out = classified(latents, args, pairs, trial, judge)
     else:
         found = unlabelled(w, args, generator)
 

@@ -34,7 +34,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from preim3d.directions import fingerprint
@@ -302,24 +302,36 @@ def make(args: argparse.Namespace) -> None:
         source = photos_source(RealPhotos(args.data), args.labels, network, args.heads, names, args.seed)
     else:
         source = crops_source(Path(args.data), network, args.heads)
+    done = collect(source, reader, network, space, args.seed, out, part, parts)
+    print(done or f"Part {part} of {parts} is done; the last one to finish writes {out}.")
+
+
+def collect(
+    source: Source,
+    reader: HeadReader | None,  # None: latents without labels
+    network: nn.Module,
+    space: str,
+    seed: int,
+    out: Path,
+    part: int,
+    parts: int,
+) -> str | None:
+    """This part of the batches, and OUT where it was the last: then one sentence on it. None while others are not
+    done. `network` gave the latents."""
     about = {
         "network": np.array(fingerprint(network)),
         "space": np.array(space),
-        "seed": np.array(args.seed),
+        "seed": np.array(seed),
         "items": np.array(source.items),
         "reader": np.array("" if reader is None else fingerprint(reader)),
     }
     if reader is not None:
-        about["attribute_names"] = np.array(names)
+        about["attribute_names"] = np.array(reader.config.attribute_names)
     paths = [out.with_name(f".{out.stem}.{number}-of-{parts}.npz") for number in range(1, parts + 1)]
     if finished(out, about) and not any(path.is_file() for path in paths):
-        print(f"{out} is there already, made of the same weights and photos.")
-        return
+        return f"{out} is there already, made of the same weights and photos."
     invert(source, reader, paths[part - 1], part, parts, about)
-    if merge(paths, source.count, out, about):
-        print(f"{len(np.load(out)['w'])} latents in {out}.")
-    else:
-        print(f"Part {part} of {parts} is done; the last one to finish writes {out}.")
+    return f"{len(np.load(out)['w'])} latents in {out}." if merge(paths, source.count, out, about) else None
 
 
 def packed(data: Path) -> bool:

@@ -105,13 +105,19 @@ def space_figures(evaluation: Evaluation) -> dict:
                 for strength in tqdm(EQUAL_STRENGTHS, desc=f"{key}, {space}")
             ]
             curves[space] = np.array([(0.0, 0.0, 0.0), *points])
-        level = min(EQUAL_ALTERING, *(curve[:, 1].max() for curve in curves.values()))
-        figures[key] = {
-            space: at_altering(curve, level)
-            | {"curve": {f"{strength:g}": {"aa": aa, "ad": ad} for strength, aa, ad in curve.tolist()}}
-            for space, curve in curves.items()
-        }
+        figures[key] = at_equal_altering(curves)
     return {"spaces": figures, "origin_photos": len(rows)}
+
+
+def at_equal_altering(curves: dict[str, np.ndarray]) -> dict[str, dict]:
+    """By space, of curves (rows of strength, AA and AD, from zeros on): strength, AA and AD where AA is 1.5, or what
+    all spaces reach; and the curve."""
+    level = min(EQUAL_ALTERING, *(curve[:, 1].max() for curve in curves.values()))
+    return {
+        space: at_altering(curve, level)
+        | {"curve": {f"{strength:g}": {"aa": aa, "ad": ad} for strength, aa, ad in curve.tolist()}}
+        for space, curve in curves.items()
+    }
 
 
 def at_altering(curve: np.ndarray, level: float) -> dict[str, float]:

@@ -84,19 +84,11 @@ class Recolouring:
         return (grey + (changed - grey) * saturation).clamp(0, 1)
 
 
-class FaceBatches:
-    """Draws both kinds. Needs nothing but its own generators: the same ones give the same batch."""
+class PhotoBatches:
+    """Draws photos. Needs nothing but its own generators: the same ones give the same batch."""
 
-    def __init__(
-        self,
-        photos: RealPhotos,
-        heads: HeadsDataset | None,  # None: `draw_heads` is not asked for
-        generator: TriPlaneGenerator,
-        size: int,  # of the encoder's input
-        device: str | torch.device,
-    ):
-        self.photos, self.heads, self.size, self.device = photos, heads, size, device
-        self.ray_resolution = generator.config.ray_resolution
+    def __init__(self, photos: RealPhotos, size: int, device):
+        self.photos, self.size, self.device = photos, size, device
         train = ~photos.held
         self.whole, self.partial = np.nonzero(train & photos.full)[0], np.nonzero(train & ~photos.full)[0]
         assert len(self.whole) + len(self.partial), "no photo to train with"
@@ -107,7 +99,10 @@ class FaceBatches:
         whole = whole if len(self.whole) else 0
         return np.concatenate([rng.choice(self.whole, whole), rng.choice(self.partial, count - whole)])
 
-    def draw_photos(self, count: int, rng: np.random.Generator, draws: torch.Generator) -> PhotoBatch:
+    def draw_photos(
+        self, count: int, rng: np.random.Generator, draws: torch.Generator, plain: bool = False
+    ) -> PhotoBatch:
+        """Half of them mirrored. The encoder sees most a little changed, unless `plain`: then all as they are."""
         rows = self.draw_rows(count, rng)
         rgba = self._photo_pixels(rows)
         corners = torch.from_numpy(self.photos.corners[rows]) * (self.size / CROP_PX)
@@ -122,15 +117,18 @@ class FaceBatches:
         sign = torch.where(mirrored, -1.0, 1.0)
         pose = pose * torch.stack([sign, torch.ones_like(sign)], 1)
 
-        colours = Recolouring.draw(count, draws)(rgba[:, :3]) * 2 - 1
+        colours = (rgba[:, :3] if plain else Recolouring.draw(count, draws)(rgba[:, :3])) * 2 - 1
         inside, mask = inside_photo(corners, self.size), rgba[:, 3:]
         person = inside * (mask > PERSON)
         grey = 2 * BACKGROUND - 1
-        inputs = self._through_windows(colours, WINDOW_WHOLE * torch.from_numpy(self.photos.full[rows]), rng, draws)
+        inputs = colours
+        if not plain:
+            share = WINDOW_WHOLE * torch.from_numpy(self.photos.full[rows])
+            inputs = as_taken(self._through_windows(colours, share, rng, draws), draws)
         batch = PhotoBatch(
             rows=torch.from_numpy(rows),
             mirrored=sign,
-            inputs=as_taken(inputs, draws),
+            inputs=inputs,
             targets=person * colours + (1 - person) * grey,
             compared=person + BACKGROUND_WEIGHT * inside * (mask < NOBODY),
             person=person,
@@ -139,6 +137,42 @@ class FaceBatches:
         )
         on_device = {k: to_device(v, self.device) for k, v in vars(batch).items() if isinstance(v, Tensor)}
         return PhotoBatch(**vars(batch) | on_device)
+
+    def _photo_pixels(self, rows: np.ndarray) -> Tensor:
+        """[B,4,S,S] in [0, 1]."""
+        return F.interpolate(to_float(self.photos.pixels(rows)), (self.size, self.size), mode="area")
+
+    def _through_windows(
+        self, images: Tensor, share: Tensor, rng: np.random.Generator, draws: torch.Generator
+    ) -> Tensor:
+        """Some of the images [B,3,S,S] as if their photo ended early: beyond its edge there is a blurred reflection,
+        and the rest of the head must be filled in. `share` [B] says how likely that is."""
+        if not len(self.partial):
+            return images
+        corners = torch.from_numpy(self.photos.corners[rng.choice(self.partial, len(images))])
+        inside = inside_photo(corners * (self.size / CROP_PX), self.size, margin_px=0)
+        cut = (torch.rand(len(images), generator=draws) < share)[:, None, None, None]
+        soft = F.avg_pool2d(inside, 9, 1, 4)
+        # A mean of what is inside, far spread: near enough to the aligner's blurred reflection.
+        coarse = max(1, self.size // 16)
+        mean = F.adaptive_avg_pool2d(images * inside, coarse) / (F.adaptive_avg_pool2d(inside, coarse) + 0.05)
+        beyond = F.interpolate(mean.clamp(-1, 1), images.shape[-2:], mode="bilinear")
+        return torch.where(cut, images * soft + beyond * (1 - soft), images)
+
+
+class FaceBatches(PhotoBatches):
+    """Draws photos and heads."""
+
+    def __init__(
+        self,
+        photos: RealPhotos,
+        heads: HeadsDataset | None,  # None: `draw_heads` is not asked for
+        generator: TriPlaneGenerator,
+        size: int,  # of the encoder's input
+        device: str | torch.device,
+    ):
+        super().__init__(photos, size, device)
+        self.heads, self.ray_resolution = heads, generator.config.ray_resolution
 
     def draw_heads(
         self, count: int, rays: int, points: int, patches: int, rng: np.random.Generator, draws: torch.Generator
@@ -188,33 +222,12 @@ class FaceBatches:
         images = self._through_windows(images, torch.full((len(images),), WINDOW_HEAD), rng, draws)
         return to_device(as_taken(images, draws), self.device)
 
-    def _photo_pixels(self, rows: np.ndarray) -> Tensor:
-        """[B,4,S,S] in [0, 1]."""
-        return F.interpolate(to_float(self.photos.pixels(rows)), (self.size, self.size), mode="area")
-
     def _backdrops(self, count: int, rng: np.random.Generator, draws: torch.Generator) -> Tensor:
         """[B,3,S,S] in [0, 1]: clouds of colour, or blurred pieces of other photos, as rooms behind people are."""
         clouds = augment.random_backgrounds(count, (self.size, self.size), draws, torch.device("cpu"))
         pieces = self._photo_pixels(self.draw_rows(count, rng))[:, :3].roll(self.size // 2, 3)
         pieces = F.interpolate(F.avg_pool2d(pieces, 8), (self.size, self.size), mode="bilinear")
         return torch.where(torch.rand(count, 1, 1, 1, generator=draws) < 0.4, pieces, clouds)
-
-    def _through_windows(
-        self, images: Tensor, share: Tensor, rng: np.random.Generator, draws: torch.Generator
-    ) -> Tensor:
-        """Some of the images [B,3,S,S] as if their photo ended early: beyond its edge there is a blurred reflection,
-        and the rest of the head must be filled in. `share` [B] says how likely that is."""
-        if not len(self.partial):
-            return images
-        corners = torch.from_numpy(self.photos.corners[rng.choice(self.partial, len(images))])
-        inside = inside_photo(corners * (self.size / CROP_PX), self.size, margin_px=0)
-        cut = (torch.rand(len(images), generator=draws) < share)[:, None, None, None]
-        soft = F.avg_pool2d(inside, 9, 1, 4)
-        # A mean of what is inside, far spread: near enough to the aligner's blurred reflection.
-        coarse = max(1, self.size // 16)
-        mean = F.adaptive_avg_pool2d(images * inside, coarse) / (F.adaptive_avg_pool2d(inside, coarse) + 0.05)
-        beyond = F.interpolate(mean.clamp(-1, 1), images.shape[-2:], mode="bilinear")
-        return torch.where(cut, images * soft + beyond * (1 - soft), images)
 
 
 def as_taken(images: Tensor, draws: torch.Generator) -> Tensor:

@@ -40,31 +40,49 @@ def photo_losses(
     size = batch.targets.shape[-1]
     raw_size, image = view.raw.shape[-2:], F.interpolate(view.image, (size, size), mode="area")
 
-    def mean_over(error: Tensor, weight: Tensor) -> Tensor:
-        return (error * weight).sum() / (weight.sum() * error.shape[1]).clamp(min=1)
-
     weight = F.interpolate(batch.compared, raw_size, mode="area")
-    terms = {
-        "pixels": mean_over((image - batch.targets).abs(), batch.compared),
-        "squares": mean_over((image - batch.targets).square(), batch.compared),
+    terms, wanted = picture_losses(image, batch.targets, batch.compared, teachers, identity)
+    return terms | {
         "raw": mean_over((view.raw - F.interpolate(batch.targets, raw_size, mode="area")).abs(), weight),
         "outline": mean_over((view.opacity - F.interpolate(batch.person, raw_size, mode="area")).square(), weight),
         "relief": relief(view, batch, generator),
+    }, wanted
+
+
+def picture_losses(
+    images: Tensor,  # [B,3,S,S]
+    targets: Tensor,  # [B,3,S,S] in [-1, 1]
+    compared: Tensor,  # [B,1,S,S] how much each pixel counts
+    teachers: dict[str, nn.Module],  # of `perceptual_distance`
+    identity: FaceIdentity | None,
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The terms of LOSS_WEIGHTS that ask for pictures alone, and the targets' embeddings [B,128]; without an identity
+    network those of its terms and the embeddings are left out."""
+    terms = {
+        "pixels": mean_over((images - targets).abs(), compared),
+        "squares": mean_over((images - targets).square(), compared),
     }
     # Where nothing is compared, networks that look at whole pictures are shown the target itself.
-    shown = torch.where(batch.compared > 0, image, batch.targets)
-    seen = (batch.compared > 0).float()
+    shown = torch.where(compared > 0, images, targets)
+    seen = (compared > 0).float()
     for name, teacher in teachers.items():
-        terms[name] = perceptual_distance(teacher, shown, batch.targets, seen)
+        terms[name] = perceptual_distance(teacher, shown, targets, seen)
+    if identity is None:
+        return terms, None
     embedding, features = identity.embed_chips(cut_chips(shown))
     with torch.no_grad():
-        wanted, wanted_features = identity.embed_chips(cut_chips(batch.targets))
+        wanted, wanted_features = identity.embed_chips(cut_chips(targets))
     terms["identity"] = (embedding.float() - wanted.float()).square().sum(1).mean()
     terms["identity_features"] = torch.stack([
         (features[tap].float() - wanted_features[tap].float()).abs().mean() / wanted_features[tap].float().abs().mean()
         for tap in IDENTITY_TAPS
     ]).mean()  # fmt: skip
     return terms, wanted.float()
+
+
+def mean_over(error: Tensor, weight: Tensor) -> Tensor:
+    """The mean of errors [B,C,S,S], each counting as much as its weight [B,1,S,S]."""
+    return (error * weight).sum() / (weight.sum() * error.shape[1]).clamp(min=1)
 
 
 def relief(view: RenderOutput, batch: PhotoBatch, generator: TriPlaneGenerator) -> Tensor:
