@@ -62,7 +62,7 @@ def test_the_library_imports_neither_page_nor_training():
 
 
 def test_imports_between_the_rooms_of_train_go_one_way():
-    """As train/__init__.py draws it; nothing imports the files that run a stage, nor the recipe but what prints it."""
+    """As train/__init__.py draws it; nothing imports the files that run a stage, nor their list but what prints it."""
     import train
 
     rooms = re.search(r"^ +(loop <- .*)$", train.__doc__, re.MULTILINE)[1].split(" <- ")
@@ -73,7 +73,7 @@ def test_imports_between_the_rooms_of_train_go_one_way():
         assert {name.split(".")[1] for name in modules_of(path) if name.startswith("train.")} <= {*allowed}, path
     for path in (ROOT / "tests").glob("*.py"):
         named = {name.split(".")[1] for name in modules_of(path) if name.startswith("train.")}
-        assert named <= {*rooms, "recipe"}, path
+        assert named <= {*rooms, "stages"}, path
 
 
 def test_the_page_imports_spaces_first():

@@ -1,4 +1,4 @@
-"""All stages of the recipe, one after the other, on a few heads of 32 pixels and for a few steps."""
+"""All stages of `python -m train`, one after the other, on a few heads of 32 pixels and for a few steps."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""train.encoder from the command line, on a few tiny photos: the recipes, and what happens to a run that is killed,
+"""train.encoder from the command line, on a few tiny photos: its variants, and what happens to a run that is killed,
 that meets a number that is none, a full disk or a broken photo, or that is shared by two processes."""
 
 import json
@@ -111,7 +111,7 @@ def test_ablations_leave_out_what_they_name(inputs, tmp_path):
 
 
 def test_the_released_codes_variants(inputs, tmp_path):
-    assert encoder.main(words(inputs, tmp_path, "--recipe", "released", "--ema", 0.9, "--accumulate", 2)) == 0
+    assert encoder.main(words(inputs, tmp_path, "--variant", "released", "--ema", 0.9, "--accumulate", 2)) == 0
     values = logged(tmp_path)
     assert ("adversary_in", 1) in values and ("adversary", 2) in values and ("discriminator", 4) in values
     parts = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["parts"]

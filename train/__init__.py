@@ -5,7 +5,7 @@
     photos ──> crops, poses ─┼── landmarks                          │
                              └── attributes ────────────────────────┘
 
-`python -m train` prints the recipe: every stage, its command, what it needs, what it makes, how long it takes. Every
+`python -m train` prints all of it: every stage, its command, what it needs, what it makes, how long it takes. Every
 stage says what it takes (`--help`), prints its losses, images/s and time left, saves its state whole or not at all
 and goes on from there when it is run again. All run on a CPU as well as on one GPU (`--device`). Only `train.vote` is
 a page: it asks people which of two results they prefer.

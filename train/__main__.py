@@ -1,8 +1,8 @@
-"""`python -m train` prints the recipe."""
+"""`python -m train` prints all stages."""
 
 import train
-from train.recipe import recipe
+from train.stages import stage_list
 
 
 if __name__ == "__main__":
-    print(f"{train.__doc__}\n{recipe()}")
+    print(f"{train.__doc__}\n{stage_list()}")

@@ -25,8 +25,8 @@ from train.loop.precision import settle
 from train.loop.training import Training, set_rate
 
 
-# What a recipe means; each can be given otherwise by its own option.
-RECIPES = {
+# What a variant means; each can be given otherwise by its own option.
+VARIANTS = {
     "paper": {"batch": 8, "round_order": "out-in"},
     "released": {
         "batch": 2, "round_order": "in-out", "optimizer": "ranger", "surround": "frontal", "truncation": 0.7,
@@ -46,8 +46,8 @@ def train(args: argparse.Namespace) -> None:
     workers.share_statistics(run.encoder)
     size = run.encoder.config.input_size
     sample = torch.zeros(args.batch, 3, size, size, device=run.device)
-    # What was measured once holds for the whole run. In evaluation: the measurement must not move running statistics.
-    precision = training.notes.get("precision") or settle(args.precision, run.encoder.eval(), sample)
+    # What was measured once holds for the whole run.
+    precision = training.notes.get("precision") or settle(args.precision, run.encoder, sample)
     training.notes["precision"] = precision
     run.start_reading(training.step)
     run.encoder.train()
@@ -73,7 +73,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="folder or zip with dataset.json")
     parser.add_argument("--generator", required=True, help="generator folder (config.json and weights)")
     parser.add_argument("--out", required=True)
-    parser.add_argument("--recipe", choices=RECIPES, default="paper")
+    parser.add_argument("--variant", choices=VARIANTS, default="paper")
     parser.add_argument("--identity", help="L_ID: weights/faces/identity, or the published model_ir_se50.pth, then "
                         "the encoder's first body too")  # fmt: skip
     parser.add_argument("--start", help="an encoder of this generator to go on from, e.g. weights/faces/encoder")
@@ -103,7 +103,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--sheets", type=int, default=4, help="sample sheets over the whole run")
     parser.add_argument("--workers", type=int, default=2, help="processes that read posed photos")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
-    parser.set_defaults(**RECIPES[parser.parse_args(words).recipe])
+    parser.set_defaults(**VARIANTS[parser.parse_args(words).variant])
     args = check_budget(parser, parser.parse_args(words))
     if not (args.lpips or args.lite0):
         parser.error("L_LPIPS needs --lpips (torchvision's alexnet-*.pth or vgg16-*.pth) or --lite0")

@@ -127,7 +127,7 @@ class EncoderRun:
 
     def weights(self, step: int) -> dict[str, float]:
         scale = self.args.schedule_scale
-        if self.args.recipe == "released":
+        if self.args.variant == "released":
             weights = schedules.released_weights(step, self.encoder.latent_average.numel(), scale)
         else:
             weights = schedules.paper_weights(step, scale)

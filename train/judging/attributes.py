@@ -102,9 +102,9 @@ def train(args: argparse.Namespace) -> None:
     training = Training(out, parts, device, rng=rng, draws=draws, also_save=join_in)
     if args.body and not training.step:
         fit_heads(reader, lambda: draw_batch(args.batch, people, pictures, heads, rng, draws), args.seen, draws)
-    # What was measured once holds for the whole run. In evaluation: the measurement must not draw from the generators.
+    # What was measured once holds for the whole run.
     sample = torch.zeros(args.batch, 3, args.size, args.size, device=device)
-    precision = training.notes.get("precision") or settle(args.precision, reader.eval(), sample)
+    precision = training.notes.get("precision") or settle(args.precision, reader, sample)
     training.notes["precision"] = precision
 
     def step(number: int, share: float) -> dict[str, Tensor]:

@@ -23,8 +23,8 @@ def settle(precision: Precision, network: nn.Module, sample: torch.Tensor) -> Pr
     """`precision`, or for "auto" the one in which a forward and backward pass of `network` over `sample` is faster."""
     if precision != "auto":
         return precision
-    # A copy: the sample would spoil the running statistics of batch norms.
-    trial = copy.deepcopy(network)
+    # A copy, and in evaluation: the sample must neither move running statistics nor draw from the generators.
+    trial = copy.deepcopy(network).eval()
     seconds = {"float32": _time_pass(trial, sample, "float32"), "bfloat16": _time_pass(trial, sample, "bfloat16")}
     # bfloat16 has 8 bits of mantissa: it must earn its rounding by a clear margin.
     chosen = "bfloat16" if seconds["bfloat16"] < 0.8 * seconds["float32"] else "float32"

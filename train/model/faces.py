@@ -49,7 +49,7 @@ from train.heads.dataset import BACKGROUND, HeadsDataset
 from train.loop import checkpoint
 from train.loop.ahead import Ahead
 from train.loop.options import budget, check_budget, run_stage, training_parser
-from train.loop.precision import autocast
+from train.loop.precision import autocast, settle
 from train.loop.progress import cosine_rate
 from train.loop.training import Training, descend, follow
 from train.model import face_losses, field_losses
@@ -110,7 +110,7 @@ def main(words: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--freeze-norms", action="store_true", help="batch norms keep the statistics of --start")
     parser.add_argument("--sheets", type=int, default=8, help="reports and sheets over the run")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     args = check_budget(parser, parser.parse_args(words))
     if not args.start and (args.freeze_norms or args.light or not args.generator_rate):
         parser.error("--freeze-norms, --light and --generator-rate 0 keep what --start gives; give it")
@@ -122,6 +122,7 @@ def main(words: list[str] | None = None) -> int:
 def train(args: argparse.Namespace) -> None:
     run = FacesRun(args)
     training = Training(args.out, run.parts, args.device, also_save=run.save_kept)
+    run.precision = training.notes.setdefault("precision", run.precision)  # measured once, it holds for the whole run
 
     def look() -> list[Tensor]:
         report, rows = run.report()
@@ -170,6 +171,9 @@ class FacesRun:
             )
         for network in (self.generator, self.encoder):
             network.to(device, memory_format=torch.channels_last)
+        size = self.encoder.config.input_size
+        sample = torch.zeros(args.batch, 3, size, size, device=device)
+        self.precision = settle(args.precision, self.encoder, sample)
         self.generator.train().requires_grad_(bool(args.generator_rate))
         self.encoder.train(not args.freeze_norms).requires_grad_(True)
         if args.light:
@@ -221,7 +225,7 @@ class FacesRun:
         # Samples along rays are drawn where they are used.
         torch.manual_seed(drawn.seed)
         inputs = torch.cat([batch.inputs for batch in (heads, photos) if batch is not None])
-        with autocast(args.device, args.precision):
+        with autocast(args.device, self.precision):
             ws = self.encoder(inputs.contiguous(memory_format=torch.channels_last)).float()
         terms, first = {}, len(ws) - (0 if photos is None else len(photos.inputs))
         if heads is not None:
@@ -259,7 +263,7 @@ class FacesRun:
         # The first ones are shown in their own colours, as the mapping knows them.
         count = min(round(MAPPED * len(mapped)), self.args.patches) if self.args.generator_rate else 0
         ws = torch.cat([mapped[:count], encoded[count:]])
-        with autocast(self.args.device, self.args.precision):
+        with autocast(self.args.device, self.precision):
             return terms | field_losses.losses(self.generator, heads.field, ws)
 
     def photo_terms(
@@ -268,7 +272,7 @@ class FacesRun:
         """Of photos, and the cameras' offsets [B,6], which take a gradient too."""
         generator, config = self.generator, self.generator.config
         cameras, offsets = self.cameras.of(photos, config)
-        with autocast(self.args.device, self.args.precision):
+        with autocast(self.args.device, self.precision):
             planes = generator.planes(ws).float()
             view = generator.render(planes, cameras, ws, ray_resolution=rays, generator=draws)
             terms, wanted = face_losses.photo_losses(view, photos, self.identity, self.teachers, generator)

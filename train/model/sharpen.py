@@ -35,7 +35,7 @@ from preim3d.identity import FaceIdentity, cut_chips
 from train.heads.dataset import BACKGROUND
 from train.loop import checkpoint
 from train.loop.options import budget, check_budget, run_stage, training_parser
-from train.loop.precision import autocast
+from train.loop.precision import autocast, settle
 from train.loop.progress import cosine_rate
 from train.loop.training import Training, descend, follow, set_rate
 from train.model.face_batches import BACKGROUND_WEIGHT, NOBODY, PERSON
@@ -153,8 +153,10 @@ class Sharpening:
                 ("held", np.nonzero(photos.held)[0]),
             )
         )
+        size = encoder.config.input_size
+        self.precision = settle(args.precision, encoder, torch.zeros(args.batch, 3, size, size, device=device))
         for pictures in (self.pictures, self.held):
-            pictures.fill(photos, encoder, self.generator, args.precision)
+            pictures.fill(photos, encoder, self.generator, self.precision)
         self.network = self.generator.superresolution
         self.before, self.kept = copy.deepcopy(self.network), copy.deepcopy(self.network)
         learned = [p.requires_grad_() for name, p in self.network.named_parameters() if ".affine." not in name]
@@ -181,7 +183,7 @@ class Sharpening:
         mirrored = torch.rand(len(places), generator=draws) < 0.5
         for tensor in (features, pictures, compared):
             tensor[mirrored] = tensor[mirrored].flip(3)
-        with autocast(args.device, args.precision):
+        with autocast(args.device, self.precision):
             images = self.network(features.contiguous(memory_format=torch.channels_last), ws[:, -1]).float()
             terms = self.terms(images, pictures, compared, rng)
         loss = sum(LOSS_WEIGHTS[name] * term for name, term in terms.items())
@@ -248,6 +250,7 @@ def choose(photos: RealPhotos, count: int, seed: int) -> np.ndarray:
 def train(args: argparse.Namespace) -> None:
     run = Sharpening(args)
     training = Training(args.out, run.parts, args.device)
+    run.precision = training.notes.setdefault("precision", run.precision)  # measured once, it holds for the whole run
     training.run(run.step, args.batch, **budget(args))
     training.save()
     figures, rows = run.report()
@@ -272,5 +275,5 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=1200, help="photos to learn from; 1.5 MB of disk each")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     return run_stage("train.sharpen", train, check_budget(parser, parser.parse_args(words)))

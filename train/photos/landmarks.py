@@ -184,10 +184,9 @@ def train(
     training = Training(out, {"networks": networks, "optimizer": optimizer}, "cpu", rng=rng, draws=draws)
     size, rendered = mesh.config.input_size, max(1, round(HEADS_SHARE * batch))
     sample = torch.rand(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
-    # A resumed run keeps what it began with. In evaluation: the measurement must not draw from the generators.
-    precision = training.notes.get("precision") or settle("auto", mesh.eval(), sample)
+    # What was measured once holds for the whole run.
+    precision = training.notes.get("precision") or settle("auto", mesh, sample)
     training.notes["precision"] = precision
-    mesh.train()
 
     def step(number: int, share: float) -> dict[str, Tensor]:
         set_rate(optimizer, cosine_rate(share, RATE, warm=0.05))

@@ -80,7 +80,7 @@ sets are neither shown nor part of this folder.
 
 ## How it was made
 
-`python -m train` prints the recipe; train/HISTORY.md says what was run to make the files here.
+`python -m train` prints every stage; train/HISTORY.md says what was run to make the files here.
 
 ## Figures
 

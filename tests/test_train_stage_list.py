@@ -1,4 +1,4 @@
-"""The recipe names every stage, with options that the stage has."""
+"""The list names every stage, with options that the stage has."""
 
 import re
 import runpy
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from train.recipe import ASIDE, STAGES, Stage, recipe
+from train.stages import ASIDE, STAGES, Stage, stage_list
 
 
 ROOT = Path(__file__).resolve().parent.parent
-NO_STAGES = "__init__", "__main__", "recipe"
+NO_STAGES = "__init__", "__main__", "stages"
 COMMANDS = [
     command.replace("\\\n", " ").split()
     for stage in (*STAGES, *ASIDE)
@@ -38,7 +38,7 @@ def stage_room(path: Path) -> Path:
     return ROOT.joinpath(*imported[1].split(".")).with_suffix(".py") if imported else path
 
 
-def test_every_stage_is_in_the_recipe():
+def test_every_stage_is_in_the_list():
     assert {words[2].removeprefix("train.") for words in COMMANDS} == set(STAGE_FILES)
 
 
@@ -73,7 +73,7 @@ def test_what_a_stage_needs_was_made_before():
 
 
 def test_minutes_are_told_and_estimates_called_so():
-    text = recipe()
+    text = stage_list()
     assert text.count("2 CPU cores: ") == len(STAGES) + len(ASIDE) and "GPU (estimate): " in text
     assert Stage("", "", "", 1, tflop=2400, steps=10).gpu_minutes == 2
     assert Stage("", "", "", 1, tflop=1, steps=4000).gpu_minutes == 2
@@ -82,4 +82,4 @@ def test_minutes_are_told_and_estimates_called_so():
 
 def test_python_m_train_prints_it(capsys):
     runpy.run_module("train", run_name="__main__")
-    assert recipe() in capsys.readouterr().out
+    assert stage_list() in capsys.readouterr().out

@@ -225,7 +225,7 @@ ASIDE = (
         4,
     ),
     Stage(
-        "python -m train.encoder --recipe paper --data dataset/photos --generator weights/faces/generator \\\n"
+        "python -m train.encoder --variant paper --data dataset/photos --generator weights/faces/generator \\\n"
         "    --start weights/faces/encoder --identity weights/faces/identity --lite0 lite0.safetensors \\\n"
         "    --schedule-scale 0.003 --steps 600 --out runs/paper\n"
         "python -m train.encoder ... --without surround --out runs/one_view\n"
@@ -248,7 +248,7 @@ ASIDE = (
 )
 
 
-def recipe() -> str:
+def stage_list() -> str:
     """What `python -m train` prints."""
     lines = []
     for title, stages in (
