@@ -67,6 +67,17 @@ ATTRIBUTES = {
     "wrinkles": Attribute("Wrinkles", "Age and shape", "Bags_Under_Eyes"),
     "freckles": Attribute("Freckles", "Age and shape", "Freckles"),
 }
+# Those that an edit paints in another colour, and in the same shape.
+COLOURS = {
+    "grey_hair",
+    "blond_hair",
+    "brown_hair",
+    "black_hair",
+    "lipstick",
+    "heavy_makeup",
+    "rosy_cheeks",
+    "pale_skin",
+}
 MAIN_ATTRIBUTES = 8  # as many sliders stand in sight: the first ones that the weights know, in the order above
 
 

@@ -19,7 +19,7 @@ from preim3d.align import FaceAligner, crop_face, photo_corners, whole_crop
 from preim3d.back import BUST
 from preim3d.camera import PITCHES_DEG, YAWS_DEG, grid_cameras
 from preim3d.device import exactly
-from preim3d.directions import Directions, fingerprint
+from preim3d.directions import COLOURS, Directions, fingerprint
 from preim3d.encoder import PortraitEncoder
 from preim3d.face_mesh import FaceMesh
 from preim3d.feedback import Feedback, bring_nearer
@@ -406,13 +406,16 @@ class Preim3DPipeline(DiffusionPipeline):
         space: Literal["inversion", "origin"] = "inversion",
         tuning: Tuning | None = None,
     ) -> Tensor | np.ndarray:
-        """w [1, num_ws, w_dim] or [num_ws, w_dim] moved along the directions of a space, further where the head is
-        tuned (`tuning.EDITS_BY`); `w` itself where every strength is 0."""
+        """w [1, num_ws, w_dim] or [num_ws, w_dim] moved along the directions of a space, further where a tuned
+        head holds it back (`tuning.EDITS_BY`); `w` itself where every strength is 0."""
         directions = self.directions_of(space)
         if not any(check_strengths(strengths, directions.names).values()):
             return w
-        by = 1 if tuning is None else EDITS_BY
-        return as_latent(w, directions.vectors) + by * directions.offset(strengths)
+        offset = directions.offset(strengths)
+        if tuning is not None:
+            held_back = {name: strength for name, strength in strengths.items() if name not in COLOURS}
+            offset = offset + (EDITS_BY - 1) * directions.offset(held_back)
+        return as_latent(w, directions.vectors) + offset
 
     @torch.no_grad()
     @exactly()

@@ -12,6 +12,7 @@ from conftest import tiny_identity
 from PIL import Image
 
 from preim3d.camera import grid_cameras
+from preim3d.directions import ATTRIBUTES, COLOURS
 from preim3d.edits import Plan
 from preim3d.efficientnet import EfficientNetLite0
 from preim3d.inversion import LOOK_EVERY, Inversion, Judges, Target, invert
@@ -184,6 +185,14 @@ def test_the_pipeline_inverts_and_edits_a_tuned_head(pipeline, portrait):
     assert np.allclose(head.w_edit - head.w, EDITS_BY * (plain.w_edit - plain.w), atol=1e-5)
     front = np.asarray(pipeline.views(pipeline.head(head.w_edit, head.tuning))[4])
     assert np.array_equal(np.asarray(head.edited_views[4]), front)
+
+
+def test_a_tuned_head_holds_back_shapes_but_no_colours(pipeline, w, monkeypatch):
+    monkeypatch.setattr("preim3d.pipeline.COLOURS", {"age"})
+    plain, held = (pipeline.edit(w, {"age": 1.0, "smile": 2.0}, tuning=tuning) - w for tuning in (None, some_tuning()))
+    smile = pipeline.directions.offset({"smile": 2.0})
+    assert torch.allclose(held - plain, (EDITS_BY - 1) * smile, atol=1e-5)
+    assert COLOURS <= set(ATTRIBUTES)
 
 
 @pytest.mark.parametrize(
