@@ -159,11 +159,12 @@ def test_a_photo_becomes_a_head(pipeline, portrait):
         pipeline(portrait, face=7)
 
 
-def test_without_a_landmark_network_only_crops_are_taken(pipeline, crop):
+def test_without_a_landmark_network_a_photo_is_its_own_crop(pipeline, crop):
     bare = Preim3DPipeline(pipeline.encoder, pipeline.generator, pipeline.directions)
-    assert len(bare(crop=crop).views) == 9
-    with pytest.raises(ValueError, match="give a `crop`"):
-        bare("photo.jpg")
+    of_crop, of_photo = bare(crop=crop), bare(crop)
+    assert np.array_equal(of_crop.w, of_photo.w) and of_photo.faces_found is of_photo.camera_deg is None
+    with pytest.raises(ValueError, match="find no faces, so there is no `face` 2"):
+        bare(crop, face=2)
 
 
 def test_only_large_pictures_are_rendered_in_bfloat16(pipeline, monkeypatch):
