@@ -18,7 +18,7 @@ from preim3d.directions import ATTRIBUTES
 from preim3d.identity import FaceIdentity
 from preim3d.pipeline import load_component
 from preim3d.reader import HeadReader
-from preim3d.weights import finds_faces, identity_folder
+from preim3d.weights import identity_folder, knows_people
 
 
 # Distances of dlib's embeddings on the Face Research Lab London Set, two photos of each of 99 people (DeBruine and
@@ -62,9 +62,9 @@ class IdentityJudge:
 
     @classmethod
     def of_weights(cls, weights: Path) -> "IdentityJudge | None":
-        """The one of a weights folder, else the bundled one; None where neither is there, and for weights that find no
-        faces of people, as those of cats."""
-        folder = identity_folder(weights) if finds_faces(weights) else None
+        """The one of a weights folder, else the bundled one; None where neither is there, and for weights that know no
+        people, as those of cats."""
+        folder = identity_folder(weights) if knows_people(weights) else None
         return folder and cls(folder)
 
     @torch.no_grad()

@@ -131,10 +131,10 @@ def present(folder: Path) -> list[str]:
     return [name for name in ("origin_directions",) if (folder / name).is_dir()] + with_feedback
 
 
-def finds_faces(folder: Path) -> bool:
-    """Whether the weights have the networks that find people's faces in photos; without them a photo is its own crop,
-    and nothing that knows people can judge heads."""
-    return (folder / "landmarks").is_dir()
+def knows_people(folder: Path) -> bool:
+    """Whether the weights have a network that knows people's faces. Heads of others, such as cats, cannot be judged by
+    any such network."""
+    return any((folder / name).is_dir() for name in ("landmarks", "identity"))
 
 
 def identity_folder(folder: Path) -> Path | None:

@@ -180,7 +180,8 @@ ASIDE = (
         "python -m train.evaluate ... --origin runs/origin --seeds 0 1\n"
         "python -m train.curves weights/faces/evaluation.json --out weights/faces/curves.png",
         "as for manifold, directions and evaluate",
-        "directions of the original space, compared with ours (Table 5, Figure 8)",
+        "directions of the original space, compared with ours (Table 5, Figure 8; a 2D generator's figures give\n"
+        "      Figure 9: train.curves --flat)",
         17,
         tflop=3000 * 4.3e-3 + 1900 * 4.3e-3 + 2 * 11,
         steps=3500,

@@ -10,7 +10,7 @@ from preim3d.directions import Directions
 from preim3d.edits import Plan
 from preim3d.judge import SCALE, IdentityJudge, Judge, Judgement
 from preim3d.page.visitor import Visitor
-from preim3d.weights import finds_faces
+from preim3d.weights import knows_people
 
 
 SPACES = {"inversion": "the inversion manifold", "origin": "the original space"}
@@ -31,7 +31,7 @@ class Verdict:
         """With the folder of the attribute reader, and the identity network of the weights or the bundled one: both
         know people only."""
         identity = IdentityJudge.of_weights(weights)
-        judge = Judge(reader, identity) if finds_faces(weights) and (reader / "config.json").is_file() else None
+        judge = Judge(reader, identity) if knows_people(weights) and (reader / "config.json").is_file() else None
         return cls(identity, judge, directions)
 
     def describe(self, visitor: Visitor, after: Image.Image, before: Image.Image | None = None) -> tuple[str, str]:

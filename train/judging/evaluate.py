@@ -4,6 +4,7 @@ directions are.
     python -m train.evaluate --weights weights/faces --data photos --reader weights/reader \
         --lite0 efficientnet_lite0_blocks0-10.safetensors --out weights/faces/evaluation.json --sheets sheets
     python -m train.evaluate ... --inversion hybrid=50 latent=4 --out weights/faces/evaluation.json
+    python -m train.evaluate ... --views 20 --mirror --out runs/paper.json
     python -m train.evaluate ... --seeds 0 1 --origin weights/faces/origin_directions --before first.json \
         --bench bench.json --compare "w/o ATS=runs/photos_only/encoder"
 
@@ -11,9 +12,10 @@ DATA holds packed photos, as `python -m train.photos` makes them, some of which 
 are those of `metrics.py`; the protocol is written into the file with the figures, and beside it, as evaluation.md, a
 table of goals and Tables 2, 3, 4, 5 and 7 of the paper. The first seed takes some 15 minutes of two cores, two thirds
 of it for the thousand photos of FID, which further seeds leave out; `--origin` (directions of the original
-space) 12 minutes a seed, each `--compare` two. `--inversion` measures the ways of `preim3d.inversion` alone, and adds
-that to the figures that OUT has: a minute a photo for hybrid, half an hour for latent. Two more ways have networks of
-their own, `--inversion z=runs/z=50 tuned=runs/tuned=50` (see `inversions.py`): half a minute a photo."""
+space) three minutes a seed for each attribute, each `--compare` two. `--views 20` is the paper's protocol: 82 views of
+each photo in place of five. `--inversion` measures the ways of `preim3d.inversion` alone, and adds that to the figures
+that OUT has: a minute a photo for hybrid, half an hour for latent. Two more ways have networks of their own,
+`--inversion z=runs/z=50 tuned=runs/tuned=50` (see `inversions.py`): half a minute a photo."""
 
 import argparse
 import json
