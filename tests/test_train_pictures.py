@@ -13,6 +13,7 @@ from preim3d.identity import FaceIdentity
 from preim3d.reader import HeadReader
 from preim3d.stylegan2 import MappingNetwork
 from train.pictures import edits, encoder, generator
+from train.pictures import mapping as mapping_game
 from train.pictures.mapping import LatentGame, moments_apart
 from train.pictures.networks import PictureEncoder, PictureGenerator
 
@@ -35,8 +36,6 @@ def made(tmp_path_factory):
         input_size=32, units=(1, 1, 1, 1), depths=(16, 16, 16, 16), pool=2, embedding_size=8, attribute_names=names,
         feature_count=2,
     )  # fmt: skip
-    # Of a network that has learned nothing all logits would lie on one side of nothing.
-    reader.attributes.bias.data.zero_()
     reader.save_pretrained(at / "reader")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generator, "GENERATOR", GENERATOR)
@@ -101,7 +100,7 @@ def arguments(at, out):
     return given["options"]
 
 
-@pytest.mark.parametrize("stage", ["generator", "e4e"])
+@pytest.mark.parametrize("stage", ["generator", pytest.param("e4e", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_as_if_it_had_not_been(trained, monkeypatch, stage):
     run, module, more, steps = {
         "generator": (generator.GeneratorRun, generator, (), 4),
@@ -146,26 +145,27 @@ def test_a_number_that_is_none_ends_the_run_by_name(made, capsys, monkeypatch):
     assert not (at / "nan" / "generator").exists()
 
 
-def test_the_mapping_network_learns_where_encoded_photos_lie():
+def test_the_mapping_network_learns_where_encoded_photos_lie(monkeypatch):
+    monkeypatch.setattr(mapping_game, "MAPPING_RATE", 0.5)
     torch.manual_seed(0)
     mapping = MappingNetwork(4, 0, 4, 2)
     game = LatentGame(mapping, 4)
     draws = torch.Generator().manual_seed(0)
-    game.remember(torch.randn(4000, 4, generator=draws) * torch.tensor([2.0, 1.0, 0.5, 0.1]) + 0.5)
+    game.remember(torch.randn(4000, 4, generator=draws) * torch.tensor([2.0, 1.0, 0.5, 0.1]))
 
-    def apart() -> tuple[float, float]:
-        rows, real = mapping(torch.randn(2000, 4, generator=draws)), game.rows[:4000]
-        return (rows.mean(0) - real.mean(0)).norm().item(), (rows.std(0) - real.std(0)).norm().item()
+    def apart() -> float:
+        rows = mapping(torch.randn(2000, 4, generator=draws))
+        return (torch.cov(rows.T) - torch.cov(game.rows[:4000].T)).norm().item()
 
     before = apart()
-    for number in range(200):
+    for number in range(80):
         game.step(mapping, 4, number, 1.0, draws)
-    assert all(later < earlier / 2 for later, earlier in zip(apart(), before)), (before, apart())
+    assert apart() < before / 2
 
 
 def test_moments_are_apart_by_what_they_are_and_not_by_chance():
     draws = torch.Generator().manual_seed(0)
-    rows = [torch.randn(2, 64, 16, generator=draws) for _ in range(300)]
+    rows = [torch.randn(2, 64, 16, generator=draws) for _ in range(200)]
     assert abs(np.mean([moments_apart(*pair).item() for pair in rows])) < 0.05
     moved = np.mean([moments_apart(pair[0] * 2 + 1, pair[1]).item() for pair in rows])
     assert moved == pytest.approx(10, rel=0.1)  # 1 of the mean, 3 squared of the variance
@@ -173,6 +173,13 @@ def test_moments_are_apart_by_what_they_are_and_not_by_chance():
 
 def test_both_spaces_are_compared_at_equal_altering(trained, made, capsys):
     _, table = made
+    # A reader for whom about half of the generator's pictures have each attribute.
+    reader = HeadReader.from_pretrained(trained / "reader").eval()
+    network = PictureGenerator.from_pretrained(trained / "generator" / "generator").eval()
+    with torch.no_grad():
+        pictures = [edits.samples_source(network, 40, seed).batch(0).images for seed in (0, 1)]
+        reader.attributes.bias -= reader(torch.cat(pictures)).logits.median(0).values
+    reader.save_pretrained(trained / "reader")
     line = [str(word) for word in (
         "--weights", trained / "generator", "--encoder", trained / "e4e" / "encoder", "--reader", trained / "reader",
         "--photos", trained / "photos", "--labels", table, "--out", trained / "edits", "--samples", 40, "--inverted",
@@ -182,6 +189,7 @@ def test_both_spaces_are_compared_at_equal_altering(trained, made, capsys):
     stored = json.loads((trained / "edits" / "figures.json").read_text())
     assert set(stored["seeds"]) == {"0", "1"} and stored["count"] == 8
     for figures in stored["seeds"].values():
+        assert {"smile", "age", "gender"} <= set(figures)
         for spaces in figures.values():
             assert spaces["origin"]["aa"] == pytest.approx(spaces["inversion"]["aa"])
     assert np.load(trained / "edits" / "origin-0.npz")["w"].shape == (40, 8, 8)
