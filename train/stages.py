@@ -240,6 +240,19 @@ ASIDE = (
         steps=1800,
     ),
     Stage(
+        "python -m train.z_encoder --weights weights/faces --photos dataset/real --out runs/z --minutes 26\n"
+        "python -m train.faces --photos dataset/real --identity weights/faces/identity --lite0 lite0.safetensors \\\n"
+        "    --start weights/faces --aside-share 0 --freeze-norms --light --batch 2 --encoder-rate 4e-4 \\\n"
+        "    --precision float32 --sheets 0 --out runs/tuned --minutes 30\n"
+        "python -m train.evaluate ... --inversion z=runs/z=50 tuned=runs/tuned=50",
+        "weights/faces, packed photos; what train.evaluate needs",
+        "runs/z, an encoder to Z, and runs/tuned, a generator fine-tuned with its encoder, beside the other ways of\n"
+        "      inversion (Tables 2 and 7, section E)",
+        80,
+        tflop=100 * (8 * 20e-3 + 0.04) + 42 * 2 * 0.12 + 150 * 20 * 7e-3,
+        steps=300,
+    ),
+    Stage(
         "python -m train.vote ours=results/ours origin=results/origin --photos photos --out runs/votes.jsonl\n"
         "python -m train.vote --out runs/votes.jsonl --results --csv votes.csv",
         "photos, a folder of pictures of each method, people",

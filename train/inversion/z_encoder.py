@@ -6,15 +6,16 @@ Pixel2NeRF, Tables 1, 2 and 7), for comparison with the encoder to W+.
     python -m train.z_encoder --weights weights/faces --photos dataset/photos --out runs/z --minutes 25
     python -m train.z_encoder ... --pictures 8 --lite0 lite0.safetensors --body-rate 1e-4 --batch 24    (a GPU)
 
-Pix2NeRF's: an encoder to Z; pictures that the generator makes must give their z back; photos must come back from their
-own camera, by pixels, a perceptual network and identity (`--pictures`); z stays where the generator expects it.
+Pix2NeRF's: an encoder to Z; pictures that the generator makes must give their z back; photos must come back from
+their own camera, by pixels and a perceptual network (`--pictures`); z stays where the generator expects it.
 
 Ours: the generator stays as it is and there is no adversary (for a generator that learns along see `train.faces`
-without --heads); poses are known, Pix2NeRF reads them off the photo, too; the bundled encoder's body and, through the
-mapping network's linear inverse, its w are where the encoder starts. And what stands in for pictures where there is no
-GPU: photos must give the planes, as far as the synthesis network has drawn them at 32 px, that the bundled encoder's
-W+ gives. That is a sixth of a picture's work. A distance in W+ itself would not do: there the encoder's rows differ so
-much that the mean of all photos is nearer to a photo than the best w of the mapping network.
+without --heads); poses are known, which Pix2NeRF reads off the photo, too; of a picture also outline, relief and
+dlib's identity are compared; the encoder starts as the bundled one, whose w goes through the mapping network's linear
+inverse. And what stands in for pictures where there is no GPU: photos must give the planes, as far as the synthesis
+network has drawn them at 32 px, that the bundled encoder's W+ gives. That is a tenth of a picture's work. A distance
+in W+ itself would not do: there the encoder's rows differ so much that the mean of all photos is nearer to a photo
+than the best w of the mapping network.
 
 Killed, the same command goes on. Makes OUT/checkpoint.pt, OUT/encoder/ (a PortraitEncoder with one row, z),
 OUT/events, OUT/sheets, OUT/report.json (held-out photos)."""
