@@ -27,7 +27,7 @@ from .stylegan2 import FullyConnected, MappingNetwork, SynthesisBlock, Synthesis
 CHUNK_CPU = 16384
 CHUNK_GPU = 2**20
 # Of the samples of a coarse and a fine pass, how many a guided ray takes to be as exact: see `render_guided_rays`.
-GUIDED_SHARE = 3 / 8
+GUIDED_SHARE = 5 / 12
 
 
 @dataclass

@@ -282,7 +282,7 @@ def render_guided_rays(
     background: float = 0.0,
 ) -> Rays:
     """What `render_rays` gives of one head, features [R, C] and so on: a guide stands in for the coarse pass, so that
-    every sample lies where it counts; no gradient reaches it. Of the bundled model 9 samples come as near to the
+    every sample lies where it counts; no gradient reaches it. Of the bundled model 10 samples come as near to the
     picture of 48 and 96 as 12 and 12 do."""
     parts = [
         _render_guided_rays(field, guide, *part, start, end, samples, background)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from preim3d.stylegan2 import (
     MappingNetwork,
     SynthesisNetwork,
+    bilinear_upsample,
     blur,
     demodulation,
     scaled_conv,
@@ -70,6 +71,7 @@ def test_upsample_is_zero_stuffing_and_the_filter():
     stuffed[:, :, ::2, ::2] = x
     expected = depthwise(F.pad(stuffed, (2, 1, 2, 1)), 4 * FIR)
     torch.testing.assert_close(upsample(x, smoothing_filter()), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(bilinear_upsample(x), expected)
 
 
 def test_blur_is_the_filter():
