@@ -194,10 +194,11 @@ with gr.Blocks(title="Preim3D", fill_width=True, delete_cache=(max(1, min(600, F
             with gr.Row(elem_id="told"):
                 with gr.Column(scale=5, min_width=260):
                     gr.Markdown(elem_id="verdict")
-                    with gr.Row():
+                    finds_faces = pipeline.aligner is not None  # else nothing sees where a face in a photo looks
+                    with gr.Row(visible=finds_faces):
                         improve = gr.Button("Improve likeness", variant="primary", elem_id="improve", min_width=120)
                         stop = gr.Button("Stop", interactive=False, elem_id="stop", size="sm", min_width=60)
-                    improved = gr.Markdown(IMPROVE_COST, elem_id="improved")
+                    improved = gr.Markdown(IMPROVE_COST, elem_id="improved", visible=finds_faces)
                 with gr.Column(scale=4, min_width=240):
                     gr.Markdown("**Edits so far**")
                     edits = edit_list()

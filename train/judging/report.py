@@ -73,19 +73,20 @@ that can be drawn. person_psnr_db: of [0, 1] RGB over the pixels inside the phot
 all photos together. lpips_like: distance of unit features of EfficientNet-Lite0 (all channels alike: not the \
 published LPIPS) over the same pixels. APD: root mean squared error of yaw, pitch and roll in radians. {pose} reads \
 yaw and pitch; roll is that of the turn which brings the photos' mean face nearest to the 120 points that it reads \
-(Kabsch). All cameras stand upright, so that the roll asked for is 0. apd_rad from the reconstruction at the photo's \
-camera, against MediaPipe's pose of the photo; apd_sides_rad from the sides ({sides} pictures, those of 0-30), \
-against the pose asked for; apd_of_photos_rad from the photos themselves. FID and KID: features of {fid}, of the \
-square that dlib's network sees, reconstructions against photos before the same grey by their masks, n = {many} of \
-each, {trained} of them photos of the training (ori: the photo's camera; sm, mid, la: |yaw| 15-20, 25-30, 35-40 and \
-|pitch| 10-15, 15-20, 20-25 degrees, one view per head; first seed); they depend on n and on the network and cannot \
-be compared with others'. Groups: FairFace's labels, up to {group_photos} photos each, held ones first, then photos \
-of the training; first seed. AA and AD: {edited} held photos, frontal view, strength {strength:+.0f}, logits of \
-{classifier} over their standard deviation on the held photos; AD is the mean over the other {others} attributes; \
-identity_edited: distance between the frontal views before and after. two_poses: mean distance between two views of \
-one head (same) and of two heads (others), each view from a camera of its own, |yaw| up to 30 and |pitch| up to 20 \
-degrees; {samples} heads of the mapping network, z drawn from a normal distribution (samples), and the first \
-{inverted} held photos' (photos). Time: median of {timed} runs, encode and generate one view.{origin}"""
+(Kabsch), which tells some three quarters of a lean. All cameras stand upright, so that the roll asked for is 0. \
+apd_rad from the reconstruction at the photo's camera, against MediaPipe's pose of the photo; apd_sides_rad from the \
+sides ({sides} pictures, those of 0-30), against the pose asked for; apd_of_photos_rad from the photos themselves. \
+FID and KID: features of {fid}, of the square that dlib's network sees, reconstructions against photos before the \
+same grey by their masks, n = {many} of each, {trained} of them photos of the training (ori: the photo's camera; sm, \
+mid, la: |yaw| 15-20, 25-30, 35-40 and |pitch| 10-15, 15-20, 20-25 degrees, one view per head; first seed); they \
+depend on n and on the network and cannot be compared with others'. Groups: FairFace's labels, up to {group_photos} \
+photos each, held ones first, then photos of the training; first seed. AA and AD: {edited} held photos, frontal view, \
+strength {strength:+.0f}, logits of {classifier} over their standard deviation on the held photos; AD is the mean \
+over the other {others} attributes; identity_edited: distance between the frontal views before and after. two_poses: \
+mean distance between two views of one head (same) and of two heads (others), each view from a camera of its own, \
+|yaw| up to 30 and |pitch| up to 20 degrees; {samples} heads of the mapping network, z drawn from a normal \
+distribution (samples), and the first {inverted} held photos' (photos). Time: median of {timed} runs, encode and \
+generate one view.{origin}"""
 
 SPACES = ("origin", "inversion")
 
