@@ -208,11 +208,12 @@ ASIDE = (
     ),
     Stage(
         "python -m train.picture_generator --photos dataset/real --lite0 lite0.safetensors --out runs/pictures \\\n"
-        "    --steps 1300\n"
+        "    --minutes 27\n"
         "python -m train.picture_encoder --photos dataset/real --weights runs/pictures --lite0 lite0.safetensors \\\n"
-        "    --identity weights/faces/identity --out runs/e4e --steps 200\n"
+        "    --identity weights/faces/identity --out runs/e4e --minutes 8\n"
         "python -m train.picture_edits --weights runs/pictures --encoder runs/e4e/encoder --reader weights/reader \\\n"
-        "    --photos dataset/real --labels fairface_label_train.csv --out runs/picture_edits --seeds 0 1",
+        "    --photos dataset/real --labels fairface_label_train.csv --out runs/picture_edits --samples 1000 \\\n"
+        "    --inverted 1000 --count 64 --plain --seeds 0 1",
         "packed photos, EfficientNet-Lite0's weights, weights/faces/identity, weights/reader, FairFace's table",
         "e4e on pictures: directions of the original space and of the inversion manifold (Table 5)",
         60,
