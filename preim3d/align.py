@@ -47,7 +47,7 @@ MIN_FACE_PX = 64  # width; the crop of such a face is 109 px wide, less than the
 class Face:
     """A face in a photo. Lengths in pixels of the photo."""
 
-    points_px: np.ndarray  # [5,2] eye centres, nose tip, mouth corners
+    points_px: np.ndarray  # [5, 2] eye centres, nose tip, mouth corners
     confidence: float  # in [0, 1]
     angles_deg: tuple[float, float]  # yaw and nominal pitch of the camera that took the photo, as in `camera`
 
@@ -95,7 +95,7 @@ def whole_crop(photo: Image.Image) -> Image.Image:
 
 
 def photo_corners(photo_size: tuple[int, int], face: Face) -> np.ndarray:
-    """[4,2]: where the photo's corners lie, in order around it, in sides of the crop of a face, mostly beyond it."""
+    """[4, 2]: where the photo's corners lie, in order around it, in sides of the crop of a face, mostly beyond it."""
     width, height = photo_size
     corners = np.array([(0, 0, 1), (width, 0, 1), (width, height, 1), (0, height, 1)], float)
     to_crop = np.linalg.inv(face.fit.crop_to_photo(CROP_SIDE, CROP_PX))
@@ -103,15 +103,15 @@ def photo_corners(photo_size: tuple[int, int], face: Face) -> np.ndarray:
 
 
 def inside_photo(
-    corners: Tensor,  # [B,4,2] in pixels of the crop, in order around the photo
+    corners: Tensor,  # [B, 4, 2] in pixels of the crop, in order around the photo
     size: int,  # of the crop
     margin_px: float = 2.0,
 ) -> Tensor:
-    """[B,1,size,size]: 1 where the crop shows the photo, which is a turned rectangle in it, 0 beyond."""
+    """[B, 1, size, size]: 1 where the crop shows the photo, which is a turned rectangle in it, 0 beyond."""
     centres = torch.arange(size, device=corners.device) + 0.5
     y, x = torch.meshgrid(centres, centres, indexing="ij")
     inside = torch.ones(len(corners), size, size, device=corners.device)
-    for start, end in zip(corners.unbind(1), corners.roll(-1, 1).unbind(1)):  # [B,2] each
+    for start, end in zip(corners.unbind(1), corners.roll(-1, 1).unbind(1)):  # [B, 2] each
         edge = end - start
         normal = F.normalize(torch.stack([-edge[:, 1], edge[:, 0]], 1), dim=1)[..., None, None]
         beyond = (x - start[:, 0, None, None]) * normal[:, 0] + (y - start[:, 1, None, None]) * normal[:, 1]
@@ -134,8 +134,8 @@ def _blur_beyond(crop: Image.Image, to_photo: np.ndarray, photo_size: tuple[int,
 
 
 def without_cast(pictures: np.ndarray) -> np.ndarray:
-    """RGB [B,S,S,3]: where a coloured light makes a channel's mean leave the range of ordinary photos, it is brought
-    back to its border; all others stay as they are."""
+    """RGB [B, S, S, 3]: where a coloured light makes a channel's mean leave the range of ordinary photos, it is
+    brought back to its border; all others stay as they are."""
     means = pictures.mean((1, 2), keepdims=True)
     ratio = means / np.maximum(means.mean(-1, keepdims=True), 1e-6)
     return pictures * (ratio.clip(*CHANNEL_RANGE) / np.maximum(ratio, 1e-6)).astype(pictures.dtype)
@@ -203,15 +203,15 @@ class FaceAligner:
 
     def read(
         self,
-        pixels: np.ndarray,  # [H,W,3] uint8 RGB
+        pixels: np.ndarray,  # [H, W, 3] uint8 RGB
         fits: list[Fit],
     ) -> tuple[list[np.ndarray], list[tuple[float, float]], list[float], MeshReading]:
-        """What the mesh network reads in the crops that `fits` give: the five points [5,2] of each in the photo, yaw
+        """What the mesh network reads in the crops that `fits` give: the five points [5, 2] of each in the photo, yaw
         and nominal pitch in degrees, how far the readings of face and mirror image disagree (in half crops), and the
         whole reading, in the crops."""
         size = self._mesh.config.input_size
         squares = [fit.crop_to_photo(CROP_SIDE, size) for fit in fits]
-        boxes = without_cast(np.stack([cut_box(pixels, square, size) for square in squares]))  # [B,S,S,3]
+        boxes = without_cast(np.stack([cut_box(pixels, square, size) for square in squares]))  # [B, S, S, 3]
         five, angles, disagreement, reading = self._mesh.read(torch.from_numpy(boxes).permute(0, 3, 1, 2))
         in_box = (five.double().numpy() + 1) * size / 2
         points = [p @ square[:2, :2].T + square[:2, 2] for p, square in zip(in_box, squares)]
@@ -219,7 +219,7 @@ class FaceAligner:
 
     def look(self, crop: Image.Image) -> tuple[tuple[float, float], np.ndarray]:
         """What the mesh network sees in a crop: yaw and nominal pitch in degrees of the camera that took it, and where
-        the person is, [S,S] bool."""
+        the person is, [S, S] bool."""
         size = self._mesh.config.input_size
         small = np.asarray(crop.convert("RGB").resize((size, size), Image.Resampling.BOX), np.float32) / 255
         box = torch.from_numpy(without_cast(small[None])).permute(0, 3, 1, 2)

@@ -40,7 +40,7 @@ class EfficientNetLite0(nn.Module):
         return network.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """[B,3,H,W] in [-1, 1] -> features at 1/2 ... 1/16."""
+        """[B, 3, H, W] in [-1, 1] -> features at 1/2 ... 1/16."""
         x = F.relu6(self._bn0(self._conv_stem(images)))
         features = [x]
         for number, block in enumerate(self._blocks):
@@ -72,9 +72,9 @@ class _InvertedResidual(nn.Module):
 
 def perceptual_distance(
     network: nn.Module,  # images -> list of features
-    images: Tensor,  # [B,3,H,W] in [-1, 1]
+    images: Tensor,  # [B, 3, H, W] in [-1, 1]
     truth: Tensor,  # likewise; no gradient
-    mask: Tensor,  # [B,1,H,W] in [0, 1]: where they are compared
+    mask: Tensor,  # [B, 1, H, W] in [0, 1]: where they are compared
 ) -> Tensor:
     """The squared distance of unit features, mean over the mask and the layers: like LPIPS, but that the channels of a
     layer count alike."""

@@ -14,10 +14,10 @@ from preim3d.landmarks import MIRRORED, Residual, points_of_heatmaps
 
 
 class MeshReading(NamedTuple):
-    points: Tensor  # [B,K,3] x right, y down, the box is [-1, 1]; z away from the viewer, same scale, mean near 0
-    angles: Tensor  # [B,2] yaw and nominal pitch in radians, as in `camera`
-    person: Tensor  # [B,1,S/2,S/2] logit of the person, hair and clothes included
-    heatmaps: Tensor  # [B,K,S/4,S/4] log-probability over the cells
+    points: Tensor  # [B, K, 3] x right, y down, the box is [-1, 1]; z away from the viewer, same scale, mean near 0
+    angles: Tensor  # [B, 2] yaw and nominal pitch in radians, as in `camera`
+    person: Tensor  # [B, 1, S/2, S/2] logit of the person, hair and clothes included
+    heatmaps: Tensor  # [B, K, S/4, S/4] log-probability over the cells
 
 
 class FaceMesh(ModelMixin, ConfigMixin):
@@ -59,7 +59,7 @@ class FaceMesh(ModelMixin, ConfigMixin):
 
     def forward(
         self,
-        faces: Tensor,  # [B,3,S,S] RGB, any range: contrast and brightness are taken out first
+        faces: Tensor,  # [B, 3, S, S] RGB, any range: contrast and brightness are taken out first
     ) -> MeshReading:
         size = self.config.input_size
         assert faces.shape[1:] == (3, size, size), faces.shape
@@ -84,16 +84,16 @@ class FaceMesh(ModelMixin, ConfigMixin):
 
     def five_points(
         self,
-        points: Tensor,  # [B,K,2 or 3]
+        points: Tensor,  # [B, K, 2 or 3]
     ) -> Tensor:
-        """Eye centres, nose tip, mouth corners, image left first: [B,5,2], in the box of the points."""
+        """Eye centres, nose tip, mouth corners, image left first: [B, 5, 2], in the box of the points."""
         return self.five @ points[..., :2]
 
     @torch.no_grad()
     def read(self, faces: Tensor) -> tuple[Tensor, Tensor, Tensor, MeshReading]:
-        """Reads each face twice, as it is and mirrored: [B,3,S,S] -> five points [B,5,2] and angles [B,2], each the
-        mean of the two readings, disagreement [B] (largest distance between the readings' five points), and the first
-        reading with the mean of both persons.
+        """Reads each face twice, as it is and mirrored: [B, 3, S, S] -> five points [B, 5, 2] and angles [B, 2], each
+        the mean of the two readings, disagreement [B] (largest distance between the readings' five points), and the
+        first reading with the mean of both persons.
 
         Not every point of the mesh has a mirrored one in it, so its points are the first reading's alone."""
         plain, turned = (self(x) for x in (faces, faces.flip(3)))

@@ -36,7 +36,7 @@ MAX_DISAGREEMENT = 0.25  # between the readings of a face and of its mirror imag
 
 
 class Found(NamedTuple):
-    points_px: np.ndarray  # [5,2] eye centres, nose tip, mouth corners
+    points_px: np.ndarray  # [5, 2] eye centres, nose tip, mouth corners
     confidence: float  # in [0, 1]
 
 
@@ -57,7 +57,7 @@ class InsightFaceFinder:
 
     def searches(
         self,
-        pixels: np.ndarray,  # [H,W,3] uint8 RGB
+        pixels: np.ndarray,  # [H, W, 3] uint8 RGB
     ) -> Iterator[list[Found]]:
         """What is found in the photo as it is, then on either side, then on its head."""
         for quarters in (0, 1, 3, 2):
@@ -70,7 +70,7 @@ class InsightFaceFinder:
 
 
 def turn_back(points_px: np.ndarray, quarters: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Points [K,2] of np.rot90(photo, quarters) -> points of the photo, of `shape`. rot90 turns counter-clockwise."""
+    """Points [K, 2] of np.rot90(photo, quarters) -> points of the photo, of `shape`. rot90 turns counter-clockwise."""
     height, width = shape[:2]
     x, y = points_px.T
     return np.stack([(x, y), (width - y, x), (width - x, height - y), (y, height - x)][quarters], 1)
@@ -81,7 +81,7 @@ class Box(NamedTuple):
 
     fit: Fit
     logit: float
-    points_px: np.ndarray | None = None  # [5,2] where it was read more closely
+    points_px: np.ndarray | None = None  # [5, 2] where it was read more closely
 
 
 # For each copy its longer side in pixels, and how far what is upright in it leans in the photo, in degrees clockwise.
@@ -101,7 +101,7 @@ class OwnFinder:
 
     def searches(
         self,
-        pixels: np.ndarray,  # [H,W,3] uint8 RGB
+        pixels: np.ndarray,  # [H, W, 3] uint8 RGB
     ) -> Iterator[list[Found]]:
         """What ever longer searches find: see `search_plan`."""
         grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
@@ -110,7 +110,7 @@ class OwnFinder:
 
     def _look(
         self,
-        grey: np.ndarray,  # [H,W] uint8
+        grey: np.ndarray,  # [H, W] uint8
         copies: Copies,
         min_logit: float,
     ) -> list[Box]:
@@ -148,10 +148,10 @@ class OwnFinder:
         size = self._network.config.input_size
         for _ in range(2):
             squares = [box.fit.crop_to_photo(NETWORK_SIDE, size) for box in boxes]
-            cut = np.stack([cut_box(grey, square, size) for square in squares])  # [B,S,S]
+            cut = np.stack([cut_box(grey, square, size) for square in squares])  # [B, S, S]
             readings = self._network.read(torch.from_numpy(cut)[:, None])
             points, logits, disagreements = (reading.double().numpy() for reading in readings)
-            in_box = (points + 1) * size / 2  # [B,5,2]
+            in_box = (points + 1) * size / 2  # [B, 5, 2]
             in_photo = [p @ square[:2, :2].T + square[:2, 2] for p, square in zip(in_box, squares)]
             boxes = [Box(fit_template(p), logit, p) for p, logit in zip(in_photo, logits)]
         faces = [
@@ -192,10 +192,10 @@ def _sides(first: float, last: float) -> list[float]:
 
 
 def shrunk(
-    grey: np.ndarray,  # [H,W] uint8
+    grey: np.ndarray,  # [H, W] uint8
     side_px: float,  # its longer side is brought to this, by enlarging it, too
 ) -> tuple[np.ndarray, np.ndarray]:
-    """[H',W'] uint8, and [3,3]: positions in it -> in `grey`."""
+    """[H', W'] uint8, and [3, 3]: positions in it -> in `grey`."""
     size_px = np.array(grey.shape[::-1])
     small_px = np.maximum(1, (size_px * side_px / size_px.max()).round()).astype(int)
     interpolation = cv2.INTER_AREA if side_px < size_px.max() else cv2.INTER_LINEAR
@@ -203,12 +203,12 @@ def shrunk(
 
 
 def turned_copy(
-    grey: np.ndarray,  # [H,W] uint8
+    grey: np.ndarray,  # [H, W] uint8
     side_px: float,  # its longer side is brought to this
     roll: float,  # in radians; what leans so, clockwise as seen, is upright in the copy
     least_px: int,  # no side is less, and a quarter of that is added around; there the photo's outermost pixels go on
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The copy [H',W'] uint8, which holds all of the photo but corners that lean out of it; and a matrix [3,3] from
+    """The copy [H', W'] uint8, which holds all of the photo but corners that lean out of it; and a matrix [3, 3] from
     positions in the copy to positions in `grey`."""
     small, to_grey = shrunk(grey, side_px)
     small_px = np.array(small.shape[::-1])
@@ -222,11 +222,11 @@ def turned_copy(
 
 
 def sheet_of(
-    copies: list[np.ndarray],  # [H,W] uint8 each
+    copies: list[np.ndarray],  # [H, W] uint8 each
     size: int,
     step: int,
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """All copies on one sheet [H',W'] float32, with brightness and contrast evened out over `size` px around each
+    """All copies on one sheet [H', W'] float32, with brightness and contrast evened out over `size` px around each
     pixel; and the top left corner of each copy, a multiple of `step`."""
     sizes = [[-(-side_px // step) * step for side_px in copy.shape] for copy in copies]
     width = max(width for _, width in sizes)

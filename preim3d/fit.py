@@ -32,30 +32,30 @@ class Fit:
     roll: float  # radians, clockwise as seen
 
     def crop_to_photo(self, side: float, size_px: int) -> np.ndarray:
-        """[3,3]: positions in an upright square picture of `size_px` that is `side` template units wide -> photo."""
+        """[3, 3]: positions in an upright square picture of `size_px` that is `side` template units wide -> photo."""
         return square_to_photo(self.centre_px, side * self.scale_px, self.roll, size_px)
 
 
 def fit_template(
-    points_px: np.ndarray,  # [5,2]
+    points_px: np.ndarray,  # [5, 2]
 ) -> Fit:
     """Levels the points, then fits the template to them by least squares, as scaled orthography."""
     roll = _roll(points_px)
     turn = _turn(roll)
     # In the frame that is upright: y up, as the template has it.
     upright = points_px @ turn * [1, -1]
-    solution = np.linalg.lstsq(np.column_stack([TEMPLATE, np.ones(5)]), upright, rcond=None)[0]  # [4,2]
+    solution = np.linalg.lstsq(np.column_stack([TEMPLATE, np.ones(5)]), upright, rcond=None)[0]  # [4, 2]
     scale_px = np.linalg.norm(solution[:3], axis=0).mean()
     return Fit(float(scale_px), turn @ (solution[3] * [1, -1]), roll)
 
 
 def cut_box(
-    photo: np.ndarray,  # [H,W] or [H,W,3] uint8
-    to_photo: np.ndarray,  # [3,3] position in the box -> in the photo
+    photo: np.ndarray,  # [H, W] or [H, W, 3] uint8
+    to_photo: np.ndarray,  # [3, 3] position in the box -> in the photo
     size_px: int,
 ) -> np.ndarray:
-    """An upright square of the photo, [size,size] or [size,size,3] float32 in [0, 1]; beyond the photo its outermost
-    pixels go on."""
+    """An upright square of the photo, [size, size] or [size, size, 3] float32 in [0, 1]; beyond the photo its
+    outermost pixels go on."""
     # One sample a pixel would alias where the face is large: take n x n and average.
     n = min(8, max(1, math.ceil(np.linalg.norm(to_photo[:2, 0]))))
     finer = to_photo @ np.diag([1 / n, 1 / n, 1])
@@ -74,12 +74,12 @@ def _roll(points_px: np.ndarray) -> float:
 
 
 def _turn(roll: float) -> np.ndarray:
-    """[2,2] from the upright frame to the photo's (x right, y down): a turn clockwise as seen."""
+    """[2, 2] from the upright frame to the photo's (x right, y down): a turn clockwise as seen."""
     return np.array([[math.cos(roll), -math.sin(roll)], [math.sin(roll), math.cos(roll)]])
 
 
 def square_to_photo(centre_px: np.ndarray, side_px: float, roll: float, size_px: int) -> np.ndarray:
-    """[3,3]: positions in a square picture of `size_px` -> the photo, where the square leans by `roll`."""
+    """[3, 3]: positions in a square picture of `size_px` -> the photo, where the square leans by `roll`."""
     matrix = np.eye(3)
     matrix[:2, :2] = _turn(roll) * (side_px / size_px)
     matrix[:2, 2] = centre_px - matrix[:2, :2] @ [size_px / 2, size_px / 2]

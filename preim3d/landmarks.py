@@ -18,9 +18,9 @@ LEAST_SPREAD = 2e-3  # of a box in [0, 1]: a face has a hundred times that
 
 
 class Landmarks(NamedTuple):
-    points: Tensor  # [B,5,2] x right, y down; the box is [-1, 1]
+    points: Tensor  # [B, 5, 2] x right, y down; the box is [-1, 1]
     face_logit: Tensor  # [B] > 0: a face
-    heatmaps: Tensor  # [B,5,h,w] log-probability over the cells
+    heatmaps: Tensor  # [B, 5, h, w] log-probability over the cells
 
 
 class LandmarkNetwork(ModelMixin, ConfigMixin):
@@ -51,7 +51,7 @@ class LandmarkNetwork(ModelMixin, ConfigMixin):
 
     def forward(
         self,
-        faces: Tensor,  # [B,1,S,S] grey, any range: contrast and brightness are taken out first
+        faces: Tensor,  # [B, 1, S, S] grey, any range: contrast and brightness are taken out first
     ) -> Landmarks:
         size = self.config.input_size
         assert faces.shape[1:] == (1, size, size), faces.shape
@@ -63,7 +63,7 @@ class LandmarkNetwork(ModelMixin, ConfigMixin):
         eighth = self.refine8(eighth + F.interpolate(self.up8(sixteenth), scale_factor=2, mode="nearest"))
         quarter = self.refine4(quarter + F.interpolate(self.up4(eighth), scale_factor=2, mode="nearest"))
 
-        heatmaps = self.heatmap(quarter).float()  # [B,5,h,w]
+        heatmaps = self.heatmap(quarter).float()  # [B, 5, h, w]
         heatmaps = heatmaps.flatten(2).log_softmax(2).view_as(heatmaps)
         points = points_of_heatmaps(heatmaps)
         return Landmarks(points, self.face(sixteenth.mean((2, 3))).float()[:, 0], heatmaps)
@@ -73,9 +73,9 @@ class LandmarkNetwork(ModelMixin, ConfigMixin):
     @torch.no_grad()
     def everywhere(
         self,
-        picture: Tensor,  # [1,1,H,W] grey, brightness and contrast (mean 0, spread 1) taken out around each pixel
+        picture: Tensor,  # [1, 1, H, W] grey, brightness and contrast (mean 0, spread 1) taken out around each pixel
     ) -> Tensor:
-        """The face_logit of every box in a picture that begins at multiples of `STEP_PX`: [h,w]. Nearly what each box
+        """The face_logit of every box in a picture that begins at multiples of `STEP_PX`: [h, w]. Nearly what each box
         alone would give: there, nothing is seen of what lies around it."""
         deepest = self.down16(self.down8(self.down4(self.stem(picture))))
         cells = F.conv2d(deepest, self.face.weight[..., None, None], self.face.bias)
@@ -83,8 +83,9 @@ class LandmarkNetwork(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def read(self, faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reads each face twice, as it is and mirrored: [B,1,S,S] -> points [B,5,2] (mean of the two readings, box =
-        [-1, 1]), face_logit [B] (the lower of the two), disagreement [B] (largest distance between the readings)."""
+        """Reads each face twice, as it is and mirrored: [B, 1, S, S] -> points [B, 5, 2] (mean of the two readings,
+        box = [-1, 1]), face_logit [B] (the lower of the two), disagreement [B] (largest distance between the
+        readings)."""
         count = len(faces)
         points, face_logit, _ = self(torch.cat([faces, faces.flip(3)]))
         turned = points[count:, list(MIRRORED)] * points.new_tensor([-1.0, 1.0])
@@ -93,22 +94,22 @@ class LandmarkNetwork(ModelMixin, ConfigMixin):
 
 
 def points_of_heatmaps(
-    heatmaps: Tensor,  # [B,K,h,w] log-probability
+    heatmaps: Tensor,  # [B, K, h, w] log-probability
 ) -> Tensor:
-    """The mean place of each map (soft-argmax), [B,K,2] in [-1, 1]."""
+    """The mean place of each map (soft-argmax), [B, K, 2] in [-1, 1]."""
     chances = heatmaps.exp()
     cells = _cell_centres(heatmaps.shape[-1], heatmaps.device)
     return torch.stack([(chances.sum(2) * cells).sum(2), (chances.sum(3) * cells).sum(2)], 2)
 
 
 def gaussian_heatmaps(
-    points: Tensor,  # [B,K,2] box = [-1, 1]
+    points: Tensor,  # [B, K, 2] box = [-1, 1]
     size: int,
     sigma: float = 0.08,  # of the half box: .6 cell of a 16-cell map
 ) -> Tensor:
-    """The heat maps that the network should give, [B,K,size,size], each summing to 1."""
+    """The heat maps that the network should give, [B, K, size, size], each summing to 1."""
     cells = _cell_centres(size, points.device)
-    across = -((cells - points[..., :1]) ** 2) / (2 * sigma**2)  # [B,K,size]
+    across = -((cells - points[..., :1]) ** 2) / (2 * sigma**2)  # [B, K, size]
     down = -((cells - points[..., 1:]) ** 2) / (2 * sigma**2)
     return (down[..., :, None] + across[..., None, :]).flatten(2).softmax(2).unflatten(2, (size, size))
 

@@ -18,8 +18,8 @@ LITE0_CHANNELS = (40, 80, 112)  # of the body's last three outputs, at 1/8, 1/16
 
 
 class Reading(NamedTuple):
-    """What the network reads from images: embedding [B,E], attribute logits [B,A], features [B,F], yaw and pitch
-    [B,2] in rad."""
+    """What the network reads from images: embedding [B, E], attribute logits [B, A], features [B, F], yaw and pitch
+    [B, 2] in rad."""
 
     embedding: Tensor
     logits: Tensor
@@ -78,11 +78,11 @@ class HeadReader(ModelMixin, ConfigMixin):
         self.angles = nn.Linear(embedding_size, 2)
 
     def forward(self, images: Tensor) -> Reading:
-        """images [B,3,H,W] in [-1, 1] -> `Reading`."""
+        """images [B, 3, H, W] in [-1, 1] -> `Reading`."""
         return self.judge(self.see(images))
 
     def see(self, images: Tensor) -> Tensor:
-        """images [B,3,H,W] in [-1, 1] -> what the body makes of them, as the embedding reads it."""
+        """images [B, 3, H, W] in [-1, 1] -> what the body makes of them, as the embedding reads it."""
         size = self.config.input_size
         if images.shape[-1] != size:
             images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)

@@ -297,7 +297,7 @@ def test_insightface_is_looked_for_on_disk_only(tmp_path, monkeypatch):
 def write_detector(path: Path, column: int, row: int, stride: int, offsets: np.ndarray) -> None:
     """An ONNX file with SCRFD's nine outputs (score, box, points at strides 8, 16, 32; two anchors a cell).
 
-    It finds one face in any picture: at a cell of `stride`, its points at `offsets` [5,2] strides from there."""
+    It finds one face in any picture: at a cell of `stride`, its points at `offsets` [5, 2] strides from there."""
     onnx = pytest.importorskip("onnx")
     from onnx import helper, numpy_helper
 

@@ -163,7 +163,7 @@ class LinearTrial:
     """Stands where EditTrial does: logits that depend on w by a known matrix."""
 
     def __init__(self, slopes):
-        self.slopes, self.sigma = slopes, torch.ones(len(slopes))  # [A,D]
+        self.slopes, self.sigma = slopes, torch.ones(len(slopes))  # [A, D]
 
     def effect(self, offset):
         return Effect(self.slopes @ offset.flatten(), offset.norm().item())

@@ -37,7 +37,7 @@ def test_the_strength_of_equal_altering_is_found():
 
 
 class LinearTrial:
-    """Stands where EditTrial does: logits that depend on w by a known matrix [A,D]."""
+    """Stands where EditTrial does: logits that depend on w by a known matrix [A, D]."""
 
     def __init__(self, reader, slopes):
         self.reader, self.slopes = reader, slopes

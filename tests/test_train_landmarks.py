@@ -53,7 +53,7 @@ def heads(tmp_path_factory) -> Path:
 
 
 def mesh_points(rng: np.random.Generator) -> np.ndarray:
-    """120 points of no real face [120,3]; those that `five_of_mesh` starts from lie at the template's five."""
+    """120 points of no real face [120, 3]; those that `five_of_mesh` starts from lie at the template's five."""
     mesh = np.column_stack([rng.uniform(60, 200, (120, 2)), rng.uniform(-30, 30, 120)])
     five = FRONTAL * CROP_PX / CROP_SIDE + CROP_PX / 2
     for point, numbers in zip(five, ((144, 160, 468), (380, 384, 388), (4,), (76,), (292,))):

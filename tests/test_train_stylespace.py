@@ -43,7 +43,7 @@ def test_relevance_is_mean_over_spread_of_normalised_differences():
 
 
 class LinearTrial:
-    """Stands where EditTrial does: logits that depend on styles by a known matrix [A,S]."""
+    """Stands where EditTrial does: logits that depend on styles by a known matrix [A, S]."""
 
     def __init__(self, slopes):
         self.slopes, self.sigma, self.asked = slopes, torch.ones(len(slopes)), []

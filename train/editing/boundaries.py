@@ -1,7 +1,7 @@
 """Latents and scores -> the directions that tell them apart: linear SVMs (paper, 3.4 and A.2), and, where nobody has
 scores, principal components and the generator's own factors.
 
-All give unit normals [num_ws,w_dim]; how far to go along them is `calibration.py`'s question."""
+All give unit normals [num_ws, w_dim]; how far to go along them is `calibration.py`'s question."""
 
 from dataclasses import dataclass
 
@@ -19,9 +19,9 @@ FEWEST = 8  # latents of either kind: fewer say nothing
 class Boundary:
     """The hyperplane between an attribute's extremes in W+, and what lies across it."""
 
-    normal: np.ndarray  # [num_ws,w_dim], unit length over all entries; towards more of the attribute
+    normal: np.ndarray  # [num_ws, w_dim], unit length over all entries; towards more of the attribute
     pattern: np.ndarray  # likewise: how the latents move, on average, as they go along the normal
-    offset: np.ndarray  # [num_ws,w_dim] from the mean of those without to the mean of those with it
+    offset: np.ndarray  # [num_ws, w_dim] from the mean of those without to the mean of those with it
     accuracy: float  # balanced, on the 30 % that the SVM did not see
     sigma: float  # standard deviation of the latents along the normal
     correlation: float  # between the latents' place along the normal and the score
@@ -29,7 +29,7 @@ class Boundary:
 
 
 class PrincipalAxes:
-    """Latents [N,num_ws,w_dim] in their principal axes: the rows of one latent hardly differ, so that a few hundred
+    """Latents [N, num_ws, w_dim] in their principal axes: the rows of one latent hardly differ, so that a few hundred
     numbers say all of it."""
 
     def __init__(self, w: np.ndarray, kept: float = 0.9999):  # share of the variance that the axes hold
@@ -43,11 +43,11 @@ class PrincipalAxes:
             variance, vectors = np.linalg.eigh(flat.T @ flat / len(flat))
             variance, axes = variance[::-1], vectors[:, ::-1].T
         count = int(np.searchsorted(np.cumsum(variance) / variance.sum(), kept)) + 1
-        self.axes = axes[:count]  # [q,num_ws*w_dim]
-        self.coordinates = flat @ self.axes.T  # [N,q]
+        self.axes = axes[:count]  # [q, num_ws*w_dim]
+        self.coordinates = flat @ self.axes.T  # [N, q]
 
     def along(self, normals: np.ndarray) -> np.ndarray:
-        """Places [N] of the latents, about their mean, along a unit direction [num_ws,w_dim]."""
+        """Places [N] of the latents, about their mean, along a unit direction [num_ws, w_dim]."""
         return self.coordinates @ (self.axes @ normals.ravel())
 
 
@@ -124,16 +124,17 @@ def balance(truth: np.ndarray, strata: np.ndarray) -> np.ndarray:
 
 
 def principal_components(w: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """GANSpace (Härkönen et al. 2020): the `count` unit directions [count,num_ws,w_dim] in which latents vary most,
+    """GANSpace (Härkönen et al. 2020): the `count` unit directions [count, num_ws, w_dim] in which latents vary most,
     and the standard deviations [count] along them."""
     principal = PrincipalAxes(w)
     return principal.axes[:count].reshape(-1, *principal.shape), principal.coordinates[:, :count].std(0)
 
 
 def closed_form_factors(generator: TriPlaneGenerator, count: int) -> Tensor:
-    """SeFa (Shen and Zhou 2021, Eq. 5): the `count` unit directions [count,num_ws,w_dim] that change the styles most.
+    """SeFa (Shen and Zhou 2021, Eq. 5): the `count` unit directions [count, num_ws, w_dim] that change the styles
+    most.
 
-    They are the first eigenvectors of A^T A, A [S,w_dim] being the weights that make all layers' styles of w; every
+    They are the first eigenvectors of A^T A, A [S, w_dim] being the weights that make all layers' styles of w; every
     row of w moves alike."""
     styles = torch.cat([
         module.affine.weight.detach().double() * module.affine.weight_gain

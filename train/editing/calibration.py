@@ -63,10 +63,10 @@ class EditTrial:
         self,
         generator: TriPlaneGenerator,
         reader: HeadReader | AttributeClassifier,
-        ws: Tensor,  # [M,num_ws,w_dim]
+        ws: Tensor,  # [M, num_ws, w_dim]
         sigma: Tensor,  # [A] standard deviation of each logit over the photos
         precision: Precision = "float32",
-        cameras: Tensor | None = None,  # [M,25] of the photos; None = from the front
+        cameras: Tensor | None = None,  # [M, 25] of the photos; None = from the front
         identity: FaceIdentity | None = None,  # tells how far an edit leads away from the person
     ):
         self.generator, self.reader, self.ws, self.sigma, self.precision = generator, reader, ws, sigma, precision
@@ -76,15 +76,15 @@ class EditTrial:
 
     @torch.no_grad()
     def read(self, ws: Tensor, styles_offset: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Logits [m,A] and dlib's embeddings [m,128] of the first m heads, seen from their cameras with these w and,
-        if any, this offset of the styles [1,S]."""
+        """Logits [m, A] and dlib's embeddings [m, 128] of the first m heads, seen from their cameras with these w and,
+        if any, this offset of the styles [1, S]."""
         with autocast(self.generator.device, self.precision):
             images = render_views(self.generator, ws, self.cameras[: len(ws)], READ_RAYS, styles_offset)
         people = self.identity(images.to(self.identity.device)).cpu() if self.identity else torch.zeros(len(ws), 1)
         return read_images(self.reader, images).logits, people
 
     def effect(self, offset: Tensor, heads: int | None = None) -> Effect:
-        """Of moving the heads (or the first few) by `offset`, [num_ws,w_dim] of w or [S] of the styles."""
+        """Of moving the heads (or the first few) by `offset`, [num_ws, w_dim] of w or [S] of the styles."""
         ws = self.ws[:heads]
         logits, people = self.read(ws, offset[None]) if offset.ndim == 1 else self.read(ws + offset)
         response = ((logits - self.logits[: len(logits)]) / self.sigma).mean(0)
@@ -93,7 +93,7 @@ class EditTrial:
 
 def calibrate(
     trial: EditTrial,
-    unit: Tensor,  # [num_ws,w_dim], unit length; or [S], an offset of the styles
+    unit: Tensor,  # [num_ws, w_dim], unit length; or [S], an offset of the styles
     spread: float,  # of the latents along it, or another length that the ladder counts in
     attribute: int,
     sign: int = 1,  # -1: the direction is to lower the logit

@@ -33,7 +33,7 @@ PAIR_LADDER, SUBTLE_LADDER, SUBTLE = (0.25, 0.45, 0.65), (0.4, 0.8, 1.4), 11.5
 class Candidate:
     """One way to move an attribute."""
 
-    unit: np.ndarray  # [num_ws,w_dim], unit length, towards more of what is on the slider
+    unit: np.ndarray  # [num_ws, w_dim], unit length, towards more of what is on the slider
     spread: float  # the length that the ladder counts in
     ladder: tuple[float, ...]
     origin: str  # where it comes from
@@ -127,8 +127,8 @@ def readable(labels: np.ndarray, logits: np.ndarray, least_auc: float) -> bool:
 def fit_boundaries(
     principal: PrincipalAxes,
     score: np.ndarray,  # [N], NaN: unknown
-    labels: np.ndarray,  # [N,A] in [0, 1], NaN: unknown
-    logits: np.ndarray,  # [N,A]
+    labels: np.ndarray,  # [N, A] in [0, 1], NaN: unknown
+    logits: np.ndarray,  # [N, A]
     groups: np.ndarray,  # [N] int: what else must be as frequent on either side
     names: list[str],
     attribute: Attribute,

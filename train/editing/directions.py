@@ -68,7 +68,7 @@ class Found:
     key: str
     label: str
     group: str
-    vector: Tensor  # [num_ws,w_dim]: strength 1
+    vector: Tensor  # [num_ws, w_dim]: strength 1
     accuracy: float | None
     sigma: float  # of the latents along it
     reach: float  # strengths of -reach .. reach stay in the manifold
@@ -88,7 +88,7 @@ def limit(key: str) -> float:
 
 
 def cameras_of(generator: TriPlaneGenerator, angles: np.ndarray | None, count: int) -> Tensor:
-    """[count,25]: the photos' own, or from the front."""
+    """[count, 25]: the photos' own, or from the front."""
     if angles is None:
         return generator.frontal_camera().cpu().expand(count, -1)
     return camera_from_angles(*torch.from_numpy(angles).float().T)
@@ -208,7 +208,7 @@ def held_trial(
     sigma: Tensor,
     precision: Precision,
     identity: FaceIdentity | None,
-    cameras: Tensor | None = None,  # [N,25]; None = the photos' own
+    cameras: Tensor | None = None,  # [N, 25]; None = the photos' own
 ) -> EditTrial:
     """Photos that were held back from all training, as many whole ones as windows."""
     rows = held_rows(photos, count)

@@ -56,7 +56,7 @@ NEAR = 0.95, 1.3  # times the level: from here to there AA is near enough to go 
 
 
 class Edited(NamedTuple):
-    """Heads after an edit: w [N,num_ws,w_dim], and what is added to their styles [1,S]."""
+    """Heads after an edit: w [N, num_ws, w_dim], and what is added to their styles [1, S]."""
 
     ws: Tensor
     styles_offset: Tensor | None = None
@@ -70,7 +70,7 @@ class Heads:
 
     def __init__(self, trial: EditTrial, logits: Tensor):
         self.trial = trial
-        self.logits = logits  # [N,A] what the classifier reads from the photos themselves
+        self.logits = logits  # [N, A] what the classifier reads from the photos themselves
         self.names = list(trial.reader.config.attribute_names)
 
     def column(self, key: str) -> int:

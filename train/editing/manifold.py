@@ -12,10 +12,10 @@ Section 3.4 of the paper: directions are learned here and not among sampled late
 space: the mapping of random z, or, with --data, of the codes of rendered heads, and the classifier reads the pictures
 that the generator makes of them. Without --reader nothing is classified, which principal components do not need.
 
-Makes OUT with w [N,num_ws,w_dim], logits [N,A] and attribute_names [A] (with a classifier), space, the fingerprint of
-the network that gave w (encoder or generator), names [N] of files or heads [N], labels [N,A] in [0, 1] where anything
-is known (NaN where it is not), and of packed photos angles [N,2] (yaw and pitch in radians) and groups [N] (ancestry).
-Killed, it goes on where it was when it is run again. Many processes share the work: `accelerate launch -m
+Makes OUT with w [N, num_ws, w_dim], logits [N, A] and attribute_names [A] (with a classifier), space, the fingerprint
+of the network that gave w (encoder or generator), names [N] of files or heads [N], labels [N, A] in [0, 1] where
+anything is known (NaN where it is not), and of packed photos angles [N, 2] (yaw and pitch in radians) and groups [N]
+(ancestry). Killed, it goes on where it was when it is run again. Many processes share the work: `accelerate launch -m
 train.manifold ...`, or `--part 1/8` ... `--part 8/8` on as many machines with one disk; whoever finishes last puts the
 parts together. Which processes there were changes nothing in OUT."""
 
@@ -58,11 +58,12 @@ PICTURES = (".png", ".jpg", ".jpeg")
 
 
 class Batch(NamedTuple):
-    """Latents [B,num_ws,w_dim], the pictures that are classified [B,3,S,S], what else is known of each, by name."""
+    """Latents [B, num_ws, w_dim], the pictures that are classified [B, 3, S, S], what else is known of each, by
+    name."""
 
     w: Tensor
     images: Tensor
-    known: dict[str, np.ndarray]  # [B,...] each
+    known: dict[str, np.ndarray]  # [B, ...] each
 
 
 class Source(NamedTuple):
@@ -190,7 +191,7 @@ def picture_names(data: Path) -> list[str]:
 
 
 def read_crop(data: Path, name: str, size: int) -> np.ndarray:
-    """uint8 [size,size,3]."""
+    """uint8 [size, size, 3]."""
     if data.is_dir():
         file = data / name
     else:

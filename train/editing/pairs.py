@@ -4,7 +4,7 @@
 
 For what photos have no labels for: one synthetic person twice, everything else equal (light, camera, background), both
 through the encoder; the mean offset over many adults, of several kinds of the thing, is the direction, and works on
-photos of real people. Makes OUT with names [K], as in `preim3d.directions`, offsets [K,num_ws,w_dim], agreement [K]
+photos of real people. Makes OUT with names [K], as in `preim3d.directions`, offsets [K, num_ws, w_dim], agreement [K]
 (mean cosine of the single offsets with their mean), counts [K] and the encoder's fingerprint. Killed, it goes on with
 the next name when it is run again."""
 
@@ -196,7 +196,7 @@ PAIRS = {
 def offsets(
     pair: Pair, people: list[Person], builder: HeadBuilder, encoder: PortraitEncoder, rng: np.random.Generator
 ) -> Tensor:
-    """How each of `people` moves in W+ [n,num_ws,w_dim] when it gets what the pair is about."""
+    """How each of `people` moves in W+ [n, num_ws, w_dim] when it gets what the pair is about."""
     moved = []
     for person in people:
         person = dataclasses.replace(person, hat=False, glasses=0.0, sunglasses=0.0)
@@ -211,7 +211,7 @@ def offsets(
 
 
 def picture(person: Person, builder: HeadBuilder, camera: np.ndarray, background: np.ndarray, size: int) -> Tensor:
-    """[3,size,size] in [-1, 1], in the person's own light."""
+    """[3, size, size] in [-1, 1], in the person's own light."""
     rgba = torch.from_numpy(RenderedHead(person, builder).view(camera, size, person.light)[0].astype(np.float32) / 255)
     colour = rgba[..., :3] * rgba[..., 3:] + torch.from_numpy(background).float() * (1 - rgba[..., 3:])
     return (colour * 2 - 1).permute(2, 0, 1)

@@ -63,9 +63,9 @@ def learn(
 
 
 def fit(flow: StyleFlow, x: Tensor, conditions: Tensor, steps: int, seed: int) -> dict[str, float]:
-    """Trains the flow on coordinates [N,size] and conditions [N,K], and leaves it as it was when those kept apart were
-    likeliest. Gives negative log-likelihoods in nats per coordinate: theirs as a standard normal, theirs at the end,
-    that of those learned from; and at which step they were likeliest."""
+    """Trains the flow on coordinates [N, size] and conditions [N, K], and leaves it as it was when those kept apart
+    were likeliest. Gives negative log-likelihoods in nats per coordinate: theirs as a standard normal, theirs at the
+    end, that of those learned from; and at which step they were likeliest."""
     draws = torch.Generator().manual_seed(seed)
 
     def probe(like: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ LADDER = (0.75, 1.5, 3.0)  # how far, in each channel's spread
 
 
 def relevance(
-    positive: Tensor,  # [P,S] styles of those that have an attribute
-    population: Tensor,  # [N,S] of all
+    positive: Tensor,  # [P, S] styles of those that have an attribute
+    population: Tensor,  # [N, S] of all
 ) -> Tensor:
     """[S]: the mean over the standard deviation of the positives' normalised differences from the population. Large
     where they differ from it and agree among themselves; negative where they have less of the channel."""

@@ -77,7 +77,7 @@ def feature_normaliser() -> tuple[np.ndarray, np.ndarray]:
 
 
 def normalised_features(people: list[Person]) -> np.ndarray:
-    """The generator's z [N,F] of heads."""
+    """The generator's z [N, F] of heads."""
     mean, std = feature_normaliser()
     features = (np.stack([person_features(person) for person in people]) - mean) / std
     return features.clip(-FEATURE_LIMIT, FEATURE_LIMIT).astype(np.float32)

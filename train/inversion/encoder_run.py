@@ -191,7 +191,7 @@ class EncoderRun:
 
     @cached_property
     def _sheet_photos(self) -> tuple[Tensor, Tensor]:
-        """Images [N,3,S,S] and their cameras [N,25], the same in every piece of a run."""
+        """Images [N, 3, S, S] and their cameras [N, 25], the same in every piece of a run."""
         photos = [self.posed[i] for i in range(min(SHEET_PHOTOS, len(self.posed)))]
         images, cameras = (torch.stack(column).to(self.device) for column in zip(*photos))
         return images.float() / 127.5 - 1, cameras

@@ -34,7 +34,7 @@ class Bottleneck(nn.Module):
 
 
 class FeatureNetwork(nn.Module):
-    """images [B,3,H,W] in [-1, 1] -> unit vectors [B,2048] of ResNet-50, without its last layer."""
+    """images [B, 3, H, W] in [-1, 1] -> unit vectors [B, 2048] of ResNet-50, without its last layer."""
 
     def __init__(self):
         super().__init__()
@@ -54,7 +54,7 @@ class FeatureNetwork(nn.Module):
         return F.normalize(self.pooled(images), dim=1)
 
     def pooled(self, images: Tensor) -> Tensor:
-        """images [B,3,H,W] in [-1, 1] -> what the last layer reads [B,2048]."""
+        """images [B, 3, H, W] in [-1, 1] -> what the last layer reads [B, 2048]."""
         if images.shape[-1] != _SIDE:
             images = F.interpolate(images, (_SIDE, _SIDE), mode="bilinear", antialias=True)
         x = self.maxpool(F.relu(self.bn1(self.conv1(((images + 1) / 2 - self.mean) / self.std))))

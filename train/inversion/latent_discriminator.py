@@ -13,7 +13,7 @@ POOL = 50  # rows of earlier encodings that the discriminator may see again
 
 
 class LatentDiscriminator(nn.Module):
-    """Rows of w [N,w_dim] -> logits [N]: four layers, as many units as w has entries."""
+    """Rows of w [N, w_dim] -> logits [N]: four layers, as many units as w has entries."""
 
     def __init__(self, w_dim: int):
         super().__init__()
@@ -27,7 +27,7 @@ class LatentDiscriminator(nn.Module):
 
     @torch.no_grad()
     def mix(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Rows [N,w_dim], about half of them exchanged for earlier ones once the pool is full (Shrivastava et al.
+        """Rows [N, w_dim], about half of them exchanged for earlier ones once the pool is full (Shrivastava et al.
         2017): a discriminator that sees only the newest forgets."""
         mixed = rows.clone()
         for i, row in enumerate(rows):
@@ -53,7 +53,7 @@ def discriminator_loss(real: Tensor, encoded: Tensor) -> Tensor:
 
 
 def r1_penalty(discriminator: nn.Module, rows: Tensor) -> Tensor:
-    """R1 (Mescheder et al. 2018, Eq. 9): half the squared gradient at real rows [N,w_dim], times `R1_WEIGHT`.
+    """R1 (Mescheder et al. 2018, Eq. 9): half the squared gradient at real rows [N, w_dim], times `R1_WEIGHT`.
 
     Times `R1_EVERY` as well, for it is taken so seldom (lazy regularisation, Karras et al. 2020)."""
     rows = rows.detach().requires_grad_()

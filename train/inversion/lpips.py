@@ -46,7 +46,7 @@ class Lpips(nn.Module):
         self.register_buffer("std", torch.tensor(_STD).view(3, 1, 1))
 
     def forward(self, images: Tensor, truth: Tensor) -> Tensor:
-        """images, truth [B,3,H,W] in [-1, 1] -> L_LPIPS of Eq. 7, mean over the batch."""
+        """images, truth [B, 3, H, W] in [-1, 1] -> L_LPIPS of Eq. 7, mean over the batch."""
         with torch.no_grad():
             wanted = self._maps(truth)
         layers = zip(self._maps(images), wanted, self.linear)

@@ -30,8 +30,8 @@ FRONTAL_JITTER_RAD = (0.25, 0.12)  # the released code's
 class Batch(NamedTuple):
     """What the encoder sees, and what is known of it.
 
-    images: [B,3,S,S] in [-1, 1]. w: [B,num_ws,w_dim], or None. targets: pictures [P,3,H,W] and cameras [P,25] that
-    the first P images' w should give; for a posed photo the photo itself.
+    images: [B, 3, S, S] in [-1, 1]. w: [B, num_ws, w_dim], or None. targets: pictures [P, 3, H, W] and cameras [P,
+    25] that the first P images' w should give; for a posed photo the photo itself.
     """
 
     images: Tensor
@@ -50,7 +50,7 @@ class Objective:
 
     def terms(
         self,
-        w: Tensor,  # [B,num_ws,w_dim]
+        w: Tensor,  # [B, num_ws, w_dim]
         batch: Batch,
         weights: dict[str, float],  # Only terms with a weight are computed.
         rng: np.random.Generator,
@@ -75,13 +75,13 @@ class Objective:
                     terms[name] = terms.get(name, 0.0) + judge(images, truth) / len(batch.targets)
         if "sur" in wanted:
             truth, cameras = batch.targets[0]
-            around = surround_cameras(cameras, rng, self.generator, self.surround)  # [N,P,25]
+            around = surround_cameras(cameras, rng, self.generator, self.surround)  # [N, P, 25]
             views = [self._view(planes, c, w, truth.shape[-1]) for c in around]
             terms["sur"] = losses.surround_identity_loss(self.identity, torch.stack(views, 1), truth)
         return terms
 
     def _view(self, planes: Tensor, cameras: Tensor, w: Tensor, size: int) -> Tensor:
-        """Images [P,3,size,size] in [-1, 1] of w [P,num_ws,w_dim] from cameras [P,25]."""
+        """Images [P, 3, size, size] in [-1, 1] of w [P, num_ws, w_dim] from cameras [P, 25]."""
         return resize(self.generator.render(planes, cameras, w).image, size)
 
 
@@ -91,7 +91,7 @@ class GeneratedImages:
     def __init__(
         self,
         generator: TriPlaneGenerator,
-        latents: Callable[[int, np.random.Generator], Tensor],  # count -> w [count,num_ws,w_dim]
+        latents: Callable[[int, np.random.Generator], Tensor],  # count -> w [count, num_ws, w_dim]
         size: int,  # side of the images
     ):
         self.generator, self.latents, self.size = generator, latents, size
@@ -110,19 +110,19 @@ class GeneratedImages:
 def sample_latents(
     generator: TriPlaneGenerator, count: int, rng: np.random.Generator, truncation: float = 1.0
 ) -> Tensor:
-    """w [count,num_ws,w_dim] of normal z; a generator conditioned on poses is told the frontal one."""
+    """w [count, num_ws, w_dim] of normal z; a generator conditioned on poses is told the frontal one."""
     z = torch.from_numpy(rng.standard_normal((count, generator.config.z_dim))).float().to(generator.device)
     with torch.no_grad():
         return generator.mapping(z, generator.frontal_camera().expand(count, -1), truncation)
 
 
 def surround_cameras(
-    cameras: Tensor,  # [B,25] of the input views
+    cameras: Tensor,  # [B, 25] of the input views
     rng: np.random.Generator,
     generator: TriPlaneGenerator,
     around: Literal["input", "frontal"] = "input",
 ) -> Tensor:
-    """[N,B,25]: N views of each head, uniform within yaw +-20 and nominal pitch +-5 degrees of its camera (A.1)."""
+    """[N, B, 25]: N views of each head, uniform within yaw +-20 and nominal pitch +-5 degrees of its camera (A.1)."""
     shape = SURROUND_VIEWS[around], len(cameras)
     yaw, pitch = _uniform(shape, rng, SURROUND_YAW_DEG), _uniform(shape, rng, SURROUND_PITCH_DEG)
     if around == "input":
@@ -137,14 +137,14 @@ def surround_cameras(
 
 
 def cameras_of(generator: TriPlaneGenerator, yaw: Tensor, pitch: Tensor) -> Tensor:
-    """Cameras [...,25] at yaw and nominal pitch [...] in radians, at the generator's distance and focal length."""
+    """Cameras [..., 25] at yaw and nominal pitch [...] in radians, at the generator's distance and focal length."""
     config = generator.config
     cameras = camera_from_angles(yaw, pitch, radius=config.camera_radius, pivot=config.pivot, focal=config.focal)
     return cameras.to(generator.device)
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """[B,3,H,H] -> [B,3,size,size], averaging where it shrinks."""
+    """[B, 3, H, H] -> [B, 3, size, size], averaging where it shrinks."""
     if images.shape[-1] == size:
         return images
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True)

@@ -175,7 +175,7 @@ def fit_heads(reader: HeadReader, draw: Callable[[], Examples], count: int, draw
 
 
 def learn_heads(reader: HeadReader, seen: Tensor, known: Examples, draws: torch.Generator) -> None:
-    """The layers after the body, from what it saw of pictures [n,K] and what is known of them."""
+    """The layers after the body, from what it saw of pictures [n, K] and what is known of them."""
     parameters = [p for name, p in reader.named_parameters() if not name.startswith("body.")]
     optimizer = torch.optim.AdamW(parameters, HEADS_RATE, weight_decay=0.05)
     reader.output_layer.train()
@@ -210,7 +210,7 @@ def save_halved(reader: HeadReader, folder: Path) -> None:
 
 @torch.no_grad()
 def read_images(reader: HeadReader, images: Tensor, batch: int = 32) -> Reading:
-    """`reader` over many images [N,3,H,W], in batches, float32."""
+    """`reader` over many images [N, 3, H, W], in batches, float32."""
     readings = [reader(part.to(reader.device)) for part in images.split(batch)]
     return Reading(*(torch.cat(column).float().cpu() for column in zip(*readings)))
 

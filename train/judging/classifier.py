@@ -41,7 +41,7 @@ class AttributeClassifier(ModelMixin, ConfigMixin):
         self.fc = nn.Linear(2048, len(attribute_names))
 
     def forward(self, images: Tensor) -> Reading:
-        """images [B,3,H,W] in [-1, 1] -> `Reading` without features and angles, which it does not know."""
+        """images [B, 3, H, W] in [-1, 1] -> `Reading` without features and angles, which it does not know."""
         pooled = self.body.pooled(images)
         nothing = pooled.new_zeros(len(pooled), 0)
         return Reading(pooled, self.fc(pooled), nothing, nothing)

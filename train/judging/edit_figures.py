@@ -75,7 +75,7 @@ def edit_line(label: str, images: Tensor) -> list[Image.Image]:
 
 
 def altered(evaluation: Evaluation, key: str, before: Tensor, after: Tensor) -> tuple[float, float]:
-    """AA and AD of an edit, from logits [N,A]; their unit is the spread over the photos."""
+    """AA and AD of an edit, from logits [N, A]; their unit is the spread over the photos."""
     column = list(evaluation.reader.config.attribute_names).index(ATTRIBUTES[key].celeba)
     sigma = evaluation.photo_logits.std(0)
     aa = ATTRIBUTES[key].sign * metrics.attribute_altering(before, after, sigma, column)

@@ -71,29 +71,30 @@ class Evaluation:
 
     @cached_property
     def ws(self) -> Tensor:
-        """w [N,num_ws,w_dim] of the photos held out."""
+        """w [N, num_ws, w_dim] of the photos held out."""
         return self.invert(self.encoder, self.subjects.held)
 
     # ----------------------------------------------------------------------------
     # Photos, and what networks read from pictures.
 
     def photos(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Crops [B,3,256,256] in [-1, 1] and masks of the person [B,1,256,256] in [0, 1]."""
+        """Crops [B, 3, 256, 256] in [-1, 1] and masks of the person [B, 1, 256, 256] in [0, 1]."""
         pixels = torch.from_numpy(self.subjects.photos.pixels(rows)).permute(0, 3, 1, 2).float() / 255
         return pixels[:, :3] * 2 - 1, pixels[:, 3:]
 
     def persons(self, rows: np.ndarray) -> Tensor:
-        """[B,1,256,256]: 1 where the photo surely shows the person; beyond the photo there is none."""
+        """[B, 1, 256, 256]: 1 where the photo surely shows the person; beyond the photo there is none."""
         corners = torch.from_numpy(self.subjects.photos.corners[rows])
         return inside_photo(corners, CROP_PX) * (self.photos(rows)[1] > PERSON)
 
     @torch.no_grad()
     def read_photos(self, rows: np.ndarray, read: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """What `read` gives for the crops and masks of rows, [N,...]."""
+        """What `read` gives for the crops and masks of rows, [N, ...]."""
         return torch.cat([read(*self.photos(part)) for part in np.array_split(rows, -(-len(rows) // BATCH))])
 
     def invert(self, encoder: PortraitEncoder, rows: np.ndarray) -> Tensor:
-        """w [N,num_ws,w_dim] of photos; that of the weights' own encoder as the pipeline brings it nearer to them."""
+        """w [N, num_ws, w_dim] of photos; that of the weights' own encoder as the pipeline brings it nearer to
+        them."""
         size = encoder.config.input_size
 
         def of_photos(photos: Tensor, masks: Tensor) -> Tensor:
@@ -110,15 +111,15 @@ class Evaluation:
         return self.read_photos(rows, of_photos)
 
     def see(self, photos: Tensor) -> tuple[Tensor, Tensor]:
-        """Yaw and nominal pitch [N,2] in radians, and masks of the person [N,1,S,S], as the mesh network sees them in
-        crops."""
+        """Yaw and nominal pitch [N, 2] in radians, and masks of the person [N, 1, S, S], as the mesh network sees
+        them in crops."""
         boxes = resized(photos, self.mesh.config.input_size)
         boxes = torch.from_numpy(without_cast(((boxes + 1) / 2).permute(0, 2, 3, 1).numpy())).permute(0, 3, 1, 2)
         _, angles, _, reading = self.mesh.read(boxes.to(self.device))
         return angles.cpu(), (reading.person > 0).float().cpu()
 
     def own_cameras(self, rows: np.ndarray) -> Tensor:
-        """[N,25] where photos were taken from."""
+        """[N, 25] where photos were taken from."""
         yaw, pitch = torch.from_numpy(self.subjects.photos.pose[rows]).unbind(1)
         return self.cameras(yaw, pitch)
 
@@ -127,18 +128,18 @@ class Evaluation:
         return camera_from_angles(yaw, pitch, radius=config.camera_radius, pivot=config.pivot, focal=config.focal)
 
     def cameras_between(self, count: int, yaw_deg: tuple[int, int], pitch_deg: tuple[int, int]) -> Tensor:
-        """Cameras [count,25] on either side, |yaw| and nominal |pitch| uniform in these ranges."""
+        """Cameras [count, 25] on either side, |yaw| and nominal |pitch| uniform in these ranges."""
         yaw = self.rng.uniform(*yaw_deg, count) * self.rng.choice((-1, 1), count)
         pitch = self.rng.uniform(*pitch_deg, count) * self.rng.choice((-1, 1), count)
         return self.cameras(*(torch.from_numpy(np.radians(angle)).float() for angle in (yaw, pitch)))
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        """Identity embeddings [N,E] of images [N,3,H,W]."""
+        """Identity embeddings [N, E] of images [N, 3, H, W]."""
         return torch.cat([self.identity(part.to(self.device)).cpu() for part in images.split(32)])
 
     def read_angles(self, images: Tensor) -> Tensor:
-        """Yaw, nominal pitch and roll [N,3] in radians, as a network sees them in crops or views [N,3,H,W]."""
+        """Yaw, nominal pitch and roll [N, 3] in radians, as a network sees them in crops or views [N, 3, H, W]."""
         boxes, found = resized(images, self.mesh.config.input_size), []
         for part in boxes.split(32):
             _, angles, _, reading = self.mesh.read(part.to(self.device))
@@ -148,7 +149,7 @@ class Evaluation:
 
     @torch.no_grad()
     def fid_features(self, images: Tensor) -> Tensor:
-        """[N,D] of the faces' squares in images [N,3,256,256]."""
+        """[N, D] of the faces' squares in images [N, 3, 256, 256]."""
         squares = face_square(images)
         if self.fid_network is None:
             maps = [self.perceptual(part.to(self.device))[-1] for part in squares.split(32)]
@@ -166,8 +167,8 @@ class Evaluation:
         of_images: Callable[[Tensor], tuple[Tensor, ...]],
         tunings: list[Tuning | None] | None = None,
     ) -> list[Tensor]:
-        """What `of_images` gives for the views, as large as photos, of latents [N,...] and what their planes are tuned
-        by, from cameras [N,V,25]: columns [N,V,...]. The planes of a head are made once."""
+        """What `of_images` gives for the views, as large as photos, of latents [N, ...] and what their planes are
+        tuned by, from cameras [N, V, 25]: columns [N, V, ...]. The planes of a head are made once."""
         rows = []
         tunings = tunings or len(ws) * [None]
         for w, tuning, camera in zip(tqdm(ws.to(self.device), desc="views"), tunings, cameras.to(self.device)):
@@ -193,7 +194,7 @@ def perceptual_network(file: str) -> EfficientNetLite0:
 
 
 def pose(cameras: Tensor) -> Tensor:
-    """Yaw, nominal pitch and roll [...,3] in radians of camera labels [...,25]: all of ours stand upright."""
+    """Yaw, nominal pitch and roll [..., 3] in radians of camera labels [..., 25]: all of ours stand upright."""
     yaw, pitch = angles_from_camera(cameras)
     return torch.stack([yaw, pitch, torch.zeros_like(yaw)], -1)
 

@@ -53,7 +53,7 @@ def reconstruction_figures(evaluation: Evaluation) -> dict:
 
 
 def around(evaluation: Evaluation) -> Tensor:
-    """Cameras [N,2+V+3V,25] of the held-out photos: their own, the front, V over all of yaw, V in each band of it;
+    """Cameras [N, 2+V+3V, 25] of the held-out photos: their own, the front, V over all of yaw, V in each band of it;
     where no number is given, one in each band, which together stand for the whole."""
     count, views = len(evaluation.ws), evaluation.args.views
     own, front = evaluation.own_cameras(evaluation.subjects.held), evaluation.generator.frontal_camera().cpu()
@@ -96,13 +96,13 @@ def group_figures(evaluation: Evaluation, own_distance: dict[int, float]) -> dic
 
 
 def distances_to_photos(evaluation: Evaluation, rows: np.ndarray, seen: Tensor) -> dict[int, float]:
-    """By row: how far the embedding [N,E] of a reconstruction is from its photo's."""
+    """By row: how far the embedding [N, E] of a reconstruction is from its photo's."""
     wanted = evaluation.read_photos(rows, lambda photos, masks: evaluation.embed(photos))
     return dict(zip(rows.tolist(), metrics.distances(wanted, seen).tolist()))
 
 
 def identity_figures(evaluation: Evaluation, embedding: Tensor) -> dict:
-    """Distances of embeddings [N,2+V+3V,E] of views (own camera, front, sides: see `around`) to the photos'."""
+    """Distances of embeddings [N, 2+V+3V, E] of views (own camera, front, sides: see `around`) to the photos'."""
     to_own = metrics.distances(evaluation.photo_embedding[:, None], embedding)
     views = evaluation.args.views or 0
     by_band = to_own[:, 2 + views :].unflatten(1, (len(BANDS_DEG), -1)).mean((0, 2)).tolist()
@@ -147,7 +147,7 @@ def two_pose_figures(evaluation: Evaluation) -> dict:
 
 @torch.no_grad()
 def picture_figures(evaluation: Evaluation, images: Tensor, rows: np.ndarray) -> dict:
-    """How near pictures [N,3,256,256] from the photos' cameras come to the photos, over the person."""
+    """How near pictures [N, 3, 256, 256] from the photos' cameras come to the photos, over the person."""
     grey = evaluation.generator.config.background * 2 - 1
     photos, person = evaluation.photos(rows)[0], evaluation.persons(rows)
     seen, wanted = (person * pictures + (1 - person) * grey for pictures in (images, photos))
@@ -160,7 +160,7 @@ def picture_figures(evaluation: Evaluation, images: Tensor, rows: np.ndarray) ->
 
 
 def fid_figures(evaluation: Evaluation, features: Tensor, rows: np.ndarray) -> dict:
-    """FID and KID between features [N,1+3,D] of reconstructions (own camera, sm, mid, la) and the photos'."""
+    """FID and KID between features [N, 1+3, D] of reconstructions (own camera, sm, mid, la) and the photos'."""
     grey = evaluation.generator.config.background * 2 - 1
     wanted = evaluation.read_photos(
         rows, lambda photos, masks: evaluation.fid_features(masks * photos + (1 - masks) * grey)

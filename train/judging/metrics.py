@@ -8,8 +8,8 @@ from torch import Tensor
 
 
 def person_psnr_db(images: Tensor, photos: Tensor, person: Tensor) -> float:
-    """Peak signal-to-noise ratio over the person's pixels of all photos together: images and photos [B,3,H,W] in
-    [-1, 1] (a range of 2), person [B,1,H,W] of 0 and 1."""
+    """Peak signal-to-noise ratio over the person's pixels of all photos together: images and photos [B, 3, H, W] in
+    [-1, 1] (a range of 2), person [B, 1, H, W] of 0 and 1."""
     error = ((images.clamp(-1, 1) - photos).square() * person).sum() / (3 * person.sum())
     return -10 * torch.log10(error / 4).item()
 
@@ -20,14 +20,14 @@ def distances(first: Tensor, second: Tensor) -> Tensor:
 
 
 def mean_of_others(distances: Tensor) -> float:
-    """Between different people: distances [N,N], row to column, own ones on the diagonal."""
+    """Between different people: distances [N, N], row to column, own ones on the diagonal."""
     count = len(distances)
     return ((distances.sum() - distances.trace()) / (count * (count - 1))).item()
 
 
 def nearest_rate(distances: Tensor, among: int) -> float | None:
     """How often the right person is the nearest of `among` people, the others of whom are drawn by lot: the mean over
-    all such draws. Distances [N,N], row to column, own ones on the diagonal. None with fewer people."""
+    all such draws. Distances [N, N], row to column, own ones on the diagonal. None with fewer people."""
     others = len(distances) - 1
     if others < among - 1:
         return None
@@ -37,7 +37,7 @@ def nearest_rate(distances: Tensor, among: int) -> float | None:
 
 
 def attribute_altering(before: Tensor, after: Tensor, sigma: Tensor, edited: int) -> float:
-    """AA: mean change of the edited attribute's logit over its standard deviation; logits [B,A], sigma [A]."""
+    """AA: mean change of the edited attribute's logit over its standard deviation; logits [B, A], sigma [A]."""
     return ((after - before)[:, edited] / sigma[edited]).mean().item()
 
 
@@ -49,12 +49,12 @@ def attribute_dependency(before: Tensor, after: Tensor, sigma: Tensor, edited: i
 
 
 def pose_distance(estimated: Tensor, asked: Tensor) -> float:
-    """APD: root mean squared error between pose encodings [N,K] in radians, estimated on the views and asked for."""
+    """APD: root mean squared error between pose encodings [N, K] in radians, estimated on the views and asked for."""
     return (estimated - asked).square().mean().sqrt().item()
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
-    """FID (Heusel et al. 2017): the Fréchet distance of two Gaussians fitted to features [N,D] and [M,D].
+    """FID (Heusel et al. 2017): the Fréchet distance of two Gaussians fitted to features [N, D] and [M, D].
 
     It shrinks as N and M grow: compare figures of equal n only."""
     (mean_a, cov_a), (mean_b, cov_b) = ((x.double().mean(0), torch.cov(x.double().T)) for x in (first, second))
@@ -66,7 +66,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
 
 
 def kernel_distance(first: Tensor, second: Tensor) -> float:
-    """KID (Binkowski et al. 2018): the unbiased squared MMD of features [N,D] and [M,D], kernel (x.y / D + 1)^3."""
+    """KID (Binkowski et al. 2018): the unbiased squared MMD of features [N, D] and [M, D], kernel (x.y / D + 1)^3."""
     x, y = first.double(), second.double()
     within_x, within_y, between = ((a @ b.T / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
     n, m = len(x), len(y)

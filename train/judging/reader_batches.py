@@ -33,10 +33,10 @@ TURNED_STD = 0.25  # Radians by which reconstructions are seen from beside the p
 class Examples(NamedTuple):
     """A batch, or a part of one."""
 
-    images: Tensor  # [B,3,S,S] in [-1, 1]
-    labels: Tensor  # [B,A] in [0, 1], NaN: unknown
-    features: Tensor  # [B,F], NaN: unknown
-    angles: Tensor  # [B,2] radians
+    images: Tensor  # [B, 3, S, S] in [-1, 1]
+    labels: Tensor  # [B, A] in [0, 1], NaN: unknown
+    features: Tensor  # [B, F], NaN: unknown
+    angles: Tensor  # [B, 2] radians
 
 
 class RenderedHeads:
@@ -135,8 +135,8 @@ class Reconstructions:
 def reconstruct(
     photos: RealPhotos, weights: Path, count: int, seed: int, size: int, path: Path
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pictures [R,size,size,3] uint8 of `count` photos through the networks in `weights`, the angles [R,2] that they
-    show, the photos' rows [R]; kept in `path`, and taken from there where it was made with the same networks."""
+    """Pictures [R, size, size, 3] uint8 of `count` photos through the networks in `weights`, the angles [R, 2] that
+    they show, the photos' rows [R]; kept in `path`, and taken from there where it was made with the same networks."""
     encoder = load_component(PortraitEncoder, weights / "encoder", torch.float32)
     generator = load_component(TriPlaneGenerator, weights / "generator", torch.float32)
     made_of = np.array([fingerprint(encoder, generator), str(count), str(seed), str(size)])
@@ -161,7 +161,7 @@ def reconstruct(
 
 
 def shrink(rgba: Tensor, size: int) -> Tensor:
-    """RGBA [B,4,H,W] in [0, 1] averaged down to `size`, colour weighted by opacity: a crop that is taken point by
+    """RGBA [B, 4, H, W] in [0, 1] averaged down to `size`, colour weighted by opacity: a crop that is taken point by
     point would flicker."""
     if rgba.shape[-1] <= size:
         return rgba

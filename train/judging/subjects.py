@@ -30,7 +30,7 @@ class WithMirrored:
         self.full, self.held, self.names = (np.tile(x, 2) for x in (photos.full, photos.held, photos.names))
 
     def pixels(self, rows: np.ndarray) -> np.ndarray:
-        """RGBA uint8 [B,256,256,4] of rows [B]."""
+        """RGBA uint8 [B, 256, 256, 4] of rows [B]."""
         pixels = self.photos.pixels(rows % self.count)
         pixels[rows >= self.count] = pixels[rows >= self.count, :, ::-1]
         return pixels
@@ -39,7 +39,7 @@ class WithMirrored:
 class Subjects:
     """Rows of `photos`, as arrays of integers: `held`, kept out of training; `many`, the held ones and others;
     `groups`, by name, likewise; `shown`, of the held ones, for sheets. `labels` [N] are FairFace's, by column;
-    `upright_face` [K,3] is the mean of their landmarks.
+    `upright_face` [K, 3] is the mean of their landmarks.
 
     Of mirrored photos `held` and `many` have each person's a second time, behind all others; `alone` has the places in
     `held` of the ones and of the others."""

@@ -49,7 +49,7 @@ class RunLog:
     def sheet(
         self,
         step: int,
-        rows: list[Tensor],  # [N,3,H,W] each, in [-1, 1]
+        rows: list[Tensor],  # [N, 3, H, W] each, in [-1, 1]
     ) -> None:
         """OUT/sheets/STEP.png: one column per photo."""
         pixels = torch.cat([torch.cat(list(row), 2) for row in rows], 1)

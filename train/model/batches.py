@@ -22,23 +22,23 @@ def to_device(tensor: Tensor, device: str | torch.device) -> Tensor:
 
 
 def to_float(pixels: np.ndarray, device: str | torch.device = "cpu") -> Tensor:
-    """uint8 [B,S,S,C] -> float [B,C,S,S] in [0, 1]."""
+    """uint8 [B, S, S, C] -> float [B, C, S, S] in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2).float().div_(255)
 
 
 def aligned_theta(
-    points_px: np.ndarray,  # [B,5,2] in pixels of a size x size picture.
+    points_px: np.ndarray,  # [B, 5, 2] in pixels of a size x size picture.
     size: int,
     rng: np.random.Generator | None = None,  # Draws the errors of the points.
     error_px: float = 0.0,  # Standard deviation of those errors, as the landmark network makes them.
 ) -> Tensor:
-    """The aligner's crop of each picture as theta [B,2,3] of `affine_grid`: the encoder learns from what it will be
+    """The aligner's crop of each picture as theta [B, 2, 3] of `affine_grid`: the encoder learns from what it will be
     given."""
     theta = np.empty((len(points_px), 2, 3), np.float32)
     for i, points in enumerate(np.asarray(points_px, np.float64)):
         if rng is not None:
             points = points + rng.normal(0, error_px, points.shape)
-        to_picture = fit_template(points).crop_to_photo(CROP_SIDE, size)  # [3,3] pixels of the crop -> of the picture
+        to_picture = fit_template(points).crop_to_photo(CROP_SIDE, size)  # [3, 3] pixels of the crop -> of the picture
         # affine_grid counts from -1 to 1: crop pixel = (g + 1) size / 2.
         theta[i, :, :2] = to_picture[:2, :2]
         theta[i, :, 2] = (to_picture[:2, :2].sum(1) * size / 2 + to_picture[:2, 2]) * 2 / size - 1
@@ -51,8 +51,8 @@ def draw_plain(
     rng: np.random.Generator,
     device: str | torch.device = "cpu",
 ) -> tuple[Tensor, Tensor, np.ndarray]:
-    """One frontal view of each head in the generator's light: RGBA [B,4,S,S] in [0, 1], cameras [B,25], which views
-    [B]."""
+    """One frontal view of each head in the generator's light: RGBA [B, 4, S, S] in [0, 1], cameras [B, 25], which
+    views [B]."""
     views = rng.integers(0, min(FRONT_VIEWS, dataset.images.shape[1]), len(heads))
     return to_float(dataset.images[heads, views], device), to_camera(dataset.cameras[heads, views], device), views
 
@@ -64,8 +64,8 @@ def draw_photos(
     device: str | torch.device = "cpu",
     error_px: float = POINT_ERROR_PX,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One photo of each head in its own light: RGBA [B,4,S',S'] in [0, 1], the aligner's crop of it [B,2,3], cameras
-    [B,25]."""
+    """One photo of each head in its own light: RGBA [B, 4, S', S'] in [0, 1], the aligner's crop of it [B, 2, 3],
+    cameras [B, 25]."""
     views = rng.integers(0, dataset.photos.shape[1], len(heads))
     rgba = to_float(dataset.photos[heads, views], device)
     theta = aligned_theta(dataset.photo_points[heads, views], rgba.shape[-1], rng, error_px).to(device)
@@ -73,19 +73,19 @@ def draw_photos(
 
 
 def to_camera(cameras: np.ndarray, device: str | torch.device = "cpu") -> Tensor:
-    """A copy of camera labels [...,25] of a memory map."""
+    """A copy of camera labels [..., 25] of a memory map."""
     return torch.as_tensor(np.array(cameras), dtype=torch.float32, device=device)
 
 
 @torch.no_grad()
 def render_views(
     generator: TriPlaneGenerator,
-    ws: Tensor,  # [N,num_ws,w_dim]
-    cameras: Tensor,  # [N,25], one for each, or [1,25] for all
+    ws: Tensor,  # [N, num_ws, w_dim]
+    cameras: Tensor,  # [N, 25], one for each, or [1, 25] for all
     most_rays: int | None = None,  # along a side, where fewer than configured will do
-    styles_offset: Tensor | None = None,  # [1,S] for all, see `TriPlaneGenerator.planes`
+    styles_offset: Tensor | None = None,  # [1, S] for all, see `TriPlaneGenerator.planes`
 ) -> Tensor:
-    """Images [N,3,H,W] in [-1, 1]."""
+    """Images [N, 3, H, W] in [-1, 1]."""
     rays = min(generator.config.ray_resolution, most_rays or generator.config.ray_resolution)
     cameras = cameras.expand(len(ws), -1)
     if styles_offset is not None:

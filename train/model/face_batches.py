@@ -33,20 +33,20 @@ class PhotoBatch:
 
     rows: Tensor  # [B] of the packed photos
     mirrored: Tensor  # [B] 1 or -1: what multiplies yaw, roll and sideways shifts
-    inputs: Tensor  # [B,3,S,S] in [-1, 1], what the encoder sees
-    targets: Tensor  # [B,3,S,S] the person before plain grey
-    compared: Tensor  # [B,1,S,S] 1 over the person, BACKGROUND_WEIGHT over certain background, 0 elsewhere
-    person: Tensor  # [B,1,S,S] 1 over the person
-    landmarks: Tensor  # [B,120,3] in pixels; z towards the back, up to an offset
-    pose: Tensor  # [B,2] yaw and nominal pitch, radians
+    inputs: Tensor  # [B, 3, S, S] in [-1, 1], what the encoder sees
+    targets: Tensor  # [B, 3, S, S] the person before plain grey
+    compared: Tensor  # [B, 1, S, S] 1 over the person, BACKGROUND_WEIGHT over certain background, 0 elsewhere
+    person: Tensor  # [B, 1, S, S] 1 over the person
+    landmarks: Tensor  # [B, 120, 3] in pixels; z towards the back, up to an offset
+    pose: Tensor  # [B, 2] yaw and nominal pitch, radians
 
 
 @dataclass
 class HeadBatch:
     """B rendered heads in their own light."""
 
-    inputs: Tensor  # [B,3,S,S] in [-1, 1]
-    z: Tensor  # [B,F]
+    inputs: Tensor  # [B, 3, S, S] in [-1, 1]
+    z: Tensor  # [B, F]
     field: FieldBatch  # its colours changed as those of the inputs
 
 
@@ -54,7 +54,7 @@ class HeadBatch:
 class Recolouring:
     """A change of exposure, contrast and colour for each picture of a batch; some stay as they are."""
 
-    gain: Tensor  # [B,3]
+    gain: Tensor  # [B, 3]
     gamma: Tensor  # [B]
     saturation: Tensor  # [B]
 
@@ -74,7 +74,7 @@ class Recolouring:
         return self
 
     def __call__(self, colours: Tensor) -> Tensor:
-        """RGB [B,3,...] in [0, 1] -> likewise."""
+        """RGB [B, 3, ...] in [0, 1] -> likewise."""
         gain, gamma, saturation = (
             x.to(colours.device).view(*x.shape, *[1] * (colours.ndim - x.ndim))
             for x in (self.gain, self.gamma[:, None], self.saturation[:, None])
@@ -139,14 +139,14 @@ class PhotoBatches:
         return PhotoBatch(**vars(batch) | on_device)
 
     def _photo_pixels(self, rows: np.ndarray) -> Tensor:
-        """[B,4,S,S] in [0, 1]."""
+        """[B, 4, S, S] in [0, 1]."""
         return F.interpolate(to_float(self.photos.pixels(rows)), (self.size, self.size), mode="area")
 
     def _through_windows(
         self, images: Tensor, share: Tensor, rng: np.random.Generator, draws: torch.Generator
     ) -> Tensor:
-        """Some of the images [B,3,S,S] as if their photo ended early: beyond its edge there is a blurred reflection,
-        and the rest of the head must be filled in. `share` [B] says how likely that is."""
+        """Some of the images [B, 3, S, S] as if their photo ended early: beyond its edge there is a blurred
+        reflection, and the rest of the head must be filled in. `share` [B] says how likely that is."""
         if not len(self.partial):
             return images
         corners = torch.from_numpy(self.photos.corners[rng.choice(self.partial, len(images))])
@@ -206,13 +206,13 @@ class FaceBatches(PhotoBatches):
 
     def as_photos(
         self,
-        images: Tensor,  # [B,3,H,W] of a generator, in [-1, 1] before its plain background
-        opacity: Tensor,  # [B,1,r,r] in [0, 1]
+        images: Tensor,  # [B, 3, H, W] of a generator, in [-1, 1] before its plain background
+        opacity: Tensor,  # [B, 1, r, r] in [0, 1]
         background: float,  # grey, in [0, 1]
         rng: np.random.Generator,
         draws: torch.Generator,
     ) -> Tensor:
-        """Inputs [B,3,S,S] in [-1, 1]: the same before other backgrounds, as photos come."""
+        """Inputs [B, 3, S, S] in [-1, 1]: the same before other backgrounds, as photos come."""
         images, opacity = (
             F.interpolate(x.float().cpu(), (self.size, self.size), mode="bilinear", antialias=True)
             for x in (images, opacity)
@@ -223,7 +223,7 @@ class FaceBatches(PhotoBatches):
         return to_device(as_taken(images, draws), self.device)
 
     def _backdrops(self, count: int, rng: np.random.Generator, draws: torch.Generator) -> Tensor:
-        """[B,3,S,S] in [0, 1]: clouds of colour, or blurred pieces of other photos, as rooms behind people are."""
+        """[B, 3, S, S] in [0, 1]: clouds of colour, or blurred pieces of other photos, as rooms behind people are."""
         clouds = augment.random_backgrounds(count, (self.size, self.size), draws, torch.device("cpu"))
         pieces = self._photo_pixels(self.draw_rows(count, rng))[:, :3].roll(self.size // 2, 3)
         pieces = F.interpolate(F.avg_pool2d(pieces, 8), (self.size, self.size), mode="bilinear")
@@ -231,7 +231,7 @@ class FaceBatches(PhotoBatches):
 
 
 def as_taken(images: Tensor, draws: torch.Generator) -> Tensor:
-    """Images [B,3,S,S] in [-1, 1] a little misaligned, some soft, all with some noise, as photos come."""
+    """Images [B, 3, S, S] in [-1, 1] a little misaligned, some soft, all with some noise, as photos come."""
     count = len(images)
     theta = augment.misalign(count, draws, 0.02, 4.0, 0.06, device=images.device)
     grid = F.affine_grid(theta, images.shape, align_corners=False)
@@ -257,7 +257,7 @@ class LearnedCameras(nn.Module):
             self.register_buffer(name, torch.tensor(constants), persistent=False)
 
     def of(self, batch: PhotoBatch, config) -> tuple[Tensor, Tensor]:
-        """Cameras [B,25], and the offsets [B,6] that they depend on, which take the gradient."""
+        """Cameras [B, 25], and the offsets [B, 6] that they depend on, which take the gradient."""
         offsets = self.offsets[batch.rows].requires_grad_()
         turned = torch.where(self.sides, batch.mirrored[:, None], 1.0)
         yaw, pitch, roll, across, down, zoom = (offsets * turned).unbind(1)
@@ -279,7 +279,7 @@ class LearnedCameras(nn.Module):
 
 
 def side_cameras(batch: PhotoBatch, draws: torch.Generator, config) -> Tensor:
-    """Cameras [B,25] from which likeness is asked for too (paper, Eq. 6): about the photo's own, at most 35 degrees
+    """Cameras [B, 25] from which likeness is asked for too (paper, Eq. 6): about the photo's own, at most 35 degrees
     from the front."""
     turn = 0.3 * torch.randn(len(batch.pose), 2, generator=draws) * torch.tensor([1.0, 0.5])
     yaw, pitch = (batch.pose * 0.5 + turn.to(batch.pose.device)).unbind(1)

@@ -36,7 +36,7 @@ def photo_losses(
     teachers: dict[str, nn.Module],  # of `perceptual_distance`
     generator: TriPlaneGenerator,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The terms of LOSS_WEIGHTS at the photo's own camera, and the photos' embeddings [B,128]."""
+    """The terms of LOSS_WEIGHTS at the photo's own camera, and the photos' embeddings [B, 128]."""
     size = batch.targets.shape[-1]
     raw_size, image = view.raw.shape[-2:], F.interpolate(view.image, (size, size), mode="area")
 
@@ -50,13 +50,13 @@ def photo_losses(
 
 
 def picture_losses(
-    images: Tensor,  # [B,3,S,S]
-    targets: Tensor,  # [B,3,S,S] in [-1, 1]
-    compared: Tensor,  # [B,1,S,S] how much each pixel counts
+    images: Tensor,  # [B, 3, S, S]
+    targets: Tensor,  # [B, 3, S, S] in [-1, 1]
+    compared: Tensor,  # [B, 1, S, S] how much each pixel counts
     teachers: dict[str, nn.Module],  # of `perceptual_distance`
     identity: FaceIdentity | None,
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """The terms of LOSS_WEIGHTS that ask for pictures alone, and the targets' embeddings [B,128]; without an identity
+    """The terms of LOSS_WEIGHTS that ask for pictures alone, and the targets' embeddings [B, 128]; without an identity
     network those of its terms and the embeddings are left out."""
     terms = {
         "pixels": mean_over((images - targets).abs(), compared),
@@ -81,13 +81,13 @@ def picture_losses(
 
 
 def mean_over(error: Tensor, weight: Tensor) -> Tensor:
-    """The mean of errors [B,C,S,S], each counting as much as its weight [B,1,S,S]."""
+    """The mean of errors [B, C, S, S], each counting as much as its weight [B, 1, S, S]."""
     return (error * weight).sum() / (weight.sum() * error.shape[1]).clamp(min=1)
 
 
 def relief(view: RenderOutput, batch: PhotoBatch, generator: TriPlaneGenerator) -> Tensor:
     """The depth that is rendered at the landmarks against their own, up to an offset for each photo."""
-    place = (batch.landmarks[..., :2] / batch.targets.shape[-1] * 2 - 1)[:, None]  # [B,1,120,2]
+    place = (batch.landmarks[..., :2] / batch.targets.shape[-1] * 2 - 1)[:, None]  # [B, 1, 120, 2]
     depth, opacity = (F.grid_sample(x, place, align_corners=False)[:, 0, 0] for x in (view.depth, view.opacity))
     wanted = batch.landmarks[..., 2] * (MESH_DEPTH / generator.config.focal / batch.targets.shape[-1])
     met = ((opacity > 0.5) & (depth < generator.config.ray_end)).detach().float()
@@ -97,5 +97,5 @@ def relief(view: RenderOutput, batch: PhotoBatch, generator: TriPlaneGenerator) 
 
 
 def identity_aside(images: Tensor, wanted: Tensor, identity: FaceIdentity) -> Tensor:
-    """Views from other cameras [B,3,H,W] against the photos' embeddings [B,128] (paper, Eq. 6)."""
+    """Views from other cameras [B, 3, H, W] against the photos' embeddings [B, 128] (paper, Eq. 6)."""
     return (identity(images).float() - wanted).square().sum(1).mean()

@@ -269,7 +269,7 @@ class FacesRun:
     def photo_terms(
         self, photos: PhotoBatch, ws: Tensor, rays: int, draws: torch.Generator
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Of photos, and the cameras' offsets [B,6], which take a gradient too."""
+        """Of photos, and the cameras' offsets [B, 6], which take a gradient too."""
         generator, config = self.generator, self.generator.config
         cameras, offsets = self.cameras.of(photos, config)
         with autocast(self.args.device, self.precision):

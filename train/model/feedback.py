@@ -44,7 +44,7 @@ PERSON = 0.85  # of the mask
 
 
 class Pairs:
-    """Moves of w [N,num_ws*w_dim] and how pictures changed: embeddings [N,E], colours [N,3*cells**2]."""
+    """Moves of w [N, num_ws*w_dim] and how pictures changed: embeddings [N, E], colours [N, 3*cells**2]."""
 
     def __init__(self, path: Path, pair: str):
         self.path, self.pair = path, pair
@@ -87,13 +87,13 @@ class Learning:
 
     @torch.no_grad()
     def invert(self, rows: np.ndarray) -> Tensor:
-        """w [N,num_ws,w_dim] of photos, as the encoder alone gives it."""
+        """w [N, num_ws, w_dim] of photos, as the encoder alone gives it."""
         size = self.encoder.config.input_size
         parts = np.array_split(rows, -(-len(rows) // 8))
         return torch.cat([self.encoder(resized(self.photos.crops(part), size).to(self.device)) for part in parts])
 
     def cameras(self, rows: np.ndarray) -> Tensor:
-        """[N,25] where photos were taken from."""
+        """[N, 25] where photos were taken from."""
         yaw, pitch = torch.from_numpy(self.photos.pose[rows]).unbind(1)
         config = self.generator.config
         camera = camera_from_angles(yaw, pitch, radius=config.camera_radius, pivot=config.pivot, focal=config.focal)
@@ -172,17 +172,17 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 
 def regress(
-    moves: Tensor,  # [N,M]
-    changes: Tensor,  # [N,G]
+    moves: Tensor,  # [N, M]
+    changes: Tensor,  # [N, G]
     ridge: float,  # in units of the changes' mean squared length
     rank: int,
 ) -> tuple[Tensor, Tensor]:
-    """The two matrices [rank,G] and [M,rank] whose product is the ridge regression of moves on changes, kept to the
+    """The two matrices [rank,G] and [M, rank] whose product is the ridge regression of moves on changes, kept to the
     directions that say most of the moves."""
     moves, changes = moves.double(), changes.double()
     alike = changes @ changes.T
     alike.diagonal().add_(ridge * alike.diagonal().mean())
-    product = changes.T @ torch.linalg.solve(alike, moves)  # [G,M]
+    product = changes.T @ torch.linalg.solve(alike, moves)  # [G, M]
     basis = torch.linalg.svd(changes @ product, full_matrices=False)[2][:rank]  # [rank,M]
     return (product @ basis.T).T.float(), basis.T.float()
 

@@ -33,7 +33,7 @@ LOSS_WEIGHTS = {
 def losses(
     network: TriPlaneGenerator,
     batch: FieldBatch,
-    ws: Tensor,  # [B,num_ws,w_dim] of its heads
+    ws: Tensor,  # [B, num_ws, w_dim] of its heads
 ) -> dict[str, Tensor]:
     """The terms of LOSS_WEIGHTS that this batch has something for."""
     planes = network.planes(ws)

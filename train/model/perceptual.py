@@ -42,7 +42,7 @@ class VGG16(nn.Module):
         return network.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """[B,3,H,W] in [-1, 1] -> features at 1, 1/2, 1/4 and 1/8."""
+        """[B, 3, H, W] in [-1, 1] -> features at 1, 1/2, 1/4 and 1/8."""
         x = (images.flip(1) + 1) * 127.5 - images.new_tensor(VGG_MEAN_BGR)[:, None, None]
         features = []
         for number, block in enumerate(self.blocks):

@@ -51,8 +51,9 @@ AVERAGE_DECAY = 0.99
 
 
 class FeaturePictures:
-    """Memory maps of a folder: features [N,C,r,r] half precision, photos moved onto their reconstruction
-    [N,S,S,3] uint8, weights of comparison [N,S,S] half precision, and w [N,w_dim] that super-resolution reads."""
+    """Memory maps of a folder: features [N, C, r, r] half precision, photos moved onto their reconstruction
+    [N, S, S, 3] uint8, weights of comparison [N, S, S] half precision, and w [N, w_dim] that super-resolution
+    reads."""
 
     def __init__(self, folder: Path, rows: np.ndarray, generator: TriPlaneGenerator):
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +111,7 @@ class FeaturePictures:
             self.done[place] = 1  # last: a photo that was interrupted is rendered again
 
     def draw(self, places: np.ndarray, device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Features [B,C,r,r], w [B,1,w_dim], pictures [B,3,S,S] in [-1, 1], weights [B,1,S,S]."""
+        """Features [B, C, r, r], w [B, 1, w_dim], pictures [B, 3, S, S] in [-1, 1], weights [B, 1, S, S]."""
         pictures = torch.from_numpy(self.pictures[places]).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         compared = torch.from_numpy(self.compared[places].astype(np.float32))[:, None].to(device)
         features = torch.from_numpy(self.features[places].astype(np.float32)).to(device)
@@ -118,8 +119,8 @@ class FeaturePictures:
 
 
 def onto(picture: np.ndarray, seen: np.ndarray, compared: np.ndarray) -> np.ndarray | None:
-    """The affine map [2,3] from the reconstruction's pixels to the photo's, both [S,S,3] uint8; None where they cannot
-    be brought together."""
+    """The affine map [2, 3] from the reconstruction's pixels to the photo's, both [S, S, 3] uint8; None where they
+    cannot be brought together."""
     size = len(picture)
     start = np.eye(2, 3, dtype=np.float32)
     ends = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-4)

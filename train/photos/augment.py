@@ -1,4 +1,4 @@
-"""RGBA renders of heads -> pictures as a camera, or as the generator, would give them: [B,3,H,W] in [-1, 1].
+"""RGBA renders of heads -> pictures as a camera, or as the generator, would give them: [B, 3, H, W] in [-1, 1].
 
 `photo_like` is for the networks that must read real photos; `generator_like` for those that must read generated
 images."""
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 def photo_like(
-    rgba: Tensor,  # [B,4,H,W] in [0, 1], colour not premultiplied.
+    rgba: Tensor,  # [B, 4, H, W] in [0, 1], colour not premultiplied.
     generator: torch.Generator,
     *,
-    theta: Tensor | None = None,  # [B,2,3] crop to start from, e.g. the aligner's (`batches.aligned_theta`).
+    theta: Tensor | None = None,  # [B, 2, 3] crop to start from, e.g. the aligner's (`batches.aligned_theta`).
     size: int | None = None,  # Side of the pictures; None = as the renders.
     max_shift: float = 0.03,  # Of the image's width, either way.
     max_turn_deg: float = 4.0,
@@ -26,7 +26,7 @@ def photo_like(
 ) -> tuple[Tensor, Tensor]:
     """Random background, misalignment, texture, exposure, colour, occluder, blur and noise.
 
-    Returns images [B,3,H,W] in [-1, 1] and the theta [B,2,3] used (output position -> input position)."""
+    Returns images [B, 3, H, W] in [-1, 1] and the theta [B, 2, 3] used (output position -> input position)."""
     count = len(rgba)
     theta = misalign(count, generator, max_shift, max_turn_deg, max_zoom, device=rgba.device, start=theta)
     colour, opacity = warp(rgba, theta, size)
@@ -42,7 +42,7 @@ def photo_like(
 
 
 def generator_like(
-    rgba: Tensor,  # [B,4,H,W] in [0, 1], colour not premultiplied.
+    rgba: Tensor,  # [B, 4, H, W] in [0, 1], colour not premultiplied.
     background: float,  # Grey level in [0, 1] behind the head.
     generator: torch.Generator,
     *,
@@ -52,7 +52,7 @@ def generator_like(
     """The plain background and light of the generator, blurred and shifted a little, so that its softness fools no
     classifier.
 
-    Returns images [B,3,H,W] in [-1, 1]."""
+    Returns images [B, 3, H, W] in [-1, 1]."""
     theta = misalign(len(rgba), generator, max_shift, 2.0, 0.03, device=rgba.device)
     colour, opacity = warp(rgba, theta)
     images = soften(colour + (1 - opacity) * background, generator, blur_share, smallest=0.4)
@@ -63,7 +63,7 @@ def generator_like(
 
 
 def plain(rgba: Tensor, background: float) -> Tensor:
-    """RGBA [B,4,H,W] in [0, 1] over one grey level -> [B,3,H,W] in [-1, 1]; nothing random."""
+    """RGBA [B, 4, H, W] in [0, 1] over one grey level -> [B, 3, H, W] in [-1, 1]; nothing random."""
     return (rgba[:, :3] * rgba[:, 3:] + background * (1 - rgba[:, 3:])) * 2 - 1
 
 
@@ -77,7 +77,7 @@ def misalign(
     device: torch.device,
     start: Tensor | None = None,
 ) -> Tensor:
-    """Random small similarity transforms [count,2,3] for affine_grid, applied inside the crop `start` where one is
+    """Random small similarity transforms [count, 2, 3] for affine_grid, applied inside the crop `start` where one is
     given."""
     turn = math.radians(max_turn_deg) * (2 * _draw(generator, device, count) - 1)
     zoom = 1 + max_zoom * (2 * _draw(generator, device, count) - 1)
@@ -96,8 +96,8 @@ def misalign(
 
 
 def warp(rgba: Tensor, theta: Tensor, size: int | None = None) -> tuple[Tensor, Tensor]:
-    """Move RGBA [B,4,H,W] by theta [B,2,3] -> colour premultiplied by opacity [B,3,size,size], opacity
-    [B,1,size,size].
+    """Move RGBA [B, 4, H, W] by theta [B, 2, 3] -> colour premultiplied by opacity [B, 3, size, size], opacity
+    [B, 1, size, size].
 
     Beyond the border the outermost pixels go on, so that shoulders do not end in mid-air."""
     premultiplied = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1)
@@ -108,7 +108,8 @@ def warp(rgba: Tensor, theta: Tensor, size: int | None = None) -> tuple[Tensor, 
 
 
 def random_backgrounds(count: int, shape: tuple[int, int], generator: torch.Generator, device: torch.device) -> Tensor:
-    """Clouds of colour at three scales with random contrast, some of them nearly plain -> [count,3,H,W] in [0, 1]."""
+    """Clouds of colour at three scales with random contrast, some of them nearly plain -> [count, 3, H, W] in [0,
+    1]."""
     texture = torch.zeros(count, 3, *shape, device=device)
     for cells, weight in ((2, 0.5), (5, 0.35), (20, 0.25)):
         noise = _draw(generator, device, count, 3, cells, cells) - 0.5
@@ -121,13 +122,13 @@ def random_backgrounds(count: int, shape: tuple[int, int], generator: torch.Gene
 
 
 def retexture(images: Tensor, generator: torch.Generator, share: float) -> Tensor:
-    """A random 5 x 5 filter over the brightness of a `share` of the images [B,3,H,W], blended with what it was, at
+    """A random 5 x 5 filter over the brightness of a `share` of the images [B, 3, H, W], blended with what it was, at
     the same mean and spread: shapes and hues stay, and nothing can rely on how renders draw skin and hair (RandConv,
     Xu et al. 2021)."""
     chosen = (_draw(generator, images.device, len(images)) < share).nonzero()[:, 0]
     if not len(chosen):
         return images
-    grey = images[chosen].mean(1, keepdim=True)  # [C,1,H,W]
+    grey = images[chosen].mean(1, keepdim=True)  # [C, 1, H, W]
     kernels = torch.randn(len(chosen), 1, 5, 5, generator=generator, device=generator.device).to(images)
     # One that turned bright into dark would cancel what it is blended with.
     kernels *= kernels.sum((1, 2, 3), keepdim=True).sign()
@@ -141,7 +142,7 @@ def retexture(images: Tensor, generator: torch.Generator, share: float) -> Tenso
 
 
 def expose(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Random gamma, exposure, white balance, saturation, contrast and fall-off of light across the image; [B,3,H,W]
+    """Random gamma, exposure, white balance, saturation, contrast and fall-off of light across the image; [B, 3, H, W]
     in [0, 1]."""
     count, device = len(images), images.device
     # Each image has its own strength: photos in good light are as common as those in bad.

@@ -1,6 +1,6 @@
 """Faces seen through boxes: what the networks of preim3d/landmarks.py and preim3d/face_mesh.py learn to read.
 
-A box [3,3] maps positions in it (-1..1) to positions in the right box, which lies upright about the face as align.py
+A box [3, 3] maps positions in it (-1..1) to positions in the right box, which lies upright about the face as align.py
 would have it. Real photos come with the mesh, rendered heads with their five points."""
 
 import math
@@ -28,7 +28,7 @@ UNIT_TO_TWO = np.array([[1, 0, 1], [0, 1, 1], [0, 0, 1]])  # [-1, 1] -> [0, 2], 
 
 
 def jitter(count: int, generator: torch.Generator, zoom: float, shift: float, turn_deg: float) -> Tensor:
-    """Random boxes [count,3,3] near the right one: size up to e^zoom either way, moved by `shift` half sides, and
+    """Random boxes [count, 3, 3] near the right one: size up to e^zoom either way, moved by `shift` half sides, and
     turned."""
     uniform = torch.rand(count, 4, generator=generator) * 2 - 1
     size, angle = (uniform[:, 0] * zoom).exp(), uniform[:, 1] * math.radians(turn_deg)
@@ -41,7 +41,8 @@ def jitter(count: int, generator: torch.Generator, zoom: float, shift: float, tu
 
 
 def misses(count: int, generator: torch.Generator) -> Tensor:
-    """Boxes [count,3,3] that hold part of a head but not a face: beside it, far too large or small, or upside down."""
+    """Boxes [count, 3, 3] that hold part of a head but not a face: beside it, far too large or small, or upside
+    down."""
     box = jitter(count, generator, 0.5, 0.3, 180)
     angle = torch.rand(count, generator=generator) * 2 * math.pi
     away = torch.stack([angle.cos(), angle.sin()], 1) * (1.1 + 0.9 * torch.rand(count, 1, generator=generator))
@@ -54,7 +55,7 @@ def misses(count: int, generator: torch.Generator) -> Tensor:
 
 
 def move(points: Tensor, boxes: Tensor) -> Tensor:
-    """Points [B,K,2] in boxes [B,3,3] -> the same points in the right box."""
+    """Points [B, K, 2] in boxes [B, 3, 3] -> the same points in the right box."""
     return points @ boxes[:, :2, :2].mT + boxes[:, None, :2, 2]
 
 
@@ -65,10 +66,10 @@ def move(points: Tensor, boxes: Tensor) -> Tensor:
 class Seen(NamedTuple):
     """Faces as their boxes show them, and what is to be read."""
 
-    rgba: Tensor  # [B,4,S,S] in [0, 1], colour not premultiplied; alpha: the person
-    five: Tensor  # [B,5,2] box = [-1, 1]
-    angles: Tensor  # [B,2] yaw and nominal pitch in radians
-    mesh: Tensor  # [B,120,3] box = [-1, 1], z in the same scale; NaN where only five points are known
+    rgba: Tensor  # [B, 4, S, S] in [0, 1], colour not premultiplied; alpha: the person
+    five: Tensor  # [B, 5, 2] box = [-1, 1]
+    angles: Tensor  # [B, 2] yaw and nominal pitch in radians
+    mesh: Tensor  # [B, 120, 3] box = [-1, 1], z in the same scale; NaN where only five points are known
 
     @staticmethod
     def join(parts: list["Seen"]) -> "Seen":
@@ -81,12 +82,12 @@ class Heads:
     def __init__(self, folder: Path):
         heads = HeadsDataset(folder)
         self.photos, self.ready = heads.photos, heads.ready
-        self.points = heads.photo_points[self.ready].astype(np.float64)  # [N,P,5,2] pixels
+        self.points = heads.photo_points[self.ready].astype(np.float64)  # [N, P, 5, 2] pixels
         # Template units -> pixels.
         frames = [fit_template(points).crop_to_photo(2, 2) @ UNIT_TO_TWO for points in self.points.reshape(-1, 5, 2)]
         self.frames = np.stack(frames).reshape(*self.points.shape[:2], 3, 3)
         angles = torch.stack(angles_from_camera(torch.from_numpy(heads.photo_cameras[self.ready])), -1)
-        self.angles = angles.float()  # [N,P,2]
+        self.angles = angles.float()  # [N, P, 2]
         # Most photos are frontal; turned heads are the hard ones: draw them more often.
         weights = (1 + (angles[..., 0].rad2deg().abs().numpy() / 15) ** 2).ravel()
         self.chances = weights / weights.sum()
@@ -98,7 +99,7 @@ class Heads:
         return rng.choice(len(self), count, p=self.chances)
 
     def seen(self, rows: np.ndarray, boxes: Tensor, side: float, size: int) -> Seen:
-        """Photos `rows` [B] through `boxes` [B,3,3] near the right ones, which are `side` template units wide."""
+        """Photos `rows` [B] through `boxes` [B, 3, 3] near the right ones, which are `side` template units wide."""
         pictures, points, angles = [], [], []
         for row, box in zip(rows, boxes.double().numpy()):
             head, view = divmod(int(row), self.points.shape[1])
@@ -116,7 +117,7 @@ class Photos:
     """Real photos, those that are kept out of training or the others."""
 
     def __init__(self, photos: RealPhotos, held: bool, five: np.ndarray):
-        """`five` [5,120]: `five_of_mesh`."""
+        """`five` [5, 120]: `five_of_mesh`."""
         self.photos, self.rows, self.five = photos, np.nonzero(photos.held == held)[0], five
         # Decoded and shrunk once, or it would take as long as the training: 100 KB a photo.
         self.small = np.empty((len(self.rows), SMALL_PX, SMALL_PX, 4), np.uint8)
@@ -151,12 +152,12 @@ class Photos:
 
 
 def _look(
-    picture: np.ndarray,  # [S',S',4] uint8
-    to_picture: np.ndarray,  # [3,3] position in the box (-1..1) -> pixels
+    picture: np.ndarray,  # [S', S', 4] uint8
+    to_picture: np.ndarray,  # [3, 3] position in the box (-1..1) -> pixels
     size: int,
-    corners: np.ndarray | None = None,  # [4,2] of the photo in it, in order around; only that is seen
+    corners: np.ndarray | None = None,  # [4, 2] of the photo in it, in order around; only that is seen
 ) -> np.ndarray:
-    """What the box shows, [size,size,4] uint8."""
+    """What the box shows, [size, size, 4] uint8."""
     # Shrunk first where the box is large, so that one sample stands for all the pixels about it.
     shrink = max(1, round(math.sqrt(np.linalg.det(to_picture[:2, :2])) * 2 / size))
     if shrink > 1:
@@ -202,14 +203,14 @@ def mirror(
 
 
 def misfit(
-    five: Tensor,  # [B,5,2] x right, y down, in the right box
+    five: Tensor,  # [B, 5, 2] x right, y down, in the right box
     side: float,  # of that box in template units
 ) -> Tensor:
-    """[B,4]: how far the crop that these points give is from the right one: across and down in template units, log
+    """[B, 4]: how far the crop that these points give is from the right one: across and down in template units, log
     size, turn in radians. What `fit_template` does, for gradients; exact where the turn is small."""
     points = five * (side / 2) * five.new_tensor([1.0, -1.0])
-    solver = torch.linalg.pinv(torch.from_numpy(np.column_stack([TEMPLATE, np.ones(5)]))).to(five)  # [4,5]
-    solution = solver @ points  # [B,4,2]
+    solver = torch.linalg.pinv(torch.from_numpy(np.column_stack([TEMPLATE, np.ones(5)]))).to(five)  # [4, 5]
+    solution = solver @ points  # [B, 4, 2]
     eye_to_eye = points[:, 1] - points[:, 0]
     eye_to_mouth = points[:, 3:].mean(1) - points[:, :2].mean(1)
     turn = torch.atan2(-eye_to_eye[:, 1] - eye_to_mouth[:, 0], eye_to_eye[:, 0] - eye_to_mouth[:, 1])
@@ -218,7 +219,7 @@ def misfit(
 
 
 def five_of_mesh(photos: RealPhotos) -> np.ndarray:
-    """[5,120]: the crop's five points as weighted means of the mesh's, such that they give the crops of the photos.
+    """[5, 120]: the crop's five points as weighted means of the mesh's, such that they give the crops of the photos.
 
     The mesh lacks some of the points that the crops were made by; the weights, near those of the nearest that it has,
     are fitted by least squares over up to 3000 photos that are not held out."""

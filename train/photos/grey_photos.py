@@ -30,7 +30,7 @@ class Pictures:
             self.pictures.append(picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
 
     def draw(self, count: int, size: int, generator: torch.Generator) -> Tensor:
-        """[count,1,size,size] in [0, 1]."""
+        """[count, 1, size, size] in [0, 1]."""
         cuts = []
         for choice, side, across, down in torch.rand(count, 4, generator=generator).tolist():
             picture = self.pictures[int(choice * len(self.pictures))]
@@ -42,7 +42,7 @@ class Pictures:
 
 
 def photo_like(rgba: Tensor, pictures: Pictures, generator: torch.Generator) -> Tensor:
-    """Colour times opacity, and opacity, [B,4,S,S] in [0, 1] -> grey pictures [B,1,S,S] in [0, 1]."""
+    """Colour times opacity, and opacity, [B, 4, S, S] in [0, 1] -> grey pictures [B, 1, S, S] in [0, 1]."""
     count, _, size, _ = rgba.shape
 
     def between(low: float, high: float, *shape: int) -> Tensor:
@@ -86,7 +86,7 @@ def photo_like(rgba: Tensor, pictures: Pictures, generator: torch.Generator) -> 
 
 
 def blobs(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """One random ellipse each, [count,1,size,size] bool."""
+    """One random ellipse each, [count, 1, size, size] bool."""
     x, y, long, short, angle = torch.rand(5, count, 1, 1, 1, generator=generator)
     axis = torch.linspace(0, 1, size)
     right, down, angle = axis - x, axis[:, None] - y, angle * math.pi
@@ -95,7 +95,7 @@ def blobs(count: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def shadows(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Half planes of shade, [count,1,size,size] in [.15, 1]."""
+    """Half planes of shade, [count, 1, size, size] in [.15, 1]."""
     angle, offset, softness, depth = torch.rand(4, count, 1, 1, 1, generator=generator)
     axis = torch.linspace(-1, 1, size)
     distance = (angle * 2 * math.pi).cos() * axis + (angle * 2 * math.pi).sin() * axis[:, None] + offset * 1.6 - 0.8
@@ -103,10 +103,10 @@ def shadows(count: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def jpeg(grey: Tensor, step: Tensor) -> Tensor:
-    """Quantises the cosine transform of 8x8 blocks, coarser at high frequencies, as JPEG does; `step` [B,1,1,1]."""
+    """Quantises the cosine transform of 8x8 blocks, coarser at high frequencies, as JPEG does; `step` [B, 1, 1, 1]."""
     k = torch.arange(8.0)
     basis = torch.cos(math.pi / 8 * k[:, None] * (k + 0.5)) * torch.where(k == 0, math.sqrt(1 / 8), 0.5)[:, None]
-    blocks = grey.unfold(2, 8, 8).unfold(3, 8, 8)  # [B,1,n,n,8,8]
+    blocks = grey.unfold(2, 8, 8).unfold(3, 8, 8)  # [B, 1, n, n, 8, 8]
     quantum = step[..., None, None] * (1 + (k[:, None] + k) / 4)
     cosines = ((basis @ blocks @ basis.T) / quantum).round() * quantum
     return (basis.T @ cosines @ basis).transpose(3, 4).reshape(grey.shape)

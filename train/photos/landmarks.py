@@ -56,8 +56,8 @@ SMALLEST = 0.3  # of a photo's side, that its blurred copies are shrunk to
 
 
 def spoilt(rgba: Tensor, replace: Tensor, draws: torch.Generator) -> Tensor:
-    """Faces [B,4,S,S] -> photos [B,3,S,S] in [0, 1], badly lit, half hidden, blurred; those of `replace` [B] (bool)
-    before another background."""
+    """Faces [B, 4, S, S] -> photos [B, 3, S, S] in [0, 1], badly lit, half hidden, blurred; those of `replace` [B]
+    (bool) before another background."""
     count, _, size, _ = rgba.shape
 
     def some(share: float) -> Tensor:

@@ -43,7 +43,7 @@ def kept_out(photos: RealPhotos) -> np.ndarray:
 
 
 def fairface(photos: RealPhotos, table: Path | str) -> np.ndarray:
-    """[N,2] whether a man, and whether young; NaN for photos that are not FairFace's."""
+    """[N, 2] whether a man, and whether young; NaN for photos that are not FairFace's."""
     with open(table, newline="") as file:
         rows = {row.get("file"): row for row in csv.DictReader(file)}
     labels = np.full((len(photos), 2), np.nan)
@@ -70,8 +70,8 @@ def ancestries(photos: RealPhotos, table: Path | str | None) -> np.ndarray:
 
 
 def face_measures(
-    landmarks: np.ndarray,  # [N,120,3] every fourth point of MediaPipe's face mesh
-    pose: np.ndarray,  # [N,2] radians
+    landmarks: np.ndarray,  # [N, 120, 3] every fourth point of MediaPipe's face mesh
+    pose: np.ndarray,  # [N, 2] radians
 ) -> np.ndarray:
     """Standard scores [N, len(MEASURED)]; the pose, and from shapes the expression, are regressed out."""
     face = to_front(landmarks.astype(np.float64), pose)
@@ -101,7 +101,7 @@ def face_measures(
 
 
 def to_front(landmarks: np.ndarray, pose: np.ndarray) -> np.ndarray:
-    """[N,120,3] turned, moved and scaled onto the mean frontal face by the points that expressions leave alone; its
+    """[N, 120, 3] turned, moved and scaled onto the mean frontal face by the points that expressions leave alone; its
     eyes' outer points are about 1 apart."""
     centred = landmarks - landmarks.mean(1, keepdims=True)
     centred /= np.sqrt(np.square(centred).mean((1, 2), keepdims=True))
@@ -121,7 +121,7 @@ def to_front(landmarks: np.ndarray, pose: np.ndarray) -> np.ndarray:
 
 
 def residual(values: np.ndarray, explained_by: np.ndarray) -> np.ndarray:
-    """values [N] less what a linear fit on columns [N,K] explains."""
+    """values [N] less what a linear fit on columns [N, K] explains."""
     columns = np.concatenate([np.ones((len(values), 1)), explained_by], 1)
     return values - columns @ np.linalg.lstsq(columns, values, rcond=None)[0]
 

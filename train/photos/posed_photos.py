@@ -20,7 +20,8 @@ MAX_UNREADABLE = 100  # in a row: then the fault is not the photos'
 
 
 class PosedPhotos(Dataset):
-    """Item i: image uint8 [3,size,size], camera [25]. A photo that cannot be read is reported, and the next one taken.
+    """Item i: image uint8 [3, size, size], camera [25]. A photo that cannot be read is reported, and the next one
+    taken.
 
     Args:
         path: a folder or zip of photos with a dataset.json in it.
@@ -76,7 +77,8 @@ class PosedPhotos(Dataset):
 
 
 def mirror_camera(camera: Tensor) -> Tensor:
-    """The label [...,25] of the mirrored photo: entries [0,1], [0,2], [0,3], [1,0] and [2,0] of cam2world negated."""
+    """The label [..., 25] of the mirrored photo: entries [0, 1], [0, 2], [0, 3], [1, 0] and [2, 0] of cam2world
+    negated."""
     signs = torch.ones(25)
     signs[[1, 2, 3, 4, 8]] = -1
     return camera * signs.to(camera)
@@ -105,7 +107,8 @@ class Shuffled:
 
 
 def load_batches(photos: PosedPhotos, order: Shuffled, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of images [B,3,S,S] in [-1, 1] and cameras [B,25], read ahead by `workers` processes (0: this one)."""
+    """Batches of images [B, 3, S, S] in [-1, 1] and cameras [B, 25], read ahead by `workers` processes (0: this
+    one)."""
     loader = DataLoader(
         photos,
         batch_sampler=order,

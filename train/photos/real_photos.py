@@ -34,8 +34,8 @@ class Packed(NamedTuple):
     """One photo of a file of packed photos."""
 
     file: bytes  # `encode`
-    corners: np.ndarray  # [4,2]
-    lm: np.ndarray  # [120,3]
+    corners: np.ndarray  # [4, 2]
+    lm: np.ndarray  # [120, 3]
     pose: tuple[float, float]
     full: bool
     held: bool
@@ -43,8 +43,8 @@ class Packed(NamedTuple):
 
 
 class RealPhotos:
-    """The arrays of a folder, as attributes: `corners` [N,4,2], `landmarks` [N,120,3], `pose` [N,2] float32, `full`,
-    `held` [N] bool, `names` [N]; and `pixels`, which decodes crops."""
+    """The arrays of a folder, as attributes: `corners` [N, 4, 2], `landmarks` [N, 120, 3], `pose` [N, 2] float32,
+    `full`, `held` [N] bool, `names` [N]; and `pixels`, which decodes crops."""
 
     def __init__(self, folder: Path | str):
         """Raises FileNotFoundError where the folder has no arrays, ValueError where one is something else."""
@@ -67,12 +67,12 @@ class RealPhotos:
         return len(self._files)
 
     def pixels(self, rows: np.ndarray, threads: int = 1) -> np.ndarray:
-        """RGBA uint8 [B,256,256,4] of rows [B]."""
+        """RGBA uint8 [B, 256, 256, 4] of rows [B]."""
         with ThreadPoolExecutor(threads) as pool:
             return np.stack(list(pool.map(lambda row: decode(self._files[row]), rows)))
 
     def crops(self, rows: np.ndarray) -> Tensor:
-        """RGB [B,3,256,256] in [-1, 1] of rows [B]."""
+        """RGB [B, 3, 256, 256] in [-1, 1] of rows [B]."""
         return torch.from_numpy(self.pixels(rows)[..., :3].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -88,14 +88,14 @@ def pack(path: Path, photos: Sequence[Packed]) -> None:
 
 
 def encode(rgba: np.ndarray) -> bytes:
-    """RGBA uint8 [256,256,4] -> a WebP file of about 8 KB."""
+    """RGBA uint8 [256, 256, 4] -> a WebP file of about 8 KB."""
     file = io.BytesIO()
     Image.fromarray(rgba).save(file, format="WEBP", quality=80, alpha_quality=60, method=2)
     return file.getvalue()
 
 
 def decode(file: np.ndarray) -> np.ndarray:
-    """A WebP file's bytes -> RGBA uint8 [256,256,4]; one without alpha is all person."""
+    """A WebP file's bytes -> RGBA uint8 [256, 256, 4]; one without alpha is all person."""
     picture = cv2.imdecode(file, cv2.IMREAD_UNCHANGED)
     alpha = picture[..., 3] if picture.shape[2] == 4 else np.full(picture.shape[:2], 255, np.uint8)
     return np.dstack([picture[..., 2::-1], alpha])
