@@ -420,7 +420,7 @@ def test_ways_with_networks_of_their_own_are_measured_too(tiny_weights, networks
     earlier = {"aa": {}, "protocol": "How.", "inversions": {"hybrid": hybrid}, "inversions_protocol": "As before."}
     out.write_text(json.dumps(earlier))
     words = [
-        "--weights", tiny_weights, "--data", photos, *in_words(networks), "--photos", 3, "--fid-photos", 3,
+        "--weights", tiny_weights, "--data", photos, *in_words(networks), "--photos", 2, "--fid-photos", 2,
         "--group-photos", 0, "--out", out, "--threads", 1, "--outcomes", tmp_path / "outcomes", "--sheets", tmp_path,
     ]  # fmt: skip
     ways = [f"z={tmp_path / 'z'}=2", f"tuned={tmp_path / 'tuned'}=2"]

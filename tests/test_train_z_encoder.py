@@ -31,6 +31,7 @@ def networks():
     torch.manual_seed(0)
     generator = TriPlaneGenerator(z_dim=5, **TINY_GENERATOR).eval().requires_grad_(False)
     encoder = PortraitEncoder(num_ws=generator.num_ws, w_dim=16, **TINY_ENCODER).eval().requires_grad_(False)
+    encoder.latent_average.normal_()  # rows that differ, as those of a trained encoder do
     return generator, encoder
 
 
@@ -68,7 +69,6 @@ def test_the_inverse_of_a_linear_mapping_is_exact(networks):
 
 def test_the_encoder_starts_from_the_mean_of_the_rows(networks):
     generator, encoder = networks
-    encoder.latent_average.normal_()
     crops = torch.rand(3, 3, 64, 64) * 2 - 1
     inverse, shift = linear_inverse(generator)
     started = start_encoder(encoder, generator).eval()
@@ -135,17 +135,17 @@ def test_planes_and_z_come_nearer(inputs, monkeypatch):
 
     monkeypatch.setattr(z_encoder.ZRun, "step", step)
     monkeypatch.setattr(z_encoder, "report_photos", lambda *_: ({}, [torch.zeros(1, 3, 8, 8)]))
-    more = ("--generated", 0, "--rate", 0.1, "--body-rate", 1e-3)
-    assert run(z_encoder.main, *words(inputs, inputs / "planes", *more, steps=16)) == 0
+    more = ("--generated", 0, "--rate", 0.15, "--body-rate", 1e-3)
+    assert run(z_encoder.main, *words(inputs, inputs / "planes", *more, steps=14)) == 0
     planes = [terms["planes"] for terms in seen]
-    assert np.mean(planes[-3:]) < 0.8 * np.mean(planes[:2]) and set(seen[0]) == {"planes", "radius", "gradient"}
+    assert np.mean(planes[-3:]) < 0.85 * np.mean(planes[:2]) and set(seen[0]) == {"planes", "radius", "gradient"}
     before, after = (load_file(inputs / name / "encoder" / FILE) for name in ("weights", "planes"))
     assert not torch.equal(before["body.0.res_layer.1.weight"], after["body.0.res_layer.1.weight"])
     assert torch.equal(before["input_layer.1.running_mean"], after["input_layer.1.running_mean"])
     seen.clear()
     monkeypatch.setitem(z_encoder.LOSS_WEIGHTS, "planes", 0.0)
-    more = ("--generated", 8, "--batch", 1, "--rate", 0.1, "--body-rate", 1e-2)
-    assert run(z_encoder.main, *words(inputs, inputs / "z", *more, steps=16)) == 0
+    more = ("--generated", 6, "--batch", 1, "--rate", 0.1, "--body-rate", 1e-2)
+    assert run(z_encoder.main, *words(inputs, inputs / "z", *more, steps=10)) == 0
     z = [terms["z"] for terms in seen]
     assert np.mean(z[-3:]) < np.mean(z[:2]) and "planes" in seen[0]
 
