@@ -48,7 +48,7 @@ class PictureTrial(EditTrial):
 
     @torch.no_grad()
     def read(self, ws: Tensor, styles_offset: None = None) -> tuple[Tensor, Tensor]:
-        """Logits [m,A] of these w; in the place of embeddings, zeros [m,1]."""
+        """Logits [m, A] of these w; in the place of embeddings, zeros [m, 1]."""
         device = self.generator.device
         images = [self.generator(part.to(device)).clamp(-1, 1) for part in ws.split(BATCH)]
         return read_images(self.reader, torch.cat(images)).logits, torch.zeros(len(ws), 1)
@@ -108,7 +108,7 @@ class Comparison:
         return dict(np.load(out))
 
     def directions(self, space: str, seed: int) -> dict[str, Tensor]:
-        """Attribute -> what strength 1 adds to w [num_ws,w_dim], where the space gave a direction."""
+        """Attribute -> what strength 1 adds to w [num_ws, w_dim], where the space gave a direction."""
         latents = self.latents(space, seed)
         w = torch.from_numpy(latents["w"].astype(np.float32))
         sigma = torch.from_numpy(latents["logits"].std(0)).clamp(min=1e-3)

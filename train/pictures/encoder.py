@@ -117,7 +117,7 @@ class E4ERun:
 
 def delta_size(ws: Tensor) -> Tensor:
     """e4e's regularisation: the lengths of the rows' offsets from the first, summed over rows; mean over the batch of
-    ws [B,num_ws,w_dim]."""
+    ws [B, num_ws, w_dim]."""
     # The floor keeps the gradient finite where an offset is nothing.
     return ((ws[:, 1:] - ws[:, :1]).square().sum(2) + 1e-8).sqrt().sum(1).mean()
 

@@ -130,7 +130,7 @@ class GeneratorRun:
         return values
 
     def mean_picture(self, size: int) -> Tensor:
-        """[3,size,size]: the mean of some photos, each pixel over those that show it."""
+        """[3, size, size]: the mean of some photos, each pixel over those that show it."""
         photos = self.batches[size].draw_photos(
             AVERAGED, np.random.default_rng(self.args.seed), torch.Generator().manual_seed(self.args.seed), plain=True
         )

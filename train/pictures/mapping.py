@@ -37,7 +37,7 @@ class LatentGame(nn.Module):
         }
 
     def remember(self, rows: Tensor) -> None:
-        """Encoded photos [B,w_dim]; they take the places of the oldest."""
+        """Encoded photos [B, w_dim]; they take the places of the oldest."""
         places = (torch.arange(len(rows), device=rows.device) + self.taken) % KEPT
         self.rows[places] = rows.detach()
         self.taken += len(rows)
@@ -63,7 +63,7 @@ class LatentGame(nn.Module):
 
 
 def moments_apart(made: Tensor, real: Tensor) -> Tensor:
-    """How far mean and covariance of rows [N,w_dim] are from those of others, squared, per entry of w: the game alone
+    """How far mean and covariance of rows [N, w_dim] are from those of others, squared, per entry of w: the game alone
     would leave out rare kinds of people.
 
     The product of what either half of the rows says, which chance makes neither larger nor smaller: the square of one

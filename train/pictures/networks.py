@@ -20,8 +20,8 @@ RGB_GAIN = 0.1  # on those of what adds up to the picture, which begins as the m
 
 
 class PictureGenerator(ModelMixin, ConfigMixin):
-    """z [B,z_dim] -> ws [B,num_ws,w_dim] -> pictures [B,3,S,S] in [-1, 1] (not clipped): StyleGAN2 of a few channels,
-    whose picture is added to `average` [3,S,S], the mean of all photos.
+    """z [B, z_dim] -> ws [B, num_ws, w_dim] -> pictures [B, 3, S, S] in [-1, 1] (not clipped): StyleGAN2 of a few
+    channels, whose picture is added to `average` [3, S, S], the mean of all photos.
 
     Args:
         resolution: S, a power of two, 16 or more.
@@ -57,7 +57,7 @@ class PictureGenerator(ModelMixin, ConfigMixin):
         return self.synthesis.num_ws
 
     def latents(self, z: Tensor) -> Tensor:
-        """The original space: ws [B,num_ws,w_dim], all rows equal."""
+        """The original space: ws [B, num_ws, w_dim], all rows equal."""
         return self.mapping(z)[:, None].repeat(1, self.num_ws, 1)
 
     def forward(self, ws: Tensor, halved: int = 0) -> Tensor:
@@ -71,8 +71,8 @@ class PictureGenerator(ModelMixin, ConfigMixin):
 
 
 class PictureEncoder(ModelMixin, ConfigMixin):
-    """crops [B,3,input_size,input_size] in [-1, 1] -> ws [B,num_ws,w_dim], on features of EfficientNet-Lite0, which
-    knows ImageNet and learns nothing here.
+    """crops [B, 3, input_size, input_size] in [-1, 1] -> ws [B, num_ws, w_dim], on features of EfficientNet-Lite0,
+    which knows ImageNet and learns nothing here.
 
     Args:
         width: channels of the first layer; the last has four times as many.
@@ -104,7 +104,7 @@ class PictureEncoder(ModelMixin, ConfigMixin):
         return self.rows(crops, self.config.num_ws)
 
     def rows(self, crops: Tensor, free: int) -> Tensor:
-        """ws [B,num_ws,w_dim] of which only the first `free` rows may differ: e4e lets one after the other go."""
+        """ws [B, num_ws, w_dim] of which only the first `free` rows may differ: e4e lets one after the other go."""
         size, num_ws = self.config.input_size, self.config.num_ws
         assert crops.ndim == 4 and crops.shape[1:] == (3, size, size), crops.shape
         with torch.no_grad():

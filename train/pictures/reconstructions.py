@@ -19,7 +19,7 @@ SHEET_PHOTOS = 10
 
 
 def as_seen(photos: RealPhotos, rows: np.ndarray, size: int) -> tuple[Tensor, Tensor]:
-    """Crops [B,3,size,size] in [-1, 1] and where they surely show the person [B,1,size,size], 0 or 1."""
+    """Crops [B, 3, size, size] in [-1, 1] and where they surely show the person [B, 1, size, size], 0 or 1."""
     rgba = F.interpolate(to_float(photos.pixels(rows)), (size, size), mode="area")
     corners = torch.from_numpy(photos.corners[rows]) * (size / CROP_PX)
     return rgba[:, :3] * 2 - 1, inside_photo(corners, size) * (rgba[:, 3:] > PERSON)
