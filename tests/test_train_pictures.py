@@ -12,6 +12,7 @@ from preim3d.efficientnet import EfficientNetLite0
 from preim3d.identity import FaceIdentity
 from preim3d.reader import HeadReader
 from preim3d.stylegan2 import MappingNetwork
+from train.judging.curves import read_spaces
 from train.pictures import edits, encoder, generator
 from train.pictures import mapping as mapping_game
 from train.pictures.mapping import LatentGame, moments_apart
@@ -188,6 +189,7 @@ def test_both_spaces_are_compared_at_equal_altering(trained, made, capsys):
     assert edits.main(line) == 0
     stored = json.loads((trained / "edits" / "figures.json").read_text())
     assert set(stored["seeds"]) == {"1"} and stored["count"] == 8
+    assert read_spaces(trained / "edits" / "figures.json").keys() == stored["seeds"]["1"].keys()
     for figures in stored["seeds"].values():
         assert {"smile", "age", "gender"} <= set(figures)
         for spaces in figures.values():

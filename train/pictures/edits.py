@@ -7,7 +7,8 @@ As `train.manifold`, `train.directions` and `train.evaluate --origin` compare th
 latents of random z, labelled by the reader on the generator's pictures, and inverted photos, labelled as there, give
 directions of either space by the same rules (`--plain`: InterFaceGAN's normals, as the paper has them); held-out
 photos are inverted, edited with both and read again. AD is told at equal AA: 1.5, or what both spaces reach. Makes
-OUT/figures.json, OUT/figures.md and the latents; killed, it goes on where it was when it is run again."""
+OUT/figures.json (whose `spaces`, the mean of the seeds, `train.curves --flat` draws), OUT/figures.md and the latents;
+killed, it goes on where it was when it is run again."""
 
 import argparse
 import json
@@ -28,6 +29,7 @@ from train.editing.manifold import Batch, Source, collect, digest, photos_source
 from train.judging import metrics
 from train.judging.attributes import read_images
 from train.judging.edit_figures import EQUAL_EDITS, EQUAL_STRENGTHS, at_equal_altering
+from train.judging.report import average
 from train.loop.options import run_stage, stage_parser
 from train.photos.real_photos import RealPhotos
 from train.pictures.networks import PictureEncoder, PictureGenerator
@@ -173,7 +175,10 @@ def compare(args: argparse.Namespace) -> None:
         if str(seed) not in seeds:
             seeds[str(seed)] = comparison.measure(seed)
             with whole_file(out) as partial:
-                partial.write_text(json.dumps(comparison.about | {"seeds": seeds}, indent=2, allow_nan=False) + "\n")
+                spaces = average(list(seeds.values()))
+                spaces.pop("spread", None)  # of the seeds, which stand beside
+                figures = comparison.about | {"seeds": seeds, "spaces": spaces}
+                partial.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n")
     text = table([seeds[str(seed)] for seed in args.seeds])
     with whole_file(out.with_suffix(".md")) as partial:
         partial.write_text(text + "\n")
