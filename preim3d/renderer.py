@@ -27,7 +27,7 @@ PLANE_AXES = {
 # Of `render_guided_rays`: along how many steps a ray is followed roughly, below which raw density there is nothing (a
 # 400th of the light in a unit of distance), and what share of the samples is spread evenly, whatever the guide says.
 GUIDE_STEPS, NOTHING, EVENLY = 20, -5.0, 0.15
-RAYS_AT_A_TIME = 16384  # in which each step is large and its numbers still stay in a processor's cache
+RAYS_AT_A_TIME = 8192  # in which each step is large and its numbers still stay in a processor's cache
 
 
 class Rays(NamedTuple):
