@@ -133,9 +133,9 @@ def test_all_kinds_are_compared_and_a_killed_run_goes_on(
     kept = dict(whole, methods={name: whole["methods"][name] for name in ("SVM", "StyleFlow")})
     del kept["methods"]["StyleFlow"]["edits"]["smile"]
     (tmp_path / "out.json").write_text(json.dumps(kept))
-    asked, point = [], edit_methods.Heads.point
+    asked, point = [], edit_methods.JudgedPhotos.point
     monkeypatch.setattr(
-        edit_methods.Heads, "point", lambda heads, way, key, s: asked.append(key) or point(heads, way, key, s)
+        edit_methods.JudgedPhotos, "point", lambda heads, way, key, s: asked.append(key) or point(heads, way, key, s)
     )
     again = compared(svm, others[1])
     assert set(asked) == {"smile"} and again["seconds"] >= kept["seconds"]

@@ -15,8 +15,8 @@ from preim3d.landmarks import LandmarkNetwork
 from train.loop.progress import Progress
 from train.photos import grey_photos, landmarks
 from train.photos.face_boxes import (
-    Heads,
     Photos,
+    RenderedPhotos,
     Seen,
     five_of_mesh,
     jitter,
@@ -95,7 +95,7 @@ def discs(picture: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("side", [2.0, CROP_SIDE])
 def test_points_move_with_the_pixels(heads, photos, side):
     real = RealPhotos(photos)
-    rendered, crops = Heads(heads), Photos(real, False, five_of_mesh(real))
+    rendered, crops = RenderedPhotos(heads), Photos(real, False, five_of_mesh(real))
     assert len(rendered) == 4 and len(crops) == 8  # the head that is not done is left out, the held photos too
     boxes = jitter(4, torch.Generator().manual_seed(1), zoom=0.3, shift=0.2, turn_deg=30)
     seen = rendered.seen(np.arange(4), boxes, side, 128)
@@ -161,7 +161,7 @@ def test_misses_are_far_from_the_face():
 
 
 def test_pictures_differ_each_time_and_repeat_with_the_seed(heads):
-    rgba = Heads(heads).seen(np.array([0, 1, 2, 3] * 4), torch.eye(3).repeat(16, 1, 1), 2.0, 64).rgba
+    rgba = RenderedPhotos(heads).seen(np.array([0, 1, 2, 3] * 4), torch.eye(3).repeat(16, 1, 1), 2.0, 64).rgba
     pictures, replace = grey_photos.Pictures(), torch.arange(16) < 8
     for look, channels in (
         (lambda seed: grey_photos.photo_like(rgba, pictures, torch.Generator().manual_seed(seed)), 1),

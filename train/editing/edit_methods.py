@@ -65,7 +65,7 @@ class Edited(NamedTuple):
 Way = Callable[[str, float], Edited]  # attribute and strength -> the photos' heads, edited
 
 
-class Heads:
+class JudgedPhotos:
     """Held-out photos, encoded, in the views that edits are judged by."""
 
     def __init__(self, trial: EditTrial, logits: Tensor):
@@ -88,7 +88,9 @@ class Heads:
         )
 
 
-def way_of(learned: Directions | StyleChannels | StyleFlow, heads: Heads, picked: dict[str, tuple[str, int]]) -> Way:
+def way_of(
+    learned: Directions | StyleChannels | StyleFlow, heads: JudgedPhotos, picked: dict[str, tuple[str, int]]
+) -> Way:
     """How a head is edited with what was learned; `picked`: attribute -> which direction stands for it, and whether
     forwards or backwards."""
     ws = heads.trial.ws
@@ -209,7 +211,9 @@ def begun(out: Path, about: dict) -> tuple[dict, float]:
     return stored["methods"], stored["seconds"]
 
 
-def held_heads(photos: RealPhotos, args: argparse.Namespace, encoder: PortraitEncoder, trial: EditTrial) -> Heads:
+def held_heads(
+    photos: RealPhotos, args: argparse.Namespace, encoder: PortraitEncoder, trial: EditTrial
+) -> JudgedPhotos:
     """As many photos as `--count`, encoded; views of them at random angles, and what the photos themselves say."""
     rows = held_rows(photos, args.count)
     if len(rows) < 2:
@@ -222,7 +226,7 @@ def held_heads(photos: RealPhotos, args: argparse.Namespace, encoder: PortraitEn
     cameras = camera_from_angles(*angles, radius=config.camera_radius, pivot=config.pivot, focal=config.focal)
     networks = trial.generator, trial.reader, trial.sigma, trial.precision, trial.identity
     held = held_trial(photos, args.count, encoder, *networks, cameras)
-    return Heads(held, read_images(trial.reader, photos.crops(rows)).logits)
+    return JudgedPhotos(held, read_images(trial.reader, photos.crops(rows)).logits)
 
 
 def table(figures: dict, level: float) -> str:

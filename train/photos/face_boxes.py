@@ -76,7 +76,7 @@ class Seen(NamedTuple):
         return Seen(*(torch.cat(part) for part in zip(*parts)))
 
 
-class Heads:
+class RenderedPhotos:
     """The photos of rendered heads."""
 
     def __init__(self, folder: Path):
@@ -133,8 +133,8 @@ class Photos:
         return rng.integers(0, len(self), count)
 
     def seen(self, rows: np.ndarray, boxes: Tensor, side: float, size: int) -> Seen:
-        """As `Heads.seen`. Beyond the photo its outermost pixels go on, as in align.py: the crop's reflection there
-        would tell how the crop lies."""
+        """As `RenderedPhotos.seen`. Beyond the photo its outermost pixels go on, as in align.py: the crop's
+        reflection there would tell how the crop lies."""
         half_px = CROP_PX / CROP_SIDE * side / 2
         frame = np.array([[half_px, 0, CROP_PX / 2], [0, half_px, CROP_PX / 2], [0, 0, 1]])
         shrink, pictures, meshes = np.diag([SMALL_PX / CROP_PX, SMALL_PX / CROP_PX, 1]), [], []

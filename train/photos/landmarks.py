@@ -29,8 +29,8 @@ from train.loop.progress import cosine_rate
 from train.loop.training import Training, descend, set_rate
 from train.photos import augment, grey_photos
 from train.photos.face_boxes import (
-    Heads,
     Photos,
+    RenderedPhotos,
     Seen,
     five_of_mesh,
     jitter,
@@ -113,7 +113,7 @@ def mesh_loss(network: FaceMesh, reading: MeshReading, seen: Seen, boxes: Tensor
 def finder_loss(
     finder: LandmarkNetwork,
     photos: Photos,
-    heads: Heads,
+    heads: RenderedPhotos,
     pictures: grey_photos.Pictures,
     partners: Tensor,  # `mirror_partners`
     batch: int,
@@ -171,7 +171,7 @@ def train(
     if not real.held.any() or real.held.all():
         raise ValueError(f"{photos} must hold photos to learn from and held-out ones to measure on.")
     five, partners = five_of_mesh(real), torch.from_numpy(mirror_partners(real))
-    crops, heads, pictures = Photos(real, False, five), Heads(data), grey_photos.Pictures()
+    crops, heads, pictures = Photos(real, False, five), RenderedPhotos(data), grey_photos.Pictures()
 
     finder, mesh = LandmarkNetwork(), FaceMesh()
     if start is not None:
