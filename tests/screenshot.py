@@ -23,6 +23,7 @@ def take(weights: str | None, edit: tuple[str, str], out: Path) -> None:
         # The picture is to show the mesh, which a browser without a card draws slowly.
         with chromium() as browser, visiting(browser, server.address, **PAGE) as page:
             mesh = wait_for_change(page, "model", None)
+            page.wait_for_timeout(5_000)  # the example is there at once, before the page listens to its sliders
             if page.locator(f"#slider-{name}").count():
                 set_slider(page, name, strength)
                 wait_for_change(page, "model", mesh)
