@@ -395,16 +395,15 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         if config.has_back and self.device.type == "cpu" and jitter == 0.5 and u is None and generator is None:
             samples = max(1, round(GUIDED_SHARE * (how["samples"] + how["fine_samples"])))
             parts = (StitchedPlanes(*(x[i : i + 1] for x in planes)) for i in range(heads))
-            rays = zip(*(self._render_guided(*part, samples) for part in zip(parts, origins, directions)))
+            seen = [self._render_guided(*part, samples) for part in zip(parts, origins, directions)]
+            rays = Rays(*(torch.stack(part) for part in zip(*seen)))
         else:
             group = None if torch.is_grad_enabled() else self._chunk()
             rays = render_rays(
                 lambda points: self.decode(planes, points), origins, directions, points_at_a_time=group, **how
             )
         # [B, size * size, C] is the memory of a channels-last picture.
-        features, depth, opacity = (
-            x.reshape(views, size, size, -1).permute(0, 3, 1, 2) for x in (torch.cat(tuple(part)) for part in rays)
-        )
+        features, depth, opacity = (x.reshape(views, size, size, -1).permute(0, 3, 1, 2) for x in rays)
         features = features * 2 - 1
         image = self.super_resolve(features, ws)
         return RenderOutput(image.float(), features[:, :3], features, depth, opacity)

@@ -22,7 +22,6 @@ OUT/events, OUT/sheets, OUT/report.json (held-out photos)."""
 
 import argparse
 import copy
-import json
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,6 @@ from torch import Tensor
 from preim3d.camera import camera_from_angles
 from preim3d.efficientnet import EfficientNetLite0
 from preim3d.encoder import PortraitEncoder
-from preim3d.files import whole_file
 from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import FaceIdentity
 from preim3d.stylegan2 import SynthesisNetwork, second_moment_norm
@@ -251,13 +249,7 @@ def train(args: argparse.Namespace) -> None:
     training.run(run.step, args.batch + args.generated, **budget(args))
     training.save()
     figures, rows = run.report()
-    progress = training.progress
-    training.log.sheet(progress.step, rows)
-    training.log.close()
-    figures |= {"steps": progress.step, "minutes": round(progress.seconds / 60, 1), "n": REPORTED}
-    with whole_file(args.out / "report.json") as partial:
-        partial.write_text(json.dumps(figures, indent=2) + "\n")
-    print(f"{args.out}: held-out photos {figures}")
+    training.finish(figures | {"n": REPORTED}, rows)
 
 
 def main(words: list[str] | None = None) -> int:

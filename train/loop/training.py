@@ -1,6 +1,7 @@
 """The loop of every stage that trains: step after step until the budget is spent, logged, saved now and then, and
 resumed where it stopped as if it never had."""
 
+import json
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from preim3d.files import whole_file
 from train.loop import checkpoint, workers
 from train.loop.progress import Progress, must_be_numbers
 from train.loop.run_log import RunLog
@@ -63,7 +65,7 @@ class Training:
         sheets: int = 0,  # over the whole run
         look: Callable[[], list[Tensor]] = list,  # rows of a sheet
     ) -> None:
-        """Until the budget is spent. What is left to do is to `save` and to close the `log`.
+        """Until the budget is spent. What is left to do is to `save`, and to `finish` or to close the `log`.
 
         Raises FloatingPointError where a term is not a number. A disk that takes no more is reported, and the run goes
         on."""
@@ -101,6 +103,15 @@ class Training:
             notes=self.notes,
         )
         self.also_save()
+
+    def finish(self, figures: dict[str, float], rows: list[Tensor]) -> None:
+        """What came out: the last sheet, and OUT/report.json; the log is closed."""
+        self.log.sheet(self.progress.step, rows)
+        self.log.close()
+        done = {"steps": self.progress.step, "minutes": round(self.progress.seconds / 60, 1)}
+        with whole_file(self.out / "report.json") as partial:
+            partial.write_text(json.dumps(figures | done, indent=2) + "\n")
+        print(f"{self.out}: held-out photos {figures}")
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:

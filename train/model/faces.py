@@ -28,7 +28,6 @@ photos).
 
 import argparse
 import copy
-import json
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +41,6 @@ from preim3d.align import inside_photo
 from preim3d.camera import camera_from_angles
 from preim3d.efficientnet import EfficientNetLite0
 from preim3d.encoder import PortraitEncoder
-from preim3d.files import whole_file
 from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import FaceIdentity
 from train.heads.dataset import BACKGROUND, HeadsDataset
@@ -132,14 +130,8 @@ def train(args: argparse.Namespace) -> None:
     training.run(run.step, args.batch, **budget(args), sheets=args.sheets, look=look)
     run.set_mean_latent()
     training.save()
-    report, rows = run.report()
-    progress = training.progress
-    training.log.sheet(progress.step, rows)
-    training.log.close()
-    with whole_file(args.out / "report.json") as partial:
-        steps = {"steps": progress.step, "minutes": round(progress.seconds / 60, 1), "n": REPORTED}
-        partial.write_text(json.dumps(report | steps, indent=2) + "\n")
-    print(f"{args.out}: held-out photos {report}")
+    figures, rows = run.report()
+    training.finish(figures | {"n": REPORTED}, rows)
 
 
 class Drawn(NamedTuple):

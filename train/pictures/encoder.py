@@ -33,7 +33,6 @@ from train.loop.training import Training, descend, follow, set_rate
 from train.model.face_batches import PhotoBatches
 from train.model.face_losses import picture_losses
 from train.photos.real_photos import RealPhotos
-from train.pictures.generator import finish
 from train.pictures.networks import PictureEncoder, PictureGenerator
 from train.pictures.reconstructions import held_report
 
@@ -135,7 +134,7 @@ def train(args: argparse.Namespace) -> None:
 
     training.run(run.step, args.batch, **budget(args), sheets=args.sheets, look=look)
     training.save()
-    finish(training, args.out, *run.report())
+    training.finish(*run.report())
 
 
 def main(words: list[str] | None = None) -> int:

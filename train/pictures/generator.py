@@ -13,7 +13,6 @@ OUT/events, OUT/sheets (held-out photos, their reconstructions, samples), OUT/re
 
 import argparse
 import copy
-import json
 import sys
 from pathlib import Path
 
@@ -23,7 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from preim3d.efficientnet import EfficientNetLite0
-from preim3d.files import whole_file
 from train.inversion.rounds import resize
 from train.loop import checkpoint
 from train.loop.options import budget, check_budget, run_stage, training_parser
@@ -160,18 +158,7 @@ def train(args: argparse.Namespace) -> None:
     training.run(run.step, args.batch, **budget(args), sheets=args.sheets, look=look)
     run.set_mean_latent()
     training.save()
-    finish(training, args.out, *run.report())
-
-
-def finish(training: Training, out: Path, figures: dict[str, float], rows: list[Tensor]) -> None:
-    """The last sheet, and OUT/report.json."""
-    progress = training.progress
-    training.log.sheet(progress.step, rows)
-    training.log.close()
-    with whole_file(out / "report.json") as partial:
-        steps = {"steps": progress.step, "minutes": round(progress.seconds / 60, 1)}
-        partial.write_text(json.dumps(figures | steps, indent=2) + "\n")
-    print(f"{out}: held-out photos {figures}")
+    training.finish(*run.report())
 
 
 def main(words: list[str] | None = None) -> int:
