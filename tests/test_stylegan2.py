@@ -55,6 +55,27 @@ def test_scaling_activations_is_modulating_weights(kernel, demodulate, up):
     torch.testing.assert_close(fast, modulated_conv_slow(x, weight, style, demodulate, up), atol=1e-5, rtol=1e-5)
 
 
+def test_where_w_is_learned_activations_are_scaled_and_no_gradient_is_found_for_the_weights():
+    network = SynthesisNetwork(w_dim=8, resolution=16, image_channels=3, channel_base=128).requires_grad_(False)
+    w = torch.randn(1, network.num_ws, 8)
+    learned = w.clone().requires_grad_()
+    picture = network(learned)
+    torch.testing.assert_close(picture.detach(), network(w), atol=1e-5, rtol=1e-5)
+
+    asked, node = [], [picture.grad_fn]
+    while node:
+        one = node.pop()
+        asked += [one] if one.name() == "ConvolutionBackward0" else []
+        node += [following for following, _ in one.next_functions if following is not None]
+    assert asked and not any(one.next_functions[1][0] for one in asked)  # input, weight, bias
+
+    picture.square().sum().backward()
+    # One w in a batch of two is scaled in the activations either way.
+    twice = w.repeat(2, 1, 1).requires_grad_()
+    network(twice)[0].square().sum().backward()
+    torch.testing.assert_close(learned.grad[0], twice.grad[0], atol=1e-4, rtol=1e-4)
+
+
 def test_a_gpus_one_kernel_is_convolution_and_filter():
     x, weight, bias = torch.randn(2, 5, 6, 6), torch.randn(7, 5, 3, 3, requires_grad=True), torch.randn(7)
     filter = smoothing_filter()
