@@ -436,7 +436,7 @@ def test_ways_with_networks_of_their_own_are_measured_too(tiny_weights, networks
     text = out.with_suffix(".md").read_text()
     assert "As before." in text and "Ways of inversion (z, tuned)" in text
     assert "| Encoder to Z (Pixel2NeRF's way) (n = 2) |" in text
-    assert Image.open(tmp_path / "inversions.png").size == (4 * 256, 4 * 256)  # two photos, two ways
+    assert Image.open(tmp_path / "inversions.png").size == (7 * 256, 2 * 256)  # two photos, two ways
     swapped = f"z={tmp_path / 'tuned'}=2"
     assert run(evaluate.main, *words, "--inversion", swapped) == 1
     assert "`z` needs one that makes 1 x" in capsys.readouterr().err

@@ -14,7 +14,7 @@ table of goals and Tables 2, 3, 4, 5 and 7 of the paper. The first seed takes so
 of it for the thousand photos of FID, which further seeds leave out; `--origin` (directions of the original
 space) three minutes a seed for each attribute, each `--compare` two. `--views 20` is the paper's protocol: 82 views of
 each photo in place of five. `--inversion` measures the ways of `preim3d.inversion` alone, and adds that to the figures
-that OUT has: a minute a photo for hybrid, half an hour for latent. Two more ways have networks of their own,
+that OUT has: a minute a photo for hybrid, a quarter of an hour for latent. Two more ways have networks of their own,
 `--inversion z=runs/z=50 tuned=runs/tuned=50` (see `inversions.py`): half a minute a photo."""
 
 import argparse

@@ -8,6 +8,7 @@ Beside the ways of `preim3d.inversion` there are two with networks of their own,
              own feedback; of the back of the head, which that training leaves out, it has the weights' own, too"""
 
 import copy
+import functools
 import time
 from collections import deque
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -62,7 +64,7 @@ class Inverted(NamedTuple):
 
 def inversions_figures(evaluation: Evaluation, ways: list[Way], seed: int) -> dict:
     """Of each way on as many photos as asked for, and of the encoder on the same ones."""
-    figures, of_encoder, lines = {}, {}, {}
+    figures, of_encoder, drawn = {}, {}, []
     for way in ways:
         rows = spaced(evaluation.subjects.held, way.photos)
         equipped = with_networks(evaluation, way)
@@ -72,8 +74,10 @@ def inversions_figures(evaluation: Evaluation, ways: list[Way], seed: int) -> di
             if len(rows) not in of_encoder:
                 of_encoder[len(rows)] = figures_of(evaluation, rows, invert_photos(evaluation, "encoder", rows, seed))
             figures[way.method]["encoder"] = of_encoder[len(rows)]
-        draw(equipped, way.method, rows, found, lines)
-    evaluation.sheets["inversions"] = sheet([line for row in sorted(lines) for line in lines[row]])
+        drawn.append((equipped, way.method, rows, found))
+    common = functools.reduce(np.intersect1d, (rows for _, _, rows, _ in drawn))
+    if len(common):
+        evaluation.sheets["inversions"] = draw(evaluation, drawn, spaced(common, SHEET_PHOTOS))
     return {"inversions": figures}
 
 
@@ -212,13 +216,20 @@ def edited_figures(evaluation: Evaluation, found: Inverted) -> dict:
     return {"aa": aa, "ad": ad}
 
 
-def draw(evaluation: Evaluation, method: str, rows: np.ndarray, found: Inverted, lines: dict[int, list]) -> None:
-    """A line for each photo and way: the photo, then from the front and either side (Figure 7)."""
+def draw(
+    evaluation: Evaluation,
+    drawn: list[tuple[Evaluation, str, np.ndarray, Inverted]],  # each way's networks, name, photos and heads
+    chosen: np.ndarray,  # photos that are among all of these
+) -> Image.Image:
+    """A line for each photo: the photo, then each way's head from the front and either side (Figure 7)."""
     yaw = torch.tensor(SHEET_YAWS_DEG).deg2rad()
-    cameras = evaluation.cameras(yaw, torch.zeros(len(yaw)))[None]
-    for place in range(min(len(rows), SHEET_PHOTOS)):
-        one = slice(place, place + 1)
-        (images,) = evaluation.views(found.ws[one], cameras, lambda images: (images,), found.tunings[one])
-        photo = pictures(evaluation.photos(rows[one])[0])[0]
-        line = [labelled(photo, method), *pictures(resized(images[0], CROP_PX))]
-        lines.setdefault(int(rows[place]), []).append(line)
+    cameras = evaluation.cameras(yaw, torch.zeros(len(yaw)))
+    lines = [[labelled(photo, "photo")] for photo in pictures(evaluation.photos(chosen)[0])]
+    for equipped, method, rows, found in drawn:
+        places = np.searchsorted(rows, chosen)
+        tunings = [found.tunings[place] for place in places]
+        views = cameras.expand(len(places), -1, -1)
+        (images,) = equipped.views(found.ws[places], views, lambda images: (images,), tunings)
+        for line, (first, *others) in zip(lines, (pictures(resized(seen, CROP_PX)) for seen in images)):
+            line += [labelled(first, method), *others]
+    return sheet(lines)

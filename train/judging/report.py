@@ -313,7 +313,8 @@ def inversions_protocol(args: argparse.Namespace) -> str:
     )
     learned = " z and tuned: networks of their own, see train/HISTORY.md."
     return (
-        f"Ways of inversion ({ways}): held photos, evenly from all sets, seed {seeds}; {args.threads} threads of"
+        f"Ways of inversion ({ways}): {f'the first {args.photos} ' if args.photos else ''}held photos, evenly from all"
+        f" sets, seed {seeds}; {args.threads} threads of"
         f" {args.device}, median seconds a photo from the crop on.{steps if optimised else ''}"
         f"{learned if any(way.folder for way in args.inversion) else ''}"
         " grid: the nine views; APD: of yaw, pitch and roll; AA and AD: age / smile / eyeglasses at"

@@ -108,6 +108,7 @@ FOLDERS = {
 PICTURES = {
     "photos.jpg": "Portraits, their heads from two sides, and edits",
     "teaser.jpg": "A portrait, its head from nine sides, and edits",
+    "inversions.jpg": "Portraits, and their heads by four ways of inversion, from the front and either side",
 }
 
 
