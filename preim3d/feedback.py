@@ -1,11 +1,14 @@
 """w and what its picture lacks of the photo -> a w nearer to the photo: one linear step, without a gradient.
 
     w ── generator ──> picture ──┬── dlib's embedding ──┐
-                                 └── coarse colours ────┴── photo's minus picture's ── Feedback ──> w + step
+                                 └── coarse colours ────┴── photo's minus picture's ──┐
+                                              the photo's embedding ──────────────────┴── Feedback ──> w + step
 
-As in active appearance models (Cootes, Edwards and Taylor 2001), the step is a regression on how pictures changed when
-w did, learned by `train.feedback`; where ReStyle (Alaluf et al. 2021) asks its encoder a second time, this takes a
-product with two matrices."""
+As in active appearance models (Cootes, Edwards and Taylor 2001), the step begins as a regression on how pictures
+changed when w did; then it learns on photos (`train.feedback`). Where ReStyle (Alaluf et al. 2021) asks its encoder a
+second time, this takes a product with two matrices."""
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +21,7 @@ from .identity import FaceIdentity
 
 
 class Feedback(ModelMixin, ConfigMixin):
-    """What a picture lacks -> the step of w that brings it.
+    """What a picture lacks, and whom the photo shows -> the step of w that brings it.
 
     Args:
         num_ws, w_dim: of the generator.
@@ -45,15 +48,17 @@ class Feedback(ModelMixin, ConfigMixin):
         fingerprint: str = "",
     ):
         super().__init__()
-        self.read = nn.Linear(embedding_size + 3 * cells**2, rank, bias=False)
-        self.write = nn.Linear(rank, num_ws * w_dim, bias=False)
+        self.read = nn.Linear(2 * embedding_size + 3 * cells**2, rank)
+        self.write = nn.Linear(rank, num_ws * w_dim)
 
     def forward(
         self,
         gap: Tensor,  # [B, embedding_size + 3 * cells ** 2], as `gap_between` gives it
+        embeddings: Tensor,  # [B, embedding_size] of the photos
     ) -> Tensor:
         """The step [B, num_ws, w_dim]."""
-        return self.write(self.read(gap)).unflatten(1, (self.config.num_ws, self.config.w_dim))
+        step = self.write(self.read(torch.cat([gap, embeddings], 1)))
+        return step.unflatten(1, (self.config.num_ws, self.config.w_dim))
 
 
 def gap_between(
@@ -75,26 +80,39 @@ def compared_cells(person: Tensor, cells: int) -> Tensor:
     return (coarse(person, cells) > 0.5).float()
 
 
+class Photos(NamedTuple):
+    """What the photos of B heads show."""
+
+    crops: Tensor  # [B, 3, S, S] in [-1, 1], EG3D crops
+    person: Tensor  # [B, 1, S', S'] in [0, 1]: where they show the person
+    cameras: Tensor  # [B, 25] where they were taken from
+
+
+@torch.no_grad()
+def lacking(
+    w: Tensor,  # [B, num_ws, w_dim]
+    photos: Photos,
+    generator: TriPlaneGenerator,
+    identity: FaceIdentity,
+    feedback: Feedback,
+) -> tuple[Tensor, Tensor]:
+    """What `feedback` reads of w: the gap between its picture and the photo, and the photo's embedding."""
+    config, wanted = feedback.config, identity(photos.crops)
+    seen = generator.render(generator.planes(w), photos.cameras, w, ray_resolution=config.rays)
+    compared = compared_cells(photos.person, config.cells)
+    colours = compared * (coarse(photos.crops, config.cells) - coarse(seen.raw, config.cells))
+    return gap_between(wanted - identity(seen.image), colours, config.colour_weight), wanted
+
+
 @torch.no_grad()
 def bring_nearer(
     w: Tensor,  # [B, num_ws, w_dim]
-    crops: Tensor,  # [B, 3, S, S] in [-1, 1], EG3D crops
-    person: Tensor,  # [B, 1, S', S'] in [0, 1]: where they show the person
-    cameras: Tensor,  # [B, 25] where they were taken from
+    photos: Photos,
     generator: TriPlaneGenerator,
     identity: FaceIdentity,
     feedback: Feedback,
 ) -> Tensor:
     """w [B, num_ws, w_dim] after the steps of `feedback`."""
-    config = feedback.config
-    embeddings, colours = identity(crops), coarse(crops, config.cells)
-    compared = compared_cells(person, config.cells)
-    for _ in range(config.steps):
-        seen = generator.render(generator.planes(w), cameras, w, ray_resolution=config.rays)
-        gap = gap_between(
-            embeddings - identity(seen.image),
-            compared * (colours - coarse(seen.raw, config.cells)),
-            config.colour_weight,
-        )
-        w = w + feedback(gap).to(w.dtype)
+    for _ in range(feedback.config.steps):
+        w = w + feedback(*lacking(w, photos, generator, identity, feedback)).to(w.dtype)
     return w

@@ -22,7 +22,7 @@ from preim3d.device import exactly
 from preim3d.directions import COLOURS, Directions, fingerprint
 from preim3d.encoder import PortraitEncoder
 from preim3d.face_mesh import FaceMesh
-from preim3d.feedback import Feedback, bring_nearer
+from preim3d.feedback import Feedback, Photos, bring_nearer
 from preim3d.film import angle_label, pictures, pose_sheet
 from preim3d.generator import Planes, RenderOutput, TriPlaneGenerator
 from preim3d.identity import FaceIdentity
@@ -339,7 +339,7 @@ class Preim3DPipeline(DiffusionPipeline):
         angles_deg, people = zip(*(self.aligner.look(crop) for crop in crops))
         camera = cameras(angles_deg, self.generator.config.pivot).to(w)
         mask = torch.from_numpy(np.stack(people))[:, None].to(w)
-        return bring_nearer(w, image, mask, camera, self.generator, self.identity, self.feedback)
+        return bring_nearer(w, Photos(image, mask, camera), self.generator, self.identity, self.feedback)
 
     @property
     def judges(self) -> Judges:

@@ -10,12 +10,15 @@ from command_line import run
 from conftest import tiny_identity
 from packing import pack_faces
 from PIL import Image
+from safetensors.torch import save_file
 
 from preim3d.camera import grid_cameras
-from preim3d.feedback import Feedback, bring_nearer, compared_cells
-from preim3d.pipeline import Preim3DPipeline
+from preim3d.efficientnet import EfficientNetLite0
+from preim3d.feedback import Feedback, Photos, bring_nearer, compared_cells
+from preim3d.identity import FaceIdentity
+from preim3d.pipeline import Preim3DPipeline, load_component
 from preim3d.weights import WeightsError
-from train.model import feedback
+from train.model import feedback, feedback_pairs
 from train.publishing import bundle
 
 
@@ -31,7 +34,7 @@ def test_a_regression_of_low_rank_finds_what_moves_whom():
     directions, effect = torch.randn(4, 50, generator=draw), torch.randn(50, 30, generator=draw)
     moves = torch.randn(200, 4, generator=draw) @ directions
     changes = moves @ effect
-    read, write = feedback.regress(moves, changes + 0.5 * torch.randn(200, 30, generator=draw), 0.1, 4)
+    read, write = feedback_pairs.regress(moves, changes + 0.5 * torch.randn(200, 30, generator=draw), 0.1, 4)
     assert read.shape == (4, 30) and write.shape == (50, 4)
     new = torch.randn(20, 4, generator=draw) @ directions
     found = new @ effect @ read.T @ write.T
@@ -51,36 +54,69 @@ def test_every_step_asks_for_what_is_still_lacking(pipeline):
     own = generator.render(generator.planes(w), camera, w).image
     networks = generator, identity
     step.read.weight[:, 6:] = 0  # coarse colours are of the picture before super-resolution
-    same = bring_nearer(w, own, person, camera, *networks, step)
+    step.read.bias.zero_(), step.write.bias.zero_()
+    same = bring_nearer(w, Photos(own, person, camera), *networks, step)
     assert torch.allclose(same, w, atol=1e-4)
-    photo = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    once = bring_nearer(w, photo, person, camera, *networks, step)
+    crop = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    photo = Photos(crop, person, camera)
+    once = bring_nearer(w, photo, *networks, step)
     assert (once - w).norm() > 1e-3
     twice.load_state_dict(step.state_dict())
-    again = bring_nearer(once, photo, person, camera, *networks, step)
-    assert torch.allclose(bring_nearer(w, photo, person, camera, *networks, twice), again, atol=1e-5)
+    again = bring_nearer(once, photo, *networks, step)
+    assert torch.allclose(bring_nearer(w, photo, *networks, twice), again, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
 def learned(tiny_weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("feedback")
     pack_faces(folder / "photos", count=12)
-    small = ("--rank", 4, "--cells", 4, "--rays", 8, "--held", 2, "--threads", 1)
-    asked = ("--weights", tiny_weights, "--photos", folder / "photos", *small)
-    assert run(feedback.main, *asked, "--out", folder / "at-once", "--pairs", 12) == 0
+    save_file(EfficientNetLite0().state_dict(), folder / "lite0.safetensors")
+    # As many blocks as dlib's, of which some are compared.
+    FaceIdentity(4, ((4, False),) * 11 + ((8, True),), 6).save_pretrained(folder / "dlib")
+    judges = ("--lite0", folder / "lite0.safetensors", "--identity", folder / "dlib")
+    small = ("--rank", 4, "--cells", 4, "--rays", 8, "--held", 2, "--batch", 2, "--threads", 1, "--save-seconds", 0)
+    asked = ("--weights", tiny_weights, "--photos", folder / "photos", *judges, *small)
+    assert run(feedback.main, *asked, "--out", folder / "at-once", "--pairs", 12, "--steps", 4) == 0
     return folder, asked
 
 
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(learned):
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(learned, monkeypatch):
     folder, asked = learned
-    for pairs in (6, 12):
-        assert run(feedback.main, *asked, "--out", folder / "in-two", "--pairs", pairs) == 0
-    one, two = (np.load(folder / name / "pairs.npz") for name in ("at-once", "in-two"))
+    out, whole = folder / "in-pieces", feedback.Descent.step
+
+    def stopped_before(number):
+        def step(descent, done, share):
+            if done == number:
+                raise OSError("stopped")
+            return whole(descent, done, share)
+
+        monkeypatch.setattr(feedback.Descent, "step", step)
+
+    for pairs, number in ((6, 0), (12, 0), (12, 2)):
+        stopped_before(number)
+        assert run(feedback.main, *asked, "--out", out, "--pairs", pairs, "--steps", 4) == 1
+    stopped_before(None)
+    assert run(feedback.main, *asked, "--out", out, "--pairs", 12, "--steps", 4) == 0
+
+    one, two = (np.load(place / "pairs.npz") for place in (folder / "at-once", out))
     assert len(one["moves"]) == 12
     for name in ("moves", "embeddings", "colours"):
         assert np.array_equal(one[name], two[name]), name
-    report = json.loads((folder / "at-once" / "report.json").read_text())
-    assert report["pairs"] == 12 and len(report["identity_own"]) == len(report["person_psnr_db"]) == 2
+    one, two = (load_component(Feedback, place / "feedback", torch.float32) for place in (folder / "at-once", out))
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, two.state_dict()[name]), name
+
+
+def test_a_report_tells_what_each_part_brings(learned):
+    report = json.loads((learned[0] / "at-once" / "report.json").read_text())
+    assert report["pairs_drawn"] == 12 and report["n"] == 2 and report["steps"] == 4
+    told = [report[name] for name in ("encoder", "pairs", "photos")]
+    assert all(set(one) == {"identity_own", "identity_frontal", "person_psnr_db", "lite0"} for one in told)
+    assert len({one["person_psnr_db"] for one in told}) > 1
+    # Photos, the encoder's pictures, and those after either step.
+    (sheet,) = (learned[0] / "at-once" / "sheets").iterdir()
+    width, height = Image.open(sheet).size
+    assert width / height == 2 / 4
 
 
 def test_it_is_bundled_with_the_networks_that_it_was_learned_with(learned, tiny_weights, tmp_path, capsys):

@@ -92,11 +92,14 @@ STAGES = (
         0.1,
     ),
     Stage(
-        "python -m train.feedback --weights weights/faces --photos dataset/real --out runs/feedback --pairs 1500\n"
+        "python -m train.feedback --weights weights/faces --photos dataset/real --lite0 lite0.safetensors \\\n"
+        "    --out runs/feedback --pairs 1500 --minutes 42\n"
         "python -m train.bundle --feedback runs/feedback/feedback --out weights/faces",
-        "weights/faces, photos",
+        "weights/faces, photos, EfficientNet-Lite0's weights",
         "weights/faces/feedback: the step of w that brings what a picture lacks of its photo",
-        25,
+        67,
+        tflop=1500 * 32e-3 + 700 * (40e-3 + 3 * 40e-3),
+        steps=175,
     ),
     Stage(
         "python -m train.attributes --data dataset/heads --photos dataset/real --labels fairface_label_train.csv \\\n"

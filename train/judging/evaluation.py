@@ -19,7 +19,7 @@ from preim3d.directions import Directions
 from preim3d.efficientnet import EfficientNetLite0
 from preim3d.encoder import PortraitEncoder
 from preim3d.face_mesh import FaceMesh
-from preim3d.feedback import Feedback, bring_nearer
+from preim3d.feedback import Feedback, Photos, bring_nearer
 from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import CHIP_CENTRE, CHIP_SIDE, FaceIdentity
 from preim3d.pipeline import load_component
@@ -105,8 +105,9 @@ class Evaluation:
             angles, person = self.see(photos)
             cameras = self.cameras(*angles.unbind(1))
             networks = self.generator, self.identity, self.feedback
-            one_by_one = zip(*(x.split(1) for x in (w, images, person.to(self.device), cameras.to(self.device))))
-            return torch.cat([bring_nearer(*one, *networks) for one in one_by_one]).cpu()
+            shown = images, person.to(self.device), cameras.to(self.device)
+            one_by_one = zip(w.split(1), *(x.split(1) for x in shown))
+            return torch.cat([bring_nearer(one, Photos(*photo), *networks) for one, *photo in one_by_one]).cpu()
 
         return self.read_photos(rows, of_photos)
 

@@ -3,6 +3,7 @@
 A photo's light and colours are in w: whatever changes the colours of an input changes its target alike."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,12 +105,26 @@ class PhotoBatches:
     ) -> PhotoBatch:
         """Half of them mirrored. The encoder sees most a little changed, unless `plain`: then all as they are."""
         rows = self.draw_rows(count, rng)
+        mirrored = torch.rand(count, generator=draws) < 0.5
+        if plain:
+            return self.as_they_are(rows, mirrored)
+        batch = self._in_colours(rows, mirrored, Recolouring.draw(count, draws))
+        share = WINDOW_WHOLE * torch.from_numpy(self.photos.full[rows])
+        batch.inputs = as_taken(self._through_windows(batch.inputs, share, rng, draws), draws)
+        return self._on_device(batch)
+
+    def as_they_are(self, rows: np.ndarray, mirrored: Tensor | None = None) -> PhotoBatch:
+        """These photos, of which some [B] may be mirrored."""
+        mirrored = torch.zeros(len(rows), dtype=torch.bool) if mirrored is None else mirrored
+        return self._on_device(self._in_colours(rows, mirrored, lambda colours: colours))
+
+    def _in_colours(self, rows: np.ndarray, mirrored: Tensor, recolour: Callable[[Tensor], Tensor]) -> PhotoBatch:
+        """Photos whose RGB [B, 3, S, S] in [0, 1] is changed, mirrored where asked for."""
         rgba = self._photo_pixels(rows)
         corners = torch.from_numpy(self.photos.corners[rows]) * (self.size / CROP_PX)
         landmarks = torch.from_numpy(self.photos.landmarks[rows]) * (self.size / CROP_PX)
         pose = torch.from_numpy(self.photos.pose[rows])
 
-        mirrored = torch.rand(count, generator=draws) < 0.5
         rgba[mirrored] = rgba[mirrored].flip(3)
         corners[mirrored, :, 0] = self.size - corners[mirrored, :, 0]
         corners[mirrored] = corners[mirrored][:, [1, 0, 3, 2]]  # they still run clockwise
@@ -117,26 +132,23 @@ class PhotoBatches:
         sign = torch.where(mirrored, -1.0, 1.0)
         pose = pose * torch.stack([sign, torch.ones_like(sign)], 1)
 
-        colours = (rgba[:, :3] if plain else Recolouring.draw(count, draws)(rgba[:, :3])) * 2 - 1
+        colours = recolour(rgba[:, :3]) * 2 - 1
         inside, mask = inside_photo(corners, self.size), rgba[:, 3:]
         person = inside * (mask > PERSON)
         grey = 2 * BACKGROUND - 1
-        inputs = colours
-        if not plain:
-            share = WINDOW_WHOLE * torch.from_numpy(self.photos.full[rows])
-            inputs = as_taken(self._through_windows(colours, share, rng, draws), draws)
-        batch = PhotoBatch(
+        return PhotoBatch(
             rows=torch.from_numpy(rows),
             mirrored=sign,
-            inputs=inputs,
+            inputs=colours,
             targets=person * colours + (1 - person) * grey,
             compared=person + BACKGROUND_WEIGHT * inside * (mask < NOBODY),
             person=person,
             landmarks=landmarks,
             pose=pose,
         )
-        on_device = {k: to_device(v, self.device) for k, v in vars(batch).items() if isinstance(v, Tensor)}
-        return PhotoBatch(**vars(batch) | on_device)
+
+    def _on_device(self, batch: PhotoBatch) -> PhotoBatch:
+        return PhotoBatch(**{name: to_device(tensor, self.device) for name, tensor in vars(batch).items()})
 
     def _photo_pixels(self, rows: np.ndarray) -> Tensor:
         """[B, 4, S, S] in [0, 1]."""

@@ -1,236 +1,177 @@
-"""Encoder, generator and photos -> `preim3d.feedback`: the step of w that brings what a picture lacks.
+r"""Encoder, generator and photos -> `preim3d.feedback`: the step of w that brings what a picture lacks.
 
-    python -m train.feedback --weights weights/faces --photos dataset/photos --out runs/feedback
+    python -m train.feedback --weights weights/faces --photos dataset/photos --lite0 lite0.safetensors \
+        --out runs/feedback --pairs 1500 --minutes 45
 
-Draws pairs: w of a photo, and the same moved by a share of the difference of two other photos' w; both are rendered
+First pairs: w of a photo, and the same moved by a share of the difference of two other photos' w; both are rendered
 from that photo's camera, and how dlib's embedding and the coarse colours changed is kept. The step is a ridge
 regression of the moves on these changes. Forward passes only: about a second a pair on one core.
 
-Makes OUT/pairs.npz (resumable: a killed run loses at most the last minute), OUT/feedback (the component) and
-OUT/report.json (held-out photos, before and after each step)."""
+But no picture of the generator lacks what photos have and it cannot make. So then the step learns on photos: what it
+reads changes by descent, through the generator that stays as it is, on what `train.faces` asks of a reconstruction:
+three seconds a photo on one core.
+
+Makes OUT/pairs.npz (resumable: a killed run loses at most the last minute), OUT/checkpoint.pt, OUT/feedback (the
+component) and OUT/report.json (held-out photos: the encoder's w, after the step that pairs teach, after that of
+photos)."""
 
 import argparse
-import json
-import sys
-import time
+import copy
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from preim3d.align import inside_photo
-from preim3d.camera import camera_from_angles
 from preim3d.directions import fingerprint
-from preim3d.encoder import PortraitEncoder
-from preim3d.feedback import Feedback, bring_nearer, coarse, gap_between
-from preim3d.files import whole_file
-from preim3d.generator import TriPlaneGenerator
-from preim3d.identity import FaceIdentity
-from preim3d.pipeline import load_component
+from preim3d.efficientnet import perceptual_distance
+from preim3d.feedback import Feedback, Photos, bring_nearer, lacking
 from train.loop import checkpoint
-from train.loop.arrays import open_arrays
-from train.loop.options import run_stage, stage_parser
-from train.photos.real_photos import CROP_PX, RealPhotos
+from train.loop.options import budget, check_budget, run_stage, training_parser
+from train.loop.progress import cosine_rate
+from train.loop.training import Training, descend, follow, set_rate
+from train.model.face_batches import PhotoBatch, PhotoBatches, side_cameras
+from train.model.face_losses import LOSS_WEIGHTS, identity_aside, mean_over, photo_losses
+from train.model.feedback_pairs import Networks, Pairs, draw, learn, resized
+from train.photos.real_photos import RealPhotos
 
 
-BASES = 500  # photos whose w is moved, and whose differences it is moved by
-WHOLE_BASES = 0.2  # share of those that show hair and shoulders too
-MOVES_A_BASE = 3  # for one picture of the base itself
-LEAST_SHARE, MOST_SHARE = 0.3, 0.9  # of the difference of two photos' w
-SAVE_SECONDS = 60
-PERSON = 0.85  # of the mask
+# Likeness is bought with spots and lines where nothing else speaks for the face's own looks.
+WEIGHTS = LOSS_WEIGHTS | {"lite0": 3.0}
+WRITE_RATE = 0.15  # of what is written, in its own size, beside the rate of what is read
+AVERAGE_DECAY = 0.98
+SHEET_PHOTOS = 8
 
 
-class Pairs:
-    """Moves of w [N, num_ws*w_dim] and how pictures changed: embeddings [N, E], colours [N, 3*cells**2]."""
+class Descent:
+    """Feedback that learns on photos."""
 
-    def __init__(self, path: Path, pair: str):
-        self.path, self.pair = path, pair
-        self.moves, self.embeddings, self.colours = [], [], []
-        if path.is_file():
-            arrays = open_arrays(path, ("moves", "embeddings", "colours", "fingerprint"), "python -m train.feedback")
-            if str(arrays["fingerprint"]) != pair:
-                raise ValueError(f"{path} is of another encoder or generator; delete it or give another --out.")
-            self.add(*(torch.from_numpy(arrays[name]).float() for name in ("moves", "embeddings", "colours")))
+    def __init__(self, feedback: Feedback, networks: Networks, photos: RealPhotos, args: argparse.Namespace):
+        self.args, self.networks, self.feedback = args, networks, feedback
+        self.batches = PhotoBatches(photos, networks.encoder.config.input_size, args.device)
+        self.kept = copy.deepcopy(feedback)
+        self.optimizers = [
+            torch.optim.Adam(part.requires_grad_().parameters(), betas=(0.9, 0.97))
+            for part in (feedback.read, feedback.write)
+        ]
+        self.rates = args.rate, args.rate * WRITE_RATE * feedback.write.weight.square().mean().sqrt().item()
 
-    def __len__(self) -> int:
-        return sum(map(len, self.moves))
+    @property
+    def parts(self) -> dict:
+        """What a checkpoint holds."""
+        read, write = self.optimizers
+        return {"feedback": self.feedback, "kept": self.kept, "read_optimizer": read, "write_optimizer": write}
 
-    def add(self, moves: Tensor, embeddings: Tensor, colours: Tensor) -> None:
-        for kept, new in zip((self.moves, self.embeddings, self.colours), (moves, embeddings, colours)):
-            kept.append(new.flatten(1))
+    def step(self, number: int, share: float) -> dict[str, Tensor]:
+        """One step; its loss terms. Drawn from the step's number alone."""
+        args = self.args
+        rng = np.random.default_rng((args.seed, number))
+        draws = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        for optimizer, rate in zip(self.optimizers, self.rates):
+            set_rate(optimizer, cosine_rate(share, rate))
+        batch = self.batches.draw_photos(args.batch, rng, draws, plain=True)
+        terms = self.terms(batch, draws)
+        loss = sum(WEIGHTS[name] * term for name, term in terms.items())
+        values = {name: term.detach() for name, term in terms.items()}
+        descend(number, loss, values, self.optimizers)
+        follow(self.kept, self.feedback, min(AVERAGE_DECAY, (1 + number) / (10 + number)))
+        return values
 
-    def save(self) -> None:
-        arrays = {name: torch.cat(getattr(self, name)).numpy() for name in ("moves", "embeddings", "colours")}
-        arrays |= {name: arrays[name].astype(np.float16) for name in ("moves", "colours")}
-        with whole_file(self.path) as part:
-            np.savez(part, **arrays, fingerprint=self.pair)
+    def terms(self, batch: PhotoBatch, draws: torch.Generator) -> dict[str, Tensor]:
+        """Those of WEIGHTS that w has something for, after the last step of feedback."""
+        networks, generator = self.networks, self.networks.generator
+        photos = shown(batch, networks)
+        asked = photos, generator, networks.identity, self.feedback
+        with torch.no_grad():
+            w = networks.encoder(batch.inputs)
+            for _ in range(self.feedback.config.steps - 1):
+                w = w + self.feedback(*lacking(w, *asked))
+        w = w + self.feedback(*lacking(w, *asked))
+        planes, rays = generator.planes(w), {"ray_resolution": self.args.rays}
+        view = generator.render(planes, photos.cameras, w, **rays)
+        terms, wanted = photo_losses(view, batch, networks.identity, {"lite0": networks.lite0}, generator)
+        aside = generator.render(planes, side_cameras(batch, draws, generator.config), w, **rays)
+        return terms | {"identity_aside": identity_aside(aside.image, wanted, networks.identity)}
 
 
-class Learning:
-    """The networks and photos of a run."""
+class Held:
+    """The held-out photos of the report."""
 
-    def __init__(self, args: argparse.Namespace):
-        weights, device = Path(args.weights), torch.device(args.device)
-        self.args, self.device = args, device
-
-        def component(network_class: type, folder: Path):
-            return load_component(network_class, folder, torch.float32).to(device)
-
-        self.generator = component(TriPlaneGenerator, weights / "generator")
-        self.encoder = component(PortraitEncoder, weights / "encoder")
-        self.identity = component(FaceIdentity, Path(args.identity or weights / "identity"))
-        self.pair = fingerprint(self.encoder, self.generator)
-        self.photos = RealPhotos(args.photos)
-
-    @torch.no_grad()
-    def invert(self, rows: np.ndarray) -> Tensor:
-        """w [N, num_ws, w_dim] of photos, as the encoder alone gives it."""
-        size = self.encoder.config.input_size
-        parts = np.array_split(rows, -(-len(rows) // 8))
-        return torch.cat([self.encoder(resized(self.photos.crops(part), size).to(self.device)) for part in parts])
-
-    def cameras(self, rows: np.ndarray) -> Tensor:
-        """[N, 25] where photos were taken from."""
-        yaw, pitch = torch.from_numpy(self.photos.pose[rows]).unbind(1)
-        config = self.generator.config
-        camera = camera_from_angles(yaw, pitch, radius=config.camera_radius, pivot=config.pivot, focal=config.focal)
-        return camera.to(self.device)
-
-    @torch.no_grad()
-    def seen(self, w: Tensor, cameras: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings and coarse colours of pictures."""
-        view = self.generator.render(self.generator.planes(w), cameras, w, ray_resolution=self.args.rays)
-        return self.identity(view.image), coarse(view.raw, self.args.cells)
-
-    def draw(self, pairs: Pairs) -> None:
-        """Until there are as many pairs as asked for. Which one comes next depends on how many there are alone."""
-        if len(pairs) >= self.args.pairs:
-            return
-        rows = bases(self.photos, self.args.seed)
-        ws = self.invert(rows)
-        saved_at = time.monotonic()
-        while len(pairs) < self.args.pairs:
-            rng = np.random.default_rng((self.args.seed, len(pairs)))
-            base = rng.integers(len(rows))
-            one, other = rng.integers(len(rows), size=(2, MOVES_A_BASE))
-            share = torch.from_numpy(rng.uniform(LEAST_SHARE, MOST_SHARE, MOVES_A_BASE)).to(ws)[:, None, None]
-            moves = share * (ws[one] - ws[other])
-            camera = self.cameras(rows[[base]]).expand(MOVES_A_BASE + 1, -1)
-            embeddings, colours = self.seen(torch.cat([ws[[base]], ws[[base]] + moves]), camera)
-            changed = (x[1:] - x[:1] for x in (embeddings, colours))
-            pairs.add(moves.cpu(), *(x.cpu() for x in changed))
-            if time.monotonic() - saved_at > SAVE_SECONDS or len(pairs) >= self.args.pairs:
-                pairs.save()
-                saved_at = time.monotonic()
-                print(f"{len(pairs)} of {self.args.pairs} pairs", file=sys.stderr)
+    def __init__(self, networks: Networks, photos: RealPhotos, count: int):
+        batches = PhotoBatches(photos, networks.encoder.config.input_size, networks.generator.device)
+        rows = np.nonzero(photos.held)[0]
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
+        self.networks, self.batch = networks, batches.as_they_are(rows)
+        self.w = networks.invert(photos, rows)
 
     @torch.no_grad()
-    def report(self, feedback: Feedback, count: int) -> dict:
-        """Of held-out photos: dlib's distance, and PSNR over the person, after no step, one, two..."""
-        rows = np.nonzero(self.photos.held)[0][:count]
-        w, cameras = self.invert(rows), self.cameras(rows)
-        pixels = torch.from_numpy(self.photos.pixels(rows)).permute(0, 3, 1, 2).float() / 255
-        crops = (pixels[:, :3] * 2 - 1).to(self.device)
-        corners = torch.from_numpy(self.photos.corners[rows])
-        person = (inside_photo(corners, CROP_PX) * (pixels[:, 3:] > PERSON)).to(self.device)
-        once = Feedback.from_config(dict(feedback.config) | {"steps": 1}).to(self.device)
-        once.load_state_dict(feedback.state_dict())
-        figures = {"n": len(rows), "identity_own": [], "person_psnr_db": []}
-        for step in range(feedback.config.steps + 1):
-            distances, psnr = [], []
-            for place in range(len(rows)):
-                one = slice(place, place + 1)
-                if step:
-                    networks = self.generator, self.identity, once
-                    w[one] = bring_nearer(w[one], crops[one], person[one], cameras[one], *networks)
-                view = self.generator.render(self.generator.planes(w[one]), cameras[one], w[one])
-                image = resized(view.image.clamp(-1, 1), CROP_PX)
-                distances.append((self.identity(image) - self.identity(crops[one])).norm().item())
-                error = ((image - crops[one]) / 2).square() * person[one]
-                psnr.append(-10 * np.log10((error.sum() / (3 * person[one].sum())).item()))
-            figures["identity_own"].append(round(float(np.mean(distances)), 4))
-            figures["person_psnr_db"].append(round(float(np.mean(psnr)), 2))
-        return figures
+    def look(self, feedback: Feedback | None) -> tuple[dict, Tensor]:
+        """dlib's distance from the photo's camera and from the front, PSNR and EfficientNet-Lite0's distance over the
+        person; and pictures of the first ones [N, 3, S, S], seen from the photo's camera."""
+        networks, generator = self.networks, self.networks.generator
+        everything, found, pictures = shown(self.batch, networks), [], []
+        for place in range(len(self.w)):
+            one = slice(place, place + 1)
+            w, photos = self.w[one], Photos(*(x[one] for x in everything))
+            if feedback is not None:
+                w = bring_nearer(w, photos, generator, networks.identity, feedback)
+            cameras = torch.cat([photos.cameras, generator.frontal_camera()])
+            images = generator.render(generator.planes(w), cameras, w).image.clamp(-1, 1)
+            distances = (networks.identity(images) - networks.identity(photos.crops)).norm(dim=1)
+            own = resized(images[:1], photos.crops.shape[-1])
+            squares = mean_over(((own - photos.crops) / 2).square(), photos.person)
+            found.append([*distances, squares, perceptual_distance(networks.lite0, own, photos.crops, photos.person)])
+            pictures += [own] if place < SHEET_PHOTOS else []
+        own, front, squares, lite0 = torch.tensor(found).mean(0).tolist()
+        return {
+            "identity_own": round(own, 4),
+            "identity_frontal": round(front, 4),
+            "person_psnr_db": round(-10 * math.log10(squares), 2),
+            "lite0": round(lite0, 4),
+        }, torch.cat(pictures)
 
 
-def bases(photos: RealPhotos, seed: int) -> np.ndarray:
-    """Rows of the photos whose w is moved; never a held-out one."""
-    rng = np.random.default_rng(seed)
-    whole, train = (np.nonzero(~photos.held & kind)[0] for kind in (photos.full, True))
-    of_whole = min(len(whole), round(WHOLE_BASES * BASES))
-    return np.concatenate([
-        rng.choice(whole, of_whole, replace=False),
-        rng.choice(train, min(len(train), BASES - of_whole), replace=False),
-    ])  # fmt: skip
-
-
-def resized(images: Tensor, size: int) -> Tensor:
-    return images if images.shape[-1] == size else F.interpolate(images, (size, size), mode="bilinear", antialias=True)
-
-
-def regress(
-    moves: Tensor,  # [N, M]
-    changes: Tensor,  # [N, G]
-    ridge: float,  # in units of the changes' mean squared length
-    rank: int,
-) -> tuple[Tensor, Tensor]:
-    """The two matrices [rank,G] and [M, rank] whose product is the ridge regression of moves on changes, kept to the
-    directions that say most of the moves."""
-    moves, changes = moves.double(), changes.double()
-    alike = changes @ changes.T
-    alike.diagonal().add_(ridge * alike.diagonal().mean())
-    product = changes.T @ torch.linalg.solve(alike, moves)  # [G, M]
-    basis = torch.linalg.svd(changes @ product, full_matrices=False)[2][:rank]  # [rank,M]
-    return (product @ basis.T).T.float(), basis.T.float()
-
-
-def learn(pairs: Pairs, generator: TriPlaneGenerator, args: argparse.Namespace) -> Feedback:
-    moves, embeddings, colours = (torch.cat(parts) for parts in (pairs.moves, pairs.embeddings, pairs.colours))
-    changes = gap_between(embeddings, colours, args.colour_weight)
-    read, write = regress(moves, changes, args.ridge, min(args.rank, len(moves)))
-    feedback = Feedback(
-        num_ws=generator.num_ws,
-        w_dim=generator.config.w_dim,
-        rank=len(read),
-        embedding_size=embeddings.shape[1],
-        cells=args.cells,
-        colour_weight=args.colour_weight,
-        steps=args.steps,
-        rays=args.rays,
-        fingerprint=pairs.pair,
-    )
-    feedback.read.weight.data, feedback.write.weight.data = read.contiguous(), write.contiguous()
-    return feedback.eval().requires_grad_(False)
+def shown(batch: PhotoBatch, networks: Networks) -> Photos:
+    return Photos(batch.inputs, batch.person, networks.cameras(batch.pose))
 
 
 def train(args: argparse.Namespace) -> None:
-    run = Learning(args)
+    networks, photos = Networks(args), RealPhotos(args.photos)
     args.out.mkdir(parents=True, exist_ok=True)
-    pairs = Pairs(args.out / "pairs.npz", run.pair)
-    run.draw(pairs)
-    feedback = learn(pairs, run.generator, args).to(run.device)
-    checkpoint.save_component(feedback, args.out / "feedback")
-    figures = {"pairs": len(pairs)} | run.report(feedback, args.held)
-    with whole_file(args.out / "report.json") as part:
-        part.write_text(json.dumps(figures, indent=2) + "\n")
-    print(f"Held-out photos, after 0 to {args.steps} steps: {figures}")
+    pairs = Pairs(args.out / "pairs.npz", fingerprint(networks.encoder, networks.generator))
+    draw(pairs, networks, photos, args)
+    feedback = learn(pairs, networks.generator, args).to(networks.generator.device)
+    held = Held(networks, photos, args.held)
+    looks = {"encoder": held.look(None), "pairs": held.look(feedback)}
+    run = Descent(feedback, networks, photos, args)
+
+    def save() -> None:
+        checkpoint.save_component(run.kept, args.out / "feedback")
+
+    training = Training(args.out, run.parts, args.device, also_save=save)
+    training.run(run.step, args.batch, **budget(args))
+    training.save()
+    looks["photos"] = held.look(run.kept)
+    figures = {name: found for name, (found, _) in looks.items()} | {"n": len(held.w), "pairs_drawn": len(pairs)}
+    training.finish(figures, [held.batch.inputs[:SHEET_PHOTOS], *(pictures for _, pictures in looks.values())])
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = stage_parser(__doc__, "train.feedback")
+    parser = training_parser(__doc__, "train.feedback")
     parser.add_argument("--weights", required=True, help="folder with generator/, encoder/ and identity/")
     parser.add_argument("--photos", required=True, help="folder of packed photos, from `python -m train.photos`")
     parser.add_argument("--identity", help="dlib's network; default: that of the weights")
+    parser.add_argument("--lite0", required=True, help="EfficientNet-Lite0's safetensors")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pairs", type=int, default=2000, help="a second each on one core")
+    parser.add_argument("--pairs", type=int, default=1500, help="a second each on one core")
     parser.add_argument("--ridge", type=float, default=3.0, help="more: smaller steps, which fit photos better")
     parser.add_argument("--rank", type=int, default=64, help="directions of w that steps are made of")
     parser.add_argument("--colour-weight", type=float, default=0.1, help="of colours beside the embedding")
-    parser.add_argument("--steps", type=int, default=1, help="how often a step is taken; .3 s each on two cores")
+    parser.add_argument("--times", type=int, default=1, help="how often a step is taken; .3 s each on two cores")
     parser.add_argument("--cells", type=int, default=16, help="side of the coarse pictures that are compared")
-    parser.add_argument("--rays", type=int, default=64, help="along a side of the picture that is looked at")
+    parser.add_argument("--rays", type=int, default=64, help="along a side of the pictures that are looked at")
+    parser.add_argument("--batch", type=int, default=4, help="photos of a step of descent")
+    parser.add_argument("--rate", type=float, default=0.02, help="peak learning rate, of numbers of size 1")
     parser.add_argument("--held", type=int, default=40, help="held-out photos of the report")
-    return run_stage("train.feedback", train, parser.parse_args(words))
+    return run_stage("train.feedback", train, check_budget(parser, parser.parse_args(words)))
