@@ -99,6 +99,7 @@ def test_copied_lines_and_the_recipe_make_the_picture_again(page, browser, addre
 
     # The same edit with directions of the original space: another picture, and both are compared in words.
     page.get_by_text("More attributes").click()
+    page.wait_for_timeout(1_000)  # what is typed while the fold still opens is lost; no person is as fast
     set_slider(page, "goatee", 1)
     before = source_of(page, "edited")
     page.get_by_label("the original space").click()
