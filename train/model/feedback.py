@@ -8,8 +8,8 @@ from that photo's camera, and how dlib's embedding and the coarse colours change
 regression of the moves on these changes. Forward passes only: about a second a pair on one core.
 
 But no picture of the generator lacks what photos have and it cannot make. So then the step learns on photos: what it
-reads changes by descent, through the generator that stays as it is, on what `train.faces` asks of a reconstruction:
-three seconds a photo on one core.
+reads and what it writes change by descent, through the generator that stays as it is, on what `train.faces` asks of a
+reconstruction: three seconds a photo on one core.
 
 Makes OUT/pairs.npz (resumable: a killed run loses at most the last minute), OUT/checkpoint.pt, OUT/feedback (the
 component) and OUT/report.json (held-out photos: the encoder's w, after the step that pairs teach, after that of
