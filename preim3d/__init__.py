@@ -1,7 +1,7 @@
 """From one portrait photo to an editable 3D head.
 
-photo ── align ──> crop ── encoder ──> w ── directions ──> w_edit ── generator ──> planes ──┬─ views ──> 3x3 sheet
-                                                                                           └─ density ─> mesh ──> GLB
+photo ── align ──> crop ── encoder, feedback ──> w ── directions ──> w_edit ── generator ──> planes ──┬─ views ──> 3x3 sheet
+                     └──── detail ──> what the planes are tuned by ───────────────────────────────────┘ └─ mesh ──> GLB
 
 align.py       photo -> upright crop (PIL, 512 px) and the camera that took the photo
 photo.py       any picture file -> an upright photo, or why not
@@ -11,6 +11,7 @@ face_mesh.py   a box -> 120 points, yaw, pitch, the person: what align.py reads 
 fit.py         five points -> where the crop lies
 encoder.py     crop -> w [B, num_ws, w_dim]
 feedback.py    w and what its picture lacks -> a w nearer to the photo
+detail.py      what w cannot say of the photo -> a tuning of the planes, in one pass
 irse.py        the IR-SE-50 body of the encoder and of the identity network
 directions.py  strengths -> an offset of w
 style_channels.py  strengths -> an offset of the styles that w becomes (StyleSpace), to compare with

@@ -190,7 +190,7 @@ class Inversion:
         turns = itertools.count()
 
         def offset() -> Tensor:
-            return fine[0] + F.interpolate(coarse, fine.shape[2:], mode="bilinear")[0]
+            return fine + F.interpolate(coarse, fine.shape[2:], mode="bilinear")
 
         def step() -> None:
             moved = offset()
@@ -201,11 +201,11 @@ class Inversion:
             loss = self.loss(planes, w) + aside(planes, w)
             # Where the photo does not look, the plane stays as it was; and what differs from texel to texel would look
             # like paint from any other side.
-            roughness = sum(moved.diff(dim=axis).square().mean() for axis in (1, 2))
+            roughness = sum(moved.diff(dim=axis).square().mean() for axis in (2, 3))
             (loss + NEARNESS * moved.square().mean() + SMOOTHNESS * roughness).backward()
 
         def reached() -> tuple[Tensor, Planes, Tuning]:
-            tuning = Tuning.of_offset((scale * offset()).detach().cpu().numpy())
+            tuning = Tuning.of_offset((scale * offset())[0].detach().cpu().numpy())
             return w, self.generator.survey(tuned(pivot, tuning)), tuning
 
         yield from self.follow([(coarse, OFFSET_RATE), (fine, OFFSET_RATE)], step, reached, steps)
@@ -330,16 +330,20 @@ class Inversion:
         camera = self.label(yaw, self.target.angles_rad[1] + pitch, -roll, zoom, (-across, down))
         view = self.view(planes, w, camera)
         truth, person = (x.flip(-1) for x in (self.target.image, self.target.person))
-        with torch.no_grad():
-            origins, directions = camera_rays(camera, view.depth.shape[-1])
-            x = origins[..., 0] + view.depth.flatten(1) * directions[..., 0]  # of the surface; 0 on the midline
-            near = (x * origins[..., 0].sign() / MIDLINE_BLEND).clamp(0, 1).view_as(view.depth)
-            weight = person * F.interpolate(near, person.shape[2:], mode="bilinear")
+        weight = person * F.interpolate(near_half(view, camera), person.shape[2:], mode="bilinear")
         image = F.interpolate(view.image, (COMPARED_PX, COMPARED_PX), mode="area")
         shown = weight * image + (1 - weight) * truth
         return PIXELS * mean_over((image - truth).abs(), weight) + PERCEPTUAL * perceptual_distance(
             self.judges.perceptual, shown, truth, weight
         )
+
+
+@torch.no_grad()
+def near_half(view: RenderOutput, cameras: Tensor) -> Tensor:
+    """[B, 1, r, r] in [0, 1]: where a view shows the half of the face that is nearer to its camera."""
+    origins, directions = camera_rays(cameras, view.depth.shape[-1])
+    x = origins[..., 0] + view.depth.flatten(1) * directions[..., 0]  # of the surface; 0 on the midline
+    return (x * origins[..., 0].sign() / MIDLINE_BLEND).clamp(0, 1).view_as(view.depth)
 
 
 def mean_over(error: Tensor, mask: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 from preim3d.align import FaceAligner, crop_face, photo_corners, whole_crop
 from preim3d.back import BUST
 from preim3d.camera import PITCHES_DEG, YAWS_DEG, grid_cameras
+from preim3d.detail import DetailNetwork, draw_detail
 from preim3d.device import exactly
 from preim3d.directions import COLOURS, Directions, fingerprint
 from preim3d.encoder import PortraitEncoder
@@ -50,7 +51,12 @@ from preim3d.weights import (
 PIXELS_AT_A_TIME = 9 * 512**2  # of views rendered in one go on a GPU: published weights then take some 4 GB
 LARGE_IMAGE = 512  # pixels along the side from which views are rendered in bfloat16
 COMPONENT_CLASSES = {"encoder": PortraitEncoder, "generator": TriPlaneGenerator, "directions": Directions}
-OPTIONAL_CLASSES = {"origin_directions": Directions, "feedback": Feedback, "identity": FaceIdentity}
+OPTIONAL_CLASSES = {
+    "origin_directions": Directions,
+    "feedback": Feedback,
+    "detail": DetailNetwork,
+    "identity": FaceIdentity,
+}
 
 
 class Quality(NamedTuple):
@@ -72,6 +78,7 @@ class Head(NamedTuple):
 
     w: Tensor  # [1, num_ws, w_dim]
     planes: Planes
+    tuning: Tuning | None = None
 
 
 class Portrait(NamedTuple):
@@ -98,7 +105,7 @@ class Preim3DOutput(BaseOutput):
         camera_deg: yaw and nominal pitch of the camera that took the photo; None for a ready-made crop, and with
             weights that find no faces.
         faces_found: how many faces the photo has; None likewise.
-        tuning: what the planes of both heads are tuned by; None where the inversion does not tune.
+        tuning: what the planes of both heads are tuned by; None where nothing tunes them.
     """
 
     crop: Image.Image
@@ -122,7 +129,8 @@ class Preim3DPipeline(DiffusionPipeline):
         origin_directions: the same learned among sampled latents in place of encoded photos, to compare with (paper,
             section 3.4); None where the weights have none.
         feedback: brings the encoder's w nearer to the photo; None where the weights have none.
-        identity: whose embeddings `feedback` compares; None without it.
+        detail: tunes the planes to the photo; None likewise.
+        identity: whose embeddings these two compare; None without them.
 
     Example:
         >>> pipeline = Preim3DPipeline.from_pretrained("weights/faces")
@@ -139,6 +147,7 @@ class Preim3DPipeline(DiffusionPipeline):
         directions: Directions,
         origin_directions: Directions | None = None,
         feedback: Feedback | None = None,
+        detail: DetailNetwork | None = None,
         identity: FaceIdentity | None = None,
     ):
         super().__init__()
@@ -148,6 +157,7 @@ class Preim3DPipeline(DiffusionPipeline):
             directions=directions,
             origin_directions=origin_directions,
             feedback=feedback,
+            detail=detail,
             identity=identity,
         )
         # Not components: a face detector is no diffusers model. Without them, as for cats, a photo is its own crop.
@@ -191,6 +201,7 @@ class Preim3DPipeline(DiffusionPipeline):
             (pipeline.directions, "directions"),
             (pipeline.origin_directions, "directions"),
             (pipeline.feedback, "feedback"),
+            (pipeline.detail, "detail"),
         ):
             if learned is not None and learned.config.fingerprint not in ("", pair):
                 raise WeightsError(
@@ -220,7 +231,7 @@ class Preim3DPipeline(DiffusionPipeline):
         *,
         face: int = 1,
         crop: Image.Image | None = None,
-        w: Tensor | np.ndarray | None = None,
+        head: Head | None = None,
         mesh: bool = False,
         texture: bool = False,
         quality: Literal["fast", "normal", "best"] = "normal",
@@ -231,10 +242,11 @@ class Preim3DPipeline(DiffusionPipeline):
     ) -> Preim3DOutput | tuple:
         """Reconstructs the head of a photo and edits it.
 
-        photo ── portrait ──> crop ── encode ──> w ── head ──> planes ── views ──> nine views
-                                                 │
-                                                edit ──> w_edit ── head ──> planes ──┬─ views ──> nine views, edited
-                                                                                     └─ mesh ───> surface
+        photo ── portrait ──> crop ── reconstruct ──> w, planes, tuning ── views ──> nine views
+                                                      │           │
+                                                     edit         └────┐
+                                                      └──> w_edit ── head ──> planes ──┬─ views ──> nine views, edited
+                                                                                       └─ mesh ───> surface
 
         Args:
             photo: any portrait photo: a path, the bytes of a file, or a picture; or what `portrait` gave of one. Of
@@ -242,13 +254,13 @@ class Preim3DPipeline(DiffusionPipeline):
             strengths: by attribute, in standard deviations of its classifier's logit; 0 changes nothing.
             face: which face of several, 1 being the largest.
             crop: a face crop as `align` makes it, in place of a photo.
-            w: what `encode` gave of the crop, where that is known: many crops can be encoded at once.
+            head: what `reconstruct` gave of the crop, where that is known: many crops can be encoded at once.
             mesh: whether to extract the edited head's surface.
             texture: the surface is of fewer triangles and has a picture of its colours, 1024 px wide, in place of
                 colours at the vertices; that takes some seconds on a CPU.
             quality: of the views: half as many samples along each ray, as in training, or twice as many and four rays
                 for each one.
-            inversion: how w is found: by the encoder alone, or by one of the slower ways of `preim3d.inversion`, of
+            inversion: how the head is found: by networks alone, or by one of the slower ways of `preim3d.inversion`, of
                 which "hybrid" takes a minute on a CPU and looks far more like the person.
             steps: of the slower ways; None takes as many as they need.
             seconds: after which they end, whatever is reached.
@@ -269,13 +281,15 @@ class Preim3DPipeline(DiffusionPipeline):
         if crop is None:
             portrait = photo if isinstance(photo, Portrait) else self.portrait(photo, face)
             crop, camera_deg, faces_found, corners = portrait
-        w = self.encode(crop) if w is None else as_latent(w, self.directions.vectors)
-        tuning = None
+        if head is None:
+            (head,) = self.reconstruct(crop)
         if inversion != "encoder":
-            found = self.invert(crop, inversion, w=w, corners=corners, steps=steps, seconds=seconds)
+            found = self.invert(
+                crop, inversion, w=head.w, tuning=head.tuning, corners=corners, steps=steps, seconds=seconds
+            )
             (reached,) = deque(found, maxlen=1)
-            w, tuning, camera_deg = reached.w, reached.tuning, reached.angles_deg
-        head = self.head(w, tuning)
+            head, camera_deg = self.head(reached.w, reached.tuning), reached.angles_deg
+        w, tuning = head.w, head.tuning
         views = self.views(head, quality=quality)
 
         w_edit = self.edit(w, strengths, tuning=tuning)
@@ -329,17 +343,43 @@ class Preim3DPipeline(DiffusionPipeline):
     @exactly()
     def encode(self, *crops: Image.Image) -> Tensor:
         """crops -> w [B, num_ws, w_dim]: the encoder's, brought nearer to the photos where the weights can do that."""
+        return self._encode(crops)[0]
+
+    def _encode(self, crops: tuple[Image.Image, ...]) -> tuple[Tensor, Photos | None]:
+        """The same, and what the photos show, where anything asks for that."""
         side = self.encoder.config.input_size
         small = [crop.convert("RGB").resize((side, side), Image.Resampling.BILINEAR) for crop in crops]
         image = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2)  # [B, 3, side, side]
         image = image.to(self.device, self.encoder.dtype) / 127.5 - 1
         w = self.encoder(image)
-        if self.feedback is None or self.aligner is None:
-            return w
+        if self.aligner is None or (self.feedback is None and self.detail is None):
+            return w, None
         angles_deg, people = zip(*(self.aligner.look(crop) for crop in crops))
         camera = cameras(angles_deg, self.generator.config.pivot).to(w)
-        mask = torch.from_numpy(np.stack(people))[:, None].to(w)
-        return bring_nearer(w, Photos(image, mask, camera), self.generator, self.identity, self.feedback)
+        photos = Photos(image, torch.from_numpy(np.stack(people))[:, None].to(w), camera)
+        if self.feedback is not None:
+            w = bring_nearer(w, photos, self.generator, self.identity, self.feedback)
+        return w, photos
+
+    @torch.no_grad()
+    @exactly()
+    def reconstruct(self, *crops: Image.Image) -> Iterator[Head]:
+        """crops -> their heads, in order: w as `encode` gives it, for all of them at once; then, when the next head is
+        asked for, its planes, tuned to the photo where the weights can do that."""
+        w, photos = self._encode(crops)
+        shown = len(crops) * [None]
+        if photos is not None:
+            shown = [Photos(*parts) for parts in zip(*(part.split(1) for part in photos))]
+        return map(self._detailed, w.split(1), shown)
+
+    @torch.no_grad()
+    @exactly()
+    def _detailed(self, w: Tensor, photo: Photos | None) -> Head:
+        planes = self.generator.planes(w)
+        if self.detail is None or photo is None:
+            return Head(w, planes)
+        tuning = draw_detail(w, planes, photo, self.generator, self.identity, self.detail)
+        return Head(w, self.generator.survey(tuned(planes, tuning)), tuning)
 
     @property
     def judges(self) -> Judges:
@@ -372,7 +412,7 @@ class Preim3DPipeline(DiffusionPipeline):
         """crop -> ever better heads; the last one is the best, whenever one stops. See `preim3d.inversion`.
 
         Args:
-            w, tuning: where "hybrid" starts; None takes the encoder's w, not tuned.
+            w, tuning: where "hybrid" starts; without w, at what `reconstruct` gives.
             corners: of the photo, as in `Portrait`; None where all of the crop is photo.
             steps, seconds: as in `__call__`.
 
@@ -382,7 +422,9 @@ class Preim3DPipeline(DiffusionPipeline):
         check_method(method, steps, seconds)
         if self.aligner is None:
             raise ValueError("These weights have no landmark network, which sees where a face in a crop looks.")
-        w = self.encode(crop) if w is None else as_latent(w, self.directions.vectors)
+        if w is None:
+            ((w, _, tuning),) = self.reconstruct(crop)
+        w = as_latent(w, self.directions.vectors)
         target = Target.of_crop(crop, *self.aligner.look(crop), self.judges, corners)
         yield from invert(self.generator, self.judges, target, method, w, tuning, steps, seconds)
 
@@ -423,7 +465,7 @@ class Preim3DPipeline(DiffusionPipeline):
         """w [1, num_ws, w_dim] or [num_ws, w_dim] -> the head that `views` and `mesh` read."""
         w = as_latent(w, self.directions.vectors)
         planes = self.generator.planes(w)
-        return Head(w, planes if tuning is None else self.generator.survey(tuned(planes, tuning)))
+        return Head(w, planes if tuning is None else self.generator.survey(tuned(planes, tuning)), tuning)
 
     @torch.no_grad()
     @exactly()

@@ -1,6 +1,6 @@
 """A photo -> the six files of its head; into a folder they come whole or not at all.
 
-photo ── pipeline.portrait ──> crops, some at a time ── pipeline.encode ──> w ── pipeline ──> views, mesh ──> files
+photo ── pipeline.portrait ──> crops, some at a time ── pipeline.reconstruct ──> heads ── pipeline ──> views, mesh ──> files
 
 Torch is imported when there is work to do: what a person mistyped is told before."""
 
@@ -66,17 +66,18 @@ def edit_photos(pipeline, identity, photos: list[Photo], request: Request) -> It
     Whatever is wrong with one photo, a fault of this program's included, leaves the others as they are."""
     portraits = [attempt(lambda photo=photo: pipeline.portrait(photo.content(), request.face)) for photo in photos]
     crops = [portrait.crop for portrait in portraits if not isinstance(portrait, Exception)]
-    latents = attempt(lambda: list(pipeline.encode(*crops))) if crops else []
+    heads = attempt(lambda: pipeline.reconstruct(*crops)) if crops else iter(())
     for photo, portrait in zip(photos, portraits):
         if isinstance(portrait, Exception):
             yield portrait
-        elif isinstance(latents, Exception):
-            yield latents
+        elif isinstance(heads, Exception):
+            yield heads
+        elif isinstance(head := attempt(lambda: next(heads)), Exception):
+            yield head
         else:
-            w = latents.pop(0)
             yield attempt(
-                lambda portrait=portrait, w=w, photo=photo: edit_portrait(
-                    pipeline, identity, portrait, w, Path(photo.name).name, request
+                lambda portrait=portrait, head=head, photo=photo: edit_portrait(
+                    pipeline, identity, portrait, head, Path(photo.name).name, request
                 )
             )
 
@@ -89,8 +90,8 @@ def attempt(work):
         return error
 
 
-def edit_portrait(pipeline, identity, portrait, w, name: str, request: Request) -> Made:
-    """The six files of one head: `portrait` as `pipeline.portrait` gives it, `w` [num_ws, w_dim] as `encode` does."""
+def edit_portrait(pipeline, identity, portrait, start, name: str, request: Request) -> Made:
+    """The six files of one head: `portrait` as `pipeline.portrait` gives it, `start` as `reconstruct` does."""
     from preim3d.camera import PITCHES_DEG, YAWS_DEG
     from preim3d.edits import Edit, Plan
     from preim3d.mesh import mesh_bytes
@@ -102,7 +103,7 @@ def edit_portrait(pipeline, identity, portrait, w, name: str, request: Request) 
     head = pipeline(
         portrait,
         strengths,
-        w=w,
+        head=start,
         face=request.face,
         mesh=True,
         texture=request.texture,
@@ -116,7 +117,8 @@ def edit_portrait(pipeline, identity, portrait, w, name: str, request: Request) 
     likeness = None
     if identity is not None and head.camera_deg:
         seat = cameras([head.camera_deg], pipeline.generator.config.pivot)
-        (view,) = pipeline.views(pipeline.head(head.w, head.tuning), seat, request.quality)
+        shown = start if request.inversion == "encoder" else pipeline.head(head.w, head.tuning)
+        (view,) = pipeline.views(shown, seat, request.quality)
         likeness = identity.likeness(head.crop, view)
         found.append(f"Reconstruction and photo: {likeness.words} (distance {likeness.distance:.2f}).")
     result = {

@@ -74,7 +74,7 @@ def tuned(planes: Planes, tuning: Tuning) -> Planes:
     channels = front_of(planes).shape[2]
     if len(tuning.scales) != channels:
         raise ValueError(f"The tuning is of planes with {len(tuning.scales)} channels; these have {channels}.")
-    return add_to_front(planes, offset_of(tuning, front_of(planes)))
+    return add_to_front(planes, offset_of(tuning, front_of(planes))[None])
 
 
 def offset_of(tuning: Tuning, like: Tensor) -> Tensor:
@@ -83,11 +83,11 @@ def offset_of(tuning: Tuning, like: Tensor) -> Tensor:
     return scales[:, None, None] * steps
 
 
-def add_to_front(planes: Planes, offset: Tensor) -> Planes:
-    """Planes of one head, with an offset [C, r, r] of the front one."""
+def add_to_front(planes: Planes, offsets: Tensor) -> Planes:
+    """Planes of B heads, with offsets [B, C, r, r] of their front ones."""
     images = front_of(planes)
     size = images.shape[-1]
-    fitted = F.interpolate(offset[None], (size, size), mode="bilinear", antialias=size < offset.shape[-1])
+    fitted = F.interpolate(offsets, (size, size), mode="bilinear", antialias=size < offsets.shape[-1])
     # In the order that a CPU's memory has, and without planes of zeros: both would cost each step of an inversion more
     # than it takes to look at the head.
     rows, fitted = images.permute(0, 3, 4, 1, 2), fitted.permute(0, 2, 3, 1)[:, :, :, None]
@@ -96,5 +96,5 @@ def add_to_front(planes: Planes, offset: Tensor) -> Planes:
 
 
 def front_of(planes: Planes) -> Tensor:
-    """The planes [1, 3, C, R, R] themselves, whether or not the generator has a back."""
+    """The planes [B, 3, C, R, R] themselves, whether or not the generator has a back."""
     return planes.front if isinstance(planes, StitchedPlanes) else planes

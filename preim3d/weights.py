@@ -11,8 +11,14 @@ from safetensors import SafetensorError, safe_open
 
 
 COMPONENTS = {"encoder": "PortraitEncoder", "generator": "TriPlaneGenerator", "directions": "Directions"}
-# The last two only together: the identity network of converted weights is another one, and no part of the pipeline.
-OPTIONAL = {"origin_directions": "Directions", "feedback": "Feedback", "identity": "FaceIdentity"}
+OPTIONAL = {
+    "origin_directions": "Directions",
+    "feedback": "Feedback",
+    "detail": "DetailNetwork",
+    # With one of the two above only: the identity network of converted weights is another one, and no part of the
+    # pipeline.
+    "identity": "FaceIdentity",
+}
 TENSORS = "diffusion_pytorch_model.safetensors"
 PERCEPTUAL = Path("perceptual", "efficientnet_lite0.safetensors")  # see `preim3d.efficientnet`
 BUNDLED = Path(__file__).resolve().parent.parent / "weights" / "faces"
@@ -127,8 +133,8 @@ def check_weights(folder: Path) -> None:
 
 def present(folder: Path) -> list[str]:
     """Which of the optional components the weights have."""
-    with_feedback = ["feedback", "identity"] if (folder / "feedback").is_dir() else []
-    return [name for name in ("origin_directions",) if (folder / name).is_dir()] + with_feedback
+    found = [name for name in ("origin_directions", "feedback", "detail") if (folder / name).is_dir()]
+    return found + ["identity"] * any(name in found for name in ("feedback", "detail"))
 
 
 def knows_people(folder: Path) -> bool:

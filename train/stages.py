@@ -102,6 +102,14 @@ STAGES = (
         steps=175,
     ),
     Stage(
+        "python -m train.detail --weights weights/faces --photos dataset/real --lite0 lite0.safetensors \\\n"
+        "    --out runs/detail --minutes 75\n"
+        "python -m train.bundle --detail runs/detail/detail --out weights/faces",
+        "weights/faces, photos, EfficientNet-Lite0's weights",
+        "weights/faces/detail: the network that tunes a head's planes to the photo in one pass",
+        75,
+    ),
+    Stage(
         "python -m train.attributes --data dataset/heads --photos dataset/real --labels fairface_label_train.csv \\\n"
         "    --weights weights/faces --held-out dataset/heldout --body lite0.safetensors --out runs/attributes \\\n"
         "    --minutes 30",

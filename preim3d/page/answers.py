@@ -97,7 +97,7 @@ class Answers(Showing):
         """The head of the crop, bit by bit."""
         visitor.unfinished = True
         steps = visitor.while_current(self.gpu.start(visitor.crop, visitor.photo_angles))
-        _, visitor.w = next(steps)
+        _, visitor.w, visitor.tuning = next(steps)
         yield from self.show_head(visitor, steps, original=True)
 
     def refuse(self, visitor: Visitor, file: str, why: str) -> Iterator[Boxes]:
@@ -289,7 +289,7 @@ class Answers(Showing):
             boxes = {"improved": told}
             if reached.tuning is not None and reached.picture is not None and reached.done:
                 visitor.w, visitor.tuning, visitor.judged = reached.w, reached.tuning, {}
-                visitor.photo_angles, visitor.unfinished = reached.angles_deg, True
+                visitor.photo_angles, visitor.unfinished, visitor.improved = reached.angles_deg, True, True
                 boxes["viewer"] = self.first_view(visitor, reached.picture)
             yield boxes
         yield from self.show_both(visitor)

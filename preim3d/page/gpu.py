@@ -24,7 +24,7 @@ FILM_FRAMES = 90  # three seconds
 class EditedHead(NamedTuple):
     """Which head is meant."""
 
-    source: np.ndarray | Image.Image  # w [num_ws, w_dim] before the edits; or a crop, which is encoded first
+    source: np.ndarray | Image.Image  # w [num_ws, w_dim] before the edits; or a crop, which is made a head first
     strengths: dict[str, float]
     space: Literal["inversion", "origin"] = "inversion"  # whose directions edit it
     tuning: Tuning | None = None  # what its planes are tuned by
@@ -47,27 +47,25 @@ class Gpu:
         self.improve = spaces.GPU(duration=30)(self.improve)
 
     def start(self, crop: Image.Image, angles: Angles) -> Iterator[tuple]:
-        """crop -> ("w", w [num_ws, w_dim]), then what `look_at` gives."""
-        w = as_array(self.pipeline.encode(crop))
-        yield "w", w
-        yield from self.look_at(EditedHead(w, {}), angles)
+        """crop -> ("head", w [num_ws, w_dim], tuning), then what `look_at` gives."""
+        (head,) = self.pipeline.reconstruct(crop)
+        yield "head", as_array(head.w), head.tuning
+        yield from self.look_at(head, {}, angles)
 
     def show(self, asked: EditedHead, angles: Angles) -> Iterator[tuple]:
         """What `look_at` gives."""
-        yield from self.look_at(asked, angles)
+        yield from self.look_at(self.head(asked), asked.strengths, angles)
 
     def show_both(self, asked: EditedHead, angles: Angles) -> Iterator[tuple]:
         """The head without the edits, then with them, as `look_at` gives them, and ("edited", None) between them."""
-        asked = asked._replace(source=self.latent(asked.source))  # once for both
-        yield from self.look_at(asked._replace(strengths={}), angles)
+        yield from self.look_at(self.head(asked._replace(strengths={})), {}, angles)
         if asked.strengths:
             yield "edited", None
-            yield from self.look_at(asked, angles)
+            yield from self.look_at(self.head(asked), asked.strengths, angles)
 
-    def look_at(self, asked: EditedHead, angles: Angles) -> Iterator[tuple]:
+    def look_at(self, head: Head, strengths: dict[str, float], angles: Angles) -> Iterator[tuple]:
         """("frames", frames, depths) so far, ever more of them, and ("mesh", the bytes of a GLB) as soon as the grid
         is there."""
-        head = self.head(asked)
         seats = cameras(turn_angles(angles), self.pivot)
         frames, depths, between = [], [], None
         for first, last in ((0, 1), (1, GRID.stop), (GRID.stop, 20), (20, 30), (30, len(seats))):
@@ -76,15 +74,16 @@ class Gpu:
             depths += depth
             yield "frames", frames, depths
             if last == GRID.stop:
-                yield "mesh", mesh_bytes(self.pipeline.mesh(head), "glb", {"strengths": asked.strengths})
+                yield "mesh", mesh_bytes(self.pipeline.mesh(head), "glb", {"strengths": strengths})
 
     def head(self, asked: EditedHead) -> Head:
-        w = self.pipeline.edit(self.latent(asked.source), asked.strengths, asked.space, asked.tuning)
-        return self.pipeline.head(w, asked.tuning)
-
-    def latent(self, source: np.ndarray | Image.Image) -> np.ndarray:
-        """w [num_ws, w_dim] of a crop; or what is one already."""
-        return as_array(self.pipeline.encode(source)) if isinstance(source, Image.Image) else source
+        head, tuning = None, asked.tuning
+        w = asked.source
+        if isinstance(w, Image.Image):
+            (head,) = self.pipeline.reconstruct(w)
+            w, tuning = head.w, head.tuning
+        w_edit = self.pipeline.edit(w, asked.strengths, asked.space, tuning)
+        return head if head is not None and w_edit is w else self.pipeline.head(w_edit, tuning)
 
     def look_from(self, asked: EditedHead, angles: Angles) -> tuple[Image.Image, Image.Image]:
         """One picture, and its depth."""

@@ -12,7 +12,7 @@ def python_and_command(visitor: Visitor, strengths: dict[str, float], weights: s
     folder = repr(weights) if weights else ""
     flag = f" --weights {shlex.quote(weights)}" if weights else ""
     space = visitor.history.plan.space
-    if visitor.origin == "photo" and visitor.tuning is None and space == "inversion":
+    if visitor.origin == "photo" and not visitor.improved and space == "inversion":
         which = f", face={visitor.face}" if visitor.face > 1 else ""
         python = f"""from preim3d import Preim3DPipeline
 

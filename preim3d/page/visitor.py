@@ -96,7 +96,8 @@ class Visitor:
     unfinished: bool = False  # some of the pictures are not there yet
     origin: str = "nothing"  # where the head is from: "example", "photo", "recipe" or "nothing" while there is none
     w: np.ndarray | None = None  # float32 [num_ws, w_dim], before the edits
-    tuning: Tuning | None = None  # what its planes are tuned by, once it was improved
+    tuning: Tuning | None = None  # what its planes are tuned by
+    improved: bool = False  # whether descent has brought it nearer to the photo
     crop: Image.Image | None = None  # what the encoder saw; none in a recipe
     corners: np.ndarray | None = None  # of the photo in it: see `align.photo_corners`
     photo_name: str = ""  # as it was uploaded,

@@ -10,9 +10,9 @@ from preim3d.directions import ATTRIBUTES
 from preim3d.film import labelled, pictures
 from train.judging import metrics
 from train.judging.attributes import read_images
-from train.judging.evaluation import Evaluation, resized, sheet
+from train.judging.evaluation import Evaluation, Heads, resized, sheet
 from train.judging.subjects import known_attributes
-from train.model.batches import READ_RAYS, render_views
+from train.model.batches import READ_RAYS
 from train.photos.real_photos import CROP_PX
 
 
@@ -42,13 +42,17 @@ def reader_figures(evaluation: Evaluation) -> dict:
 
 def edit_figures(evaluation: Evaluation) -> dict:
     """AA, AD and the way from the person, at +2, of every direction that the reader knows."""
-    chosen = evaluation.rng.permutation(len(evaluation.ws))[: evaluation.args.edited]
-    ws, front = evaluation.ws[chosen], evaluation.generator.frontal_camera()
-    plain = render_views(evaluation.generator, ws, front)
+    heads = evaluation.heads.at(evaluation.rng.permutation(len(evaluation.heads.ws))[: evaluation.args.edited])
+    front = evaluation.generator.frontal_camera().expand(len(heads.ws), 1, -1)
+
+    def seen(heads: Heads) -> Tensor:
+        return evaluation.views(heads, front, lambda images: (images,))[0][:, 0]
+
+    plain = seen(heads)
     before, person = read_images(evaluation.reader, plain).logits, evaluation.embed(plain)
     aa, ad, moved, lines = {}, {}, {}, [edit_line("before", plain)]
     for key in tqdm(evaluation.directions.names, desc="edits"):
-        images = render_views(evaluation.generator, ws + evaluation.directions.offset({key: EDIT_STRENGTH}), front)
+        images = seen(heads.edited(evaluation.directions, key, EDIT_STRENGTH))
         moved[key] = metrics.distances(person, evaluation.embed(images)).mean().item()
         lines.append(edit_line(key, images))
         if is_read(evaluation, key):
@@ -87,21 +91,23 @@ def space_figures(evaluation: Evaluation) -> dict:
     spaces reach; and the curves (Table 5, Figure 8)."""
     figures, spaces = {}, {"origin": evaluation.origin, "inversion": evaluation.directions}
     rows = evaluation.subjects.many[: evaluation.args.origin_photos]
-    ws, cameras = evaluation.invert(evaluation.encoder, rows), evaluation.cameras_between(len(rows), *SIDES_DEG)
+    heads = evaluation.invert(evaluation.encoder, rows)
+    cameras = evaluation.cameras_between(len(rows), *SIDES_DEG)[:, None]
 
-    def read(offset: Tensor | float) -> Tensor:
-        return read_images(
-            evaluation.reader, render_views(evaluation.generator, ws + offset, cameras, READ_RAYS)
-        ).logits
+    def read(heads: Heads) -> Tensor:
+        def look(images: Tensor) -> tuple[Tensor]:
+            return (read_images(evaluation.reader, images).logits,)
 
-    before = read(0.0)
+        return evaluation.views(heads, cameras, look, READ_RAYS)[0][:, 0]
+
+    before = read(heads)
     for key in dict.fromkeys(EQUAL_EDITS + CURVE_EDITS):
         if not is_read(evaluation, key) or any(key not in directions.names for directions in spaces.values()):
             continue
         curves = {}
         for space, directions in spaces.items():
             points = [
-                (strength, *altered(evaluation, key, before, read(directions.offset({key: strength}))))
+                (strength, *altered(evaluation, key, before, read(heads.edited(directions, key, strength))))
                 for strength in tqdm(EQUAL_STRENGTHS, desc=f"{key}, {space}")
             ]
             curves[space] = np.array([(0.0, 0.0, 0.0), *points])

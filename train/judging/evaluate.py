@@ -70,7 +70,7 @@ def evaluate(args: argparse.Namespace) -> None:
     figures = average(by_seed)
     figures |= {
         "worst_group": worst_group(figures["groups"]),
-        "n": len(evaluation.ws),
+        "n": len(evaluation.heads.ws),
         "mirrored": args.mirror,
         "seed": args.seeds[0],
         "seeds": list(args.seeds),

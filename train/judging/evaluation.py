@@ -1,9 +1,10 @@
 """The networks and the photos of one evaluation, and what is read from pictures."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,15 +16,16 @@ from tqdm import tqdm
 
 from preim3d.align import inside_photo, without_cast
 from preim3d.camera import angles_from_camera, camera_from_angles
-from preim3d.directions import Directions
+from preim3d.detail import DetailNetwork, draw_detail
+from preim3d.directions import COLOURS, Directions
 from preim3d.efficientnet import EfficientNetLite0
 from preim3d.encoder import PortraitEncoder
 from preim3d.face_mesh import FaceMesh
 from preim3d.feedback import Feedback, Photos, bring_nearer
-from preim3d.generator import TriPlaneGenerator
+from preim3d.generator import Planes, TriPlaneGenerator
 from preim3d.identity import CHIP_CENTRE, CHIP_SIDE, FaceIdentity
 from preim3d.pipeline import load_component
-from preim3d.tuning import Tuning, tuned
+from preim3d.tuning import EDITS_BY, Tuning, tuned
 from train.judging.attributes import read_images
 from train.judging.classifier import load_reader
 from train.judging.pose import roll_of
@@ -35,6 +37,26 @@ PERSON = 0.85  # of the mask: from here on a pixel shows nothing but the person
 BATCH = 16
 # Of EfficientNet-Lite0's pooled features: makes them about as large as Inception's, which KID's kernel was made for.
 FEATURE_SCALE = 0.2
+
+
+class Heads(NamedTuple):
+    """N heads."""
+
+    ws: Tensor  # [N, num_ws, w_dim]
+    tunings: list[Tuning | None]  # what the planes of each are tuned by
+
+    @classmethod
+    def untuned(cls, ws: Tensor) -> "Heads":
+        return cls(ws, len(ws) * [None])
+
+    def at(self, places) -> "Heads":
+        """Those at some places, in that order."""
+        return Heads(self.ws[places], [self.tunings[place] for place in places])
+
+    def edited(self, directions: Directions, key: str, strength: float) -> "Heads":
+        """The same, edited as the pipeline does it."""
+        by = torch.tensor([1.0 if tuning is None or key in COLOURS else EDITS_BY for tuning in self.tunings])
+        return self._replace(ws=self.ws + by[:, None, None] * directions.offset({key: strength}))
 
 
 class Evaluation:
@@ -54,6 +76,8 @@ class Evaluation:
         # With dlib's network alone: it must be the one that was learned with.
         with_feedback = (weights / "feedback").is_dir() and not args.identity
         self.feedback = component(Feedback, weights / "feedback") if with_feedback else None
+        with_detail = (weights / "detail").is_dir() and not args.identity
+        self.detail = component(DetailNetwork, weights / "detail") if with_detail else None
         self.origin = component(Directions, Path(args.origin)).cpu() if args.origin else None
         self.compared = {name: component(PortraitEncoder, folder) for name, folder in args.compare}
         self.reader = load_reader(args.reader, device)
@@ -70,8 +94,8 @@ class Evaluation:
         self.sheets: dict[str, Image.Image] = {}
 
     @cached_property
-    def ws(self) -> Tensor:
-        """w [N, num_ws, w_dim] of the photos held out."""
+    def heads(self) -> Heads:
+        """Those of the photos held out."""
         return self.invert(self.encoder, self.subjects.held)
 
     # ----------------------------------------------------------------------------
@@ -92,24 +116,41 @@ class Evaluation:
         """What `read` gives for the crops and masks of rows, [N, ...]."""
         return torch.cat([read(*self.photos(part)) for part in np.array_split(rows, -(-len(rows) // BATCH))])
 
-    def invert(self, encoder: PortraitEncoder, rows: np.ndarray) -> Tensor:
-        """w [N, num_ws, w_dim] of photos; that of the weights' own encoder as the pipeline brings it nearer to
-        them."""
+    def invert(self, encoder: PortraitEncoder, rows: np.ndarray) -> Heads:
+        """Heads of photos; the weights' own encoder's as the pipeline brings them nearer to the photos."""
+        found = list(self.encoded(encoder, rows))
+        tunings = [self.tuning(w, photo, self.generator.planes(w)) if self.detail else None for w, photo in found]
+        return Heads(torch.cat([w for w, _ in found]).cpu(), tunings)
+
+    @torch.no_grad()
+    def encoded(self, encoder: PortraitEncoder, rows: np.ndarray) -> Iterator[tuple[Tensor, Photos | None]]:
+        """w [1, num_ws, w_dim] of each photo, after feedback; and what the photo shows, if anything more is made of
+        that."""
         size = encoder.config.input_size
-
-        def of_photos(photos: Tensor, masks: Tensor) -> Tensor:
+        for part in np.array_split(rows, -(-len(rows) // BATCH)):
+            photos, _ = self.photos(part)
             images = resized(photos, size).to(self.device)
-            w = encoder(images)
-            if self.feedback is None or encoder is not self.encoder:
-                return w.cpu()
+            ws = encoder(images).split(1)
+            if encoder is not self.encoder or (self.feedback is None and self.detail is None):
+                yield from zip(ws, len(ws) * [None])
+                continue
             angles, person = self.see(photos)
-            cameras = self.cameras(*angles.unbind(1))
-            networks = self.generator, self.identity, self.feedback
-            shown = images, person.to(self.device), cameras.to(self.device)
-            one_by_one = zip(w.split(1), *(x.split(1) for x in shown))
-            return torch.cat([bring_nearer(one, Photos(*photo), *networks) for one, *photo in one_by_one]).cpu()
+            shown = images, person.to(self.device), self.cameras(*angles.unbind(1)).to(self.device)
+            for w, photo in zip(ws, map(Photos, *(x.split(1) for x in shown))):
+                if self.feedback is not None:
+                    w = bring_nearer(w, photo, self.generator, self.identity, self.feedback)
+                yield w, photo
 
-        return self.read_photos(rows, of_photos)
+    def tuning(self, w: Tensor, photo: Photos | None, planes: Planes) -> Tuning | None:
+        """What the planes of w [1, num_ws, w_dim] are tuned by."""
+        if self.detail is None or photo is None:
+            return None
+        return draw_detail(w, planes, photo, self.generator, self.identity, self.detail)
+
+    @torch.no_grad()
+    def planes(self, w: Tensor, tuning: Tuning | None) -> Planes:
+        planes = self.generator.planes(w)
+        return planes if tuning is None else self.generator.survey(tuned(planes, tuning))
 
     def see(self, photos: Tensor) -> tuple[Tensor, Tensor]:
         """Yaw and nominal pitch [N, 2] in radians, and masks of the person [N, 1, S, S], as the mesh network sees
@@ -163,20 +204,18 @@ class Evaluation:
     @torch.no_grad()
     def views(
         self,
-        ws: Tensor,
+        heads: Heads,
         cameras: Tensor,
         of_images: Callable[[Tensor], tuple[Tensor, ...]],
-        tunings: list[Tuning | None] | None = None,
+        rays: int | None = None,
     ) -> list[Tensor]:
-        """What `of_images` gives for the views, as large as photos, of latents [N, ...] and what their planes are
-        tuned by, from cameras [N, V, 25]: columns [N, V, ...]. The planes of a head are made once."""
+        """What `of_images` gives for the views, as large as photos, of N heads from cameras [N, V, 25]: columns
+        [N, V, ...]. The planes of a head are made once. `rays` along a side of a view; None = as configured."""
         rows = []
-        tunings = tunings or len(ws) * [None]
-        for w, tuning, camera in zip(tqdm(ws.to(self.device), desc="views"), tunings, cameras.to(self.device)):
-            planes = self.generator.planes(w[None])
-            planes = planes if tuning is None else self.generator.survey(tuned(planes, tuning))
-            images = self.generator.render(planes, camera, w[None]).image.clamp(-1, 1)
-            rows.append(of_images(resized(images, CROP_PX).cpu()))
+        each = zip(heads.ws.to(self.device).split(1), heads.tunings, cameras.to(self.device))
+        for w, tuning, camera in tqdm(each, "views", len(heads.ws)):
+            view = self.generator.render(self.planes(w, tuning), camera, w, ray_resolution=rays)
+            rows.append(of_images(resized(view.image.clamp(-1, 1), CROP_PX).cpu()))
         return [torch.stack(column) for column in zip(*rows)]
 
 

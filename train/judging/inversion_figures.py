@@ -10,9 +10,10 @@ from tqdm import tqdm
 
 from preim3d.efficientnet import perceptual_distance
 from preim3d.film import pictures
+from preim3d.tuning import tuned
 from preim3d.turntable import depth_pictures, depth_range
 from train.judging import metrics
-from train.judging.evaluation import Evaluation, pose, resized, sheet
+from train.judging.evaluation import Evaluation, Heads, pose, resized, sheet
 from train.photos.real_photos import CROP_PX
 
 
@@ -33,7 +34,7 @@ def reconstruction_figures(evaluation: Evaluation) -> dict:
     def look(images: Tensor) -> tuple[Tensor, ...]:
         return images[:1], evaluation.embed(images), evaluation.read_angles(images)
 
-    images, embedding, angles = evaluation.views(evaluation.ws, cameras, look)
+    images, embedding, angles = evaluation.views(evaluation.heads, cameras, look)
     figures = identity_figures(evaluation, embedding) | picture_figures(evaluation, images[:, 0], held)
     asked = pose(cameras)
     # The estimator errs on the photos too: nothing below this can be told from none.
@@ -55,7 +56,7 @@ def reconstruction_figures(evaluation: Evaluation) -> dict:
 def around(evaluation: Evaluation) -> Tensor:
     """Cameras [N, 2+V+3V, 25] of the held-out photos: their own, the front, V over all of yaw, V in each band of it;
     where no number is given, one in each band, which together stand for the whole."""
-    count, views = len(evaluation.ws), evaluation.args.views
+    count, views = len(evaluation.heads.ws), evaluation.args.views
     own, front = evaluation.own_cameras(evaluation.subjects.held), evaluation.generator.frontal_camera().cpu()
     ranges = [WHOLE_DEG, *BANDS_DEG] if views else BANDS_DEG
     sides = [evaluation.cameras_between(count * (views or 1), yaw, PITCH_DEG).view(count, -1, 25) for yaw in ranges]
@@ -81,8 +82,8 @@ def group_figures(evaluation: Evaluation, own_distance: dict[int, float]) -> dic
     rows = {row for group in subjects.groups.values() for row in group.tolist()} - own_distance.keys()
     if rows:
         others = np.array(sorted(rows))
-        ws, cameras = evaluation.invert(evaluation.encoder, others), evaluation.own_cameras(others)[:, None]
-        (seen,) = evaluation.views(ws, cameras, lambda images: (evaluation.embed(images),))
+        heads, cameras = evaluation.invert(evaluation.encoder, others), evaluation.own_cameras(others)[:, None]
+        (seen,) = evaluation.views(heads, cameras, lambda images: (evaluation.embed(images),))
         own_distance = own_distance | distances_to_photos(evaluation, others, seen[:, 0])
     groups = {
         name: {
@@ -135,13 +136,17 @@ def two_pose_figures(evaluation: Evaluation) -> dict:
     generator, count = evaluation.generator, evaluation.args.two_poses
     z = torch.from_numpy(evaluation.rng.standard_normal((count, generator.config.z_dim))).float()
     camera = generator.frontal_camera().expand(count, -1)
-    heads = {"samples": generator.mapping(z.to(evaluation.device), camera).cpu(), "photos": evaluation.ws[:count]}
+    both = {
+        "samples": Heads.untuned(generator.mapping(z.to(evaluation.device), camera).cpu()),
+        "photos": evaluation.heads.at(range(min(count, len(evaluation.heads.ws)))),
+    }
     figures = {}
-    for name, ws in heads.items():
-        cameras = evaluation.cameras_between(2 * len(ws), WHOLE_DEG, PITCH_DEG).view(len(ws), 2, 25)
-        (seen,) = evaluation.views(ws, cameras, lambda images: (evaluation.embed(images),))
+    for name, heads in both.items():
+        cameras = evaluation.cameras_between(2 * len(heads.ws), WHOLE_DEG, PITCH_DEG).view(-1, 2, 25)
+        (seen,) = evaluation.views(heads, cameras, lambda images: (evaluation.embed(images),))
         apart = torch.cdist(seen[:, 0], seen[:, 1])
-        figures[name] = {"n": len(ws), "same": apart.diagonal().mean().item(), "others": metrics.mean_of_others(apart)}
+        same, others = apart.diagonal().mean().item(), metrics.mean_of_others(apart)
+        figures[name] = {"n": len(heads.ws), "same": same, "others": others}
     return {"two_poses": figures}
 
 
@@ -177,8 +182,8 @@ def comparison_figures(evaluation: Evaluation) -> dict:
     cameras = around(evaluation)
     figures = {}
     for name, encoder in {"full": evaluation.encoder, **evaluation.compared}.items():
-        ws = evaluation.invert(encoder, evaluation.subjects.held)
-        (embedding,) = evaluation.views(ws, cameras, lambda images: (evaluation.embed(images),))
+        heads = evaluation.invert(encoder, evaluation.subjects.held)
+        (embedding,) = evaluation.views(heads, cameras, lambda images: (evaluation.embed(images),))
         figures[name] = identity_figures(evaluation, embedding)
     return {"compared": figures}
 
@@ -189,10 +194,11 @@ def time_figures(evaluation: Evaluation) -> dict:
     row, seconds = evaluation.subjects.held[:1], []
     for turn in range(TIMED + 1):
         started = time.perf_counter()
-        w = evaluation.invert(evaluation.encoder, row).to(evaluation.device)
-        evaluation.generator.render(
-            evaluation.generator.planes(w), evaluation.own_cameras(row).to(evaluation.device), w
-        ).image.cpu()
+        ((w, photo),) = evaluation.encoded(evaluation.encoder, row)
+        planes = evaluation.generator.planes(w)
+        if (tuning := evaluation.tuning(w, photo, planes)) is not None:
+            planes = evaluation.generator.survey(tuned(planes, tuning))
+        evaluation.generator.render(planes, evaluation.own_cameras(row).to(evaluation.device), w).image.cpu()
         if turn:  # the first one warms up; .cpu() waits for the device
             seconds.append(time.perf_counter() - started)
     return {"time_s": float(np.median(seconds))}
@@ -204,11 +210,12 @@ def draw_photos(evaluation: Evaluation) -> None:
     for name, full in (("whole", True), ("cut", False)):
         rows = evaluation.subjects.shown[evaluation.subjects.photos.full[evaluation.subjects.shown] == full]
         lines = []
-        for row, w in zip(rows, evaluation.invert(evaluation.encoder, rows).split(1) if len(rows) else ()):
+        heads = evaluation.invert(evaluation.encoder, rows) if len(rows) else Heads.untuned(torch.empty(0, 1, 1))
+        for row, w, tuning in zip(rows, heads.ws.split(1), heads.tunings):
             turned = evaluation.cameras(torch.tensor([0.0, 30, -30]).deg2rad(), torch.zeros(3))
             cameras = torch.cat([evaluation.own_cameras(np.array([row])), turned]).to(evaluation.device)
             w = w.to(evaluation.device)
-            seen = evaluation.generator.render(evaluation.generator.planes(w), cameras, w)
+            seen = evaluation.generator.render(evaluation.planes(w, tuning), cameras, w)
             solid = seen.depth[:1].cpu(), seen.opacity[:1].cpu()
             depth = depth_pictures(*solid, CROP_PX, depth_range(*solid))[0]
             images = torch.cat([evaluation.photos(np.array([row]))[0], resized(seen.image, CROP_PX).cpu()])

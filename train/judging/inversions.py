@@ -3,9 +3,10 @@ and seconds (paper, Tables 2 and 7, Figure 7).
 
 Beside the ways of `preim3d.inversion` there are two with networks of their own, which nobody edits with:
 
-    z        an encoder to Z (`train.z_encoder`), Pixel2NeRF's way: one w for all rows, no feedback
+    z        an encoder to Z (`train.z_encoder`), Pixel2NeRF's way: one w for all rows, no feedback, no detail
     tuned    generator and encoder that learned on together (`train.faces` without heads; section E), and the weights'
-             own feedback; of the back of the head, which that training leaves out, it has the weights' own, too"""
+             own feedback, but no detail; of the back of the head, which that training leaves out, it has the weights'
+             own, too"""
 
 import copy
 import functools
@@ -27,12 +28,12 @@ from preim3d.film import labelled, pictures
 from preim3d.generator import TriPlaneGenerator
 from preim3d.inversion import Judges, Target, invert
 from preim3d.pipeline import load_component
-from preim3d.tuning import EDITS_BY, Tuning
+from preim3d.tuning import Tuning
 from train.inversion.z_encoder import ZInversion
 from train.judging import metrics
 from train.judging.attributes import read_images
 from train.judging.edit_figures import EDIT_STRENGTH, altered, is_read
-from train.judging.evaluation import Evaluation, pose, resized, sheet
+from train.judging.evaluation import Evaluation, Heads, pose, resized, sheet
 from train.judging.inversion_figures import AMONG, BANDS_DEG, FAR_DEG, fid_figures, picture_figures
 from train.photos.real_photos import CROP_PX
 
@@ -57,8 +58,7 @@ AT_ONCE = ("encoder", *LEARNED)  # they look at a photo once
 class Inverted(NamedTuple):
     """What one way made of some photos."""
 
-    ws: Tensor  # [N, num_ws, w_dim]
-    tunings: list[Tuning | None]
+    heads: Heads
     seconds: list[float]  # each, from the crop on
 
 
@@ -90,6 +90,7 @@ def with_networks(evaluation: Evaluation, way: Way) -> Evaluation:
     if way.folder is None:
         return evaluation
     equipped = copy.copy(evaluation)
+    equipped.detail = None  # it was learned with the weights' own encoder and generator
     encoder = load_component(PortraitEncoder, way.folder / "encoder", torch.float32).to(evaluation.device)
     made = encoder.config.num_ws, encoder.config.w_dim
     config = evaluation.generator.config
@@ -126,7 +127,7 @@ def spaced(rows: np.ndarray, count: int) -> np.ndarray:
 def invert_photos(evaluation: Evaluation, method: str, rows: np.ndarray, seed: int) -> Inverted:
     """What is in `--outcomes` already is taken from there. Ways with networks of their own are quick, and the folder
     does not know whose they were."""
-    found = Inverted([], [], [])
+    ws, tunings, seconds = [], [], []
     for row in tqdm(rows, desc=method):
         file = (
             method not in LEARNED
@@ -145,22 +146,23 @@ def invert_photos(evaluation: Evaluation, method: str, rows: np.ndarray, seed: i
                 kept = {} if tuning is None else {"tuning": np.frombuffer(tuning.to_bytes(), np.uint8)}
                 with whole_file(file) as part:
                     np.savez(part, w=one[0].numpy(), seconds=one[2], **kept)
-        for column, value in zip(found, one):
+        for column, value in zip((ws, tunings, seconds), one):
             column.append(value)
-    return found._replace(ws=torch.cat(found.ws))
+    return Inverted(Heads(torch.cat(ws), tunings), seconds)
 
 
 def invert_photo(evaluation: Evaluation, method: str, row: int, seed: int) -> tuple[Tensor, Tuning | None]:
     """w [1, num_ws, w_dim], and what the planes are tuned by."""
-    w = evaluation.invert(evaluation.encoder, np.array([row])).to(evaluation.device)
+    ws, (tuning,) = evaluation.invert(evaluation.encoder, np.array([row]))
     if method in AT_ONCE:
-        return w, None
+        return ws, tuning
     photo = evaluation.photos(np.array([row]))[0]
     angles, person = evaluation.see(photo)
     corners = evaluation.subjects.photos.corners[row] / CROP_PX
     judges = Judges(evaluation.identity, evaluation.perceptual)
     target = Target.of_crop(pictures(photo)[0], angles[0].rad2deg().tolist(), person[0, 0].numpy(), judges, corners)
-    (reached,) = deque(invert(evaluation.generator, judges, target, method, w, seed=seed), maxlen=1)
+    found = invert(evaluation.generator, judges, target, method, ws.to(evaluation.device), tuning, seed=seed)
+    (reached,) = deque(found, maxlen=1)
     return reached.w, reached.tuning
 
 
@@ -175,7 +177,7 @@ def figures_of(evaluation: Evaluation, rows: np.ndarray, found: Inverted) -> dic
     def look(images: Tensor) -> tuple[Tensor, ...]:
         return images[:1], evaluation.embed(images), evaluation.fid_features(images), evaluation.read_angles(images)
 
-    images, embedding, features, angles = evaluation.views(found.ws, cameras, look, found.tunings)
+    images, embedding, features, angles = evaluation.views(found.heads, cameras, look)
     photos = evaluation.read_photos(rows, lambda photos, masks: evaluation.embed(photos))
     to_own = metrics.distances(photos[:, None], embedding)
     first, last = 1 + grid.shape[1], 1 + grid.shape[1] + len(bands)
@@ -191,27 +193,24 @@ def figures_of(evaluation: Evaluation, rows: np.ndarray, found: Inverted) -> dic
         "apd_sides_rad": metrics.pose_distance(angles[:, first:last], pose(cameras)[:, first:last]),
         **picture_figures(evaluation, images[:, 0], rows),
         **fid_figures(evaluation, from_far, rows),
-        **edited_figures(evaluation, found),
+        **edited_figures(evaluation, found.heads),
     }
 
 
-def edited_figures(evaluation: Evaluation, found: Inverted) -> dict:
+def edited_figures(evaluation: Evaluation, heads: Heads) -> dict:
     """AA and AD of three edits, frontal view (Table 3)."""
-    front = evaluation.generator.frontal_camera().cpu().expand(len(found.ws), 1, -1)
+    front = evaluation.generator.frontal_camera().cpu().expand(len(heads.ws), 1, -1)
 
-    # As the pipeline edits. A way tunes all heads or none.
-    by = EDITS_BY if found.tunings[0] is not None else 1
-
-    def read(offset: Tensor | float) -> Tensor:
+    def read(heads: Heads) -> Tensor:
         def look(images: Tensor) -> tuple[Tensor]:
             return (read_images(evaluation.reader, images).logits,)
 
-        return evaluation.views(found.ws + offset, front, look, found.tunings)[0][:, 0]
+        return evaluation.views(heads, front, look)[0][:, 0]
 
-    before, aa, ad = read(0.0), {}, {}
+    before, aa, ad = read(heads), {}, {}
     for key in EDITS:
         if key in evaluation.directions.names and is_read(evaluation, key):
-            after = read(by * evaluation.directions.offset({key: EDIT_STRENGTH}))
+            after = read(heads.edited(evaluation.directions, key, EDIT_STRENGTH))
             aa[key], ad[key] = altered(evaluation, key, before, after)
     return {"aa": aa, "ad": ad}
 
@@ -227,9 +226,8 @@ def draw(
     lines = [[labelled(photo, "photo")] for photo in pictures(evaluation.photos(chosen)[0])]
     for equipped, method, rows, found in drawn:
         places = np.searchsorted(rows, chosen)
-        tunings = [found.tunings[place] for place in places]
         views = cameras.expand(len(places), -1, -1)
-        (images,) = equipped.views(found.ws[places], views, lambda images: (images,), tunings)
+        (images,) = equipped.views(found.heads.at(places), views, lambda images: (images,))
         for line, (first, *others) in zip(lines, (pictures(resized(seen, CROP_PX)) for seen in images)):
             line += [labelled(first, method), *others]
     return sheet(lines)

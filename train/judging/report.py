@@ -63,7 +63,7 @@ EQUAL_GROUPS = 0.15  # how much worse than the mean a group may be before it mus
 
 PROTOCOL = """\
 {n} photos of real people that neither generator nor encoder was trained on (of them {full} with hair and shoulders; \
-the others, FairFace's, end at the hairline{mirrored}); {seeds}. Encoder: crop -> w{feedback} -> picture of 256 px, \
+the others, FairFace's, end at the hairline{mirrored}); {seeds}. Encoder: crop -> w{feedback}{detail} -> picture of 256 px, \
 128 rays a side, before plain grey. Identity: {identity}, Euclidean distance of its embeddings of the crop as it is \
 and of the picture; dlib calls two photos the same person's below .6. own: from the photo's camera (MediaPipe's \
 pose); frontal; strangers: to the other photos; a-b: {views} per head, yaw uniform in [-b, -a] and [a, b], nominal \
@@ -96,25 +96,27 @@ def protocol(evaluation: Evaluation) -> str:
     args, subjects = evaluation.args, evaluation.subjects
     seeds = ", ".join(map(str, args.seeds))
     in_space = subjects.many[: args.origin_photos]
+    count = len(evaluation.heads.ws)
     return PROTOCOL.format(
-        n=len(evaluation.ws),
+        n=count,
         full=int(subjects.photos.full[subjects.held].sum()),
         feedback=""
         if evaluation.feedback is None
         else f" -> {evaluation.feedback.config.steps} x feedback (train.feedback; camera and person as the face mesh "
         "network sees them)",
+        detail="" if evaluation.detail is None else ", planes tuned in one pass (train.detail)",
         seeds=f"seed {seeds}" if len(args.seeds) == 1 else f"seeds {seeds}, mean; +-: largest less smallest",
         identity=f"{Path(args.identity).name} (given by the user)" if args.identity else "dlib's network",
-        mirrored=f"; {len(evaluation.ws) // 2} photos, and each of them mirrored, compared with other mirrored ones"
+        mirrored=f"; {count // 2} photos, and each of them mirrored, compared with other mirrored ones"
         if args.mirror
         else "",
         views=f"{args.views} views" if args.views else "one view",
         whole=f"{args.views} more views per head, yaw uniform in [-30, 30]"
         if args.views
         else "mean of the three bands",
-        sides=len(evaluation.ws) * (args.views or len(BANDS_DEG)),
+        sides=count * (args.views or len(BANDS_DEG)),
         samples=args.two_poses,
-        inverted=min(args.two_poses, len(evaluation.ws)),
+        inverted=min(args.two_poses, count),
         among=AMONG,
         rivals=AMONG - 1,
         person=PERSON,
@@ -125,7 +127,7 @@ def protocol(evaluation: Evaluation) -> str:
         many=len(subjects.many),
         trained=len(subjects.many) - len(subjects.held),
         group_photos=args.group_photos,
-        edited=min(args.edited, len(evaluation.ws)),
+        edited=min(args.edited, count),
         strength=EDIT_STRENGTH,
         classifier=f"{Path(args.reader).name} (a ResNet-50, given by the user)"
         if Path(args.reader).is_file()

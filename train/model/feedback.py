@@ -17,7 +17,6 @@ photos)."""
 
 import argparse
 import copy
-import math
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +24,16 @@ import torch
 from torch import Tensor
 
 from preim3d.directions import fingerprint
-from preim3d.efficientnet import perceptual_distance
 from preim3d.feedback import Feedback, Photos, bring_nearer, lacking
+from preim3d.generator import Planes
 from train.loop import checkpoint
 from train.loop.options import budget, check_budget, run_stage, training_parser
 from train.loop.progress import cosine_rate
 from train.loop.training import Training, descend, follow, set_rate
 from train.model.face_batches import PhotoBatch, PhotoBatches, side_cameras
-from train.model.face_losses import LOSS_WEIGHTS, identity_aside, mean_over, photo_losses
-from train.model.feedback_pairs import Networks, Pairs, draw, learn, resized
+from train.model.face_losses import LOSS_WEIGHTS, identity_aside, photo_losses
+from train.model.feedback_pairs import Networks, Pairs, draw, learn
+from train.model.held_photos import HeldPhotos, shown
 from train.photos.real_photos import RealPhotos
 
 
@@ -41,7 +41,6 @@ from train.photos.real_photos import RealPhotos
 WEIGHTS = LOSS_WEIGHTS | {"lite0": 3.0}
 WRITE_RATE = 0.15  # of what is written, in its own size, beside the rate of what is read
 AVERAGE_DECAY = 0.98
-SHEET_PHOTOS = 8
 
 
 class Descent:
@@ -95,55 +94,23 @@ class Descent:
         return terms | {"identity_aside": identity_aside(aside.image, wanted, networks.identity)}
 
 
-class Held:
-    """The held-out photos of the report."""
-
-    def __init__(self, networks: Networks, photos: RealPhotos, count: int):
-        batches = PhotoBatches(photos, networks.encoder.config.input_size, networks.generator.device)
-        rows = np.nonzero(photos.held)[0]
-        rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
-        self.networks, self.batch = networks, batches.as_they_are(rows)
-        self.w = networks.invert(photos, rows)
-
-    @torch.no_grad()
-    def look(self, feedback: Feedback | None) -> tuple[dict, Tensor]:
-        """dlib's distance from the photo's camera and from the front, PSNR and EfficientNet-Lite0's distance over the
-        person; and pictures of the first ones [N, 3, S, S], seen from the photo's camera."""
-        networks, generator = self.networks, self.networks.generator
-        everything, found, pictures = shown(self.batch, networks), [], []
-        for place in range(len(self.w)):
-            one = slice(place, place + 1)
-            w, photos = self.w[one], Photos(*(x[one] for x in everything))
-            if feedback is not None:
-                w = bring_nearer(w, photos, generator, networks.identity, feedback)
-            cameras = torch.cat([photos.cameras, generator.frontal_camera()])
-            images = generator.render(generator.planes(w), cameras, w).image.clamp(-1, 1)
-            distances = (networks.identity(images) - networks.identity(photos.crops)).norm(dim=1)
-            own = resized(images[:1], photos.crops.shape[-1])
-            squares = mean_over(((own - photos.crops) / 2).square(), photos.person)
-            found.append([*distances, squares, perceptual_distance(networks.lite0, own, photos.crops, photos.person)])
-            pictures += [own] if place < SHEET_PHOTOS else []
-        own, front, squares, lite0 = torch.tensor(found).mean(0).tolist()
-        return {
-            "identity_own": round(own, 4),
-            "identity_frontal": round(front, 4),
-            "person_psnr_db": round(-10 * math.log10(squares), 2),
-            "lite0": round(lite0, 4),
-        }, torch.cat(pictures)
-
-
-def shown(batch: PhotoBatch, networks: Networks) -> Photos:
-    return Photos(batch.inputs, batch.person, networks.cameras(batch.pose))
-
-
 def train(args: argparse.Namespace) -> None:
     networks, photos = Networks(args), RealPhotos(args.photos)
     args.out.mkdir(parents=True, exist_ok=True)
     pairs = Pairs(args.out / "pairs.npz", fingerprint(networks.encoder, networks.generator))
     draw(pairs, networks, photos, args)
     feedback = learn(pairs, networks.generator, args).to(networks.generator.device)
-    held = Held(networks, photos, args.held)
-    looks = {"encoder": held.look(None), "pairs": held.look(feedback)}
+    held = HeldPhotos(networks, photos, args.held)
+
+    def look(feedback: Feedback | None) -> tuple[dict, Tensor]:
+        def head_of(photos: Photos, w: Tensor) -> tuple[Tensor, Planes]:
+            if feedback is not None:
+                w = bring_nearer(w, photos, networks.generator, networks.identity, feedback)
+            return w, networks.generator.planes(w)
+
+        return held.look(head_of)
+
+    looks = {"encoder": look(None), "pairs": look(feedback)}
     run = Descent(feedback, networks, photos, args)
 
     def save() -> None:
@@ -152,9 +119,9 @@ def train(args: argparse.Namespace) -> None:
     training = Training(args.out, run.parts, args.device, also_save=save)
     training.run(run.step, args.batch, **budget(args))
     training.save()
-    looks["photos"] = held.look(run.kept)
+    looks["photos"] = look(run.kept)
     figures = {name: found for name, (found, _) in looks.items()} | {"n": len(held.w), "pairs_drawn": len(pairs)}
-    training.finish(figures, [held.batch.inputs[:SHEET_PHOTOS], *(pictures for _, pictures in looks.values())])
+    training.finish(figures, [held.first_ones, *(pictures for _, pictures in looks.values())])
 
 
 def main(words: list[str] | None = None) -> int:

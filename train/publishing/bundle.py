@@ -4,6 +4,7 @@
         --landmarks runs/landmarks/networks --identity dlib_face.safetensors --reader runs/attributes/reader \
         --out weights/faces
     python -m train.bundle --feedback runs/feedback/feedback --out weights/faces
+    python -m train.bundle --detail runs/detail/detail --out weights/faces
     python -m train.bundle --perceptual efficientnet_lite0_blocks0-10.safetensors --out weights/faces
     python -m train.bundle --directions runs/directions --origin runs/origin/directions --out weights/faces
     python -m train.bundle --out weights/faces --readme README.md   # after train.evaluate: its figures into both cards
@@ -19,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from preim3d.detail import DetailNetwork
 from preim3d.directions import Directions, fingerprint
 from preim3d.encoder import PortraitEncoder
 from preim3d.face_mesh import FaceMesh
@@ -50,6 +52,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--directions", type=Path)
     parser.add_argument("--origin", type=Path, metavar="DIRECTIONS", help="of the original space, to compare with")
     parser.add_argument("--feedback", type=Path, help="what brings w nearer to the photo")
+    parser.add_argument("--detail", type=Path, help="what tunes the planes to the photo")
     parser.add_argument("--landmarks", type=Path)
     parser.add_argument("--identity", type=Path, metavar="FILE", help="dlib's face network, dlib_face.safetensors")
     parser.add_argument(
@@ -71,7 +74,10 @@ def bundle(args: argparse.Namespace) -> None:
     if args.identity:
         write(from_dlib(load_file(args.identity)), args.out / "identity")
     if args.feedback:
-        write_feedback(args.feedback, args.out)
+        write_learned(Feedback, args.feedback, args.out / "feedback")
+        shutil.rmtree(args.out / "detail", ignore_errors=True)  # it was learned with another one
+    if args.detail:
+        write_learned(DetailNetwork, args.detail, args.out / "detail")
     if args.perceptual:
         perceptual_network(args.perceptual)  # which says if it is something else
         with whole_file(args.out / PERCEPTUAL) as part:
@@ -119,7 +125,8 @@ def assemble(args: argparse.Namespace) -> None:
         empty = Directions(num_ws=generator.num_ws, w_dim=generator.config.w_dim, fingerprint=pair)
         learned["directions"] = stored(empty)
     if args.encoder or args.generator:
-        shutil.rmtree(args.out / "feedback", ignore_errors=True)  # it was learned with others
+        for name in ("feedback", "detail"):  # they were learned with others
+            shutil.rmtree(args.out / name, ignore_errors=True)
     pipeline = Preim3DPipeline(encoder, generator, **learned)
     for name in ("encoder", "generator", "directions", "origin_directions"):
         shutil.rmtree(args.out / name, ignore_errors=True)  # an old shard must not stay behind
@@ -128,16 +135,16 @@ def assemble(args: argparse.Namespace) -> None:
         forget_origin(args.out / name)
 
 
-def write_feedback(learned: Path, out: Path) -> None:
-    """What brings w nearer to the photo, if it was learned with the networks that are there."""
+def write_learned(network_class: type, learned: Path, out: Path) -> None:
+    """A network that was learned with the encoder and the generator beside which it is written."""
     encoder, generator = (
-        load_component(network, out / name, torch.float32)
+        load_component(network, out.parent / name, torch.float32)
         for network, name in ((PortraitEncoder, "encoder"), (TriPlaneGenerator, "generator"))
     )
-    feedback, pair = load_component(Feedback, learned, torch.float32), fingerprint(encoder, generator)
-    if feedback.config.fingerprint != pair:
+    network = load_component(network_class, learned, torch.float32)
+    if network.config.fingerprint != fingerprint(encoder, generator):
         raise ValueError(f"{learned} was learned with another encoder or generator; learn it again.")
-    write(feedback, out / "feedback")
+    write(network, out)
 
 
 def stored(network: nn.Module) -> nn.Module:

@@ -98,6 +98,7 @@ FOLDERS = {
     "encoder": "IR-SE encoder: {input_size} x {input_size} crop -> W+",
     "perceptual": "EfficientNet-Lite0's first blocks (Apache-2.0), which compare a head with its photo",
     "feedback": "what a picture lacks of the photo -> the step of W+ that brings it",
+    "detail": "photo and picture, seen from the front plane -> what that plane is tuned by",
     "directions": "named directions among inverted real photos, in standard deviations",
     "origin_directions": "the same learned in the generator's original space, to compare with",
     "landmarks": "finds faces, aligns them by 120 points, reads the photo's camera and where the person is",

@@ -90,8 +90,8 @@ def rows(
     sides, and its edits seen from the front."""
     cells = []
     for crop in faces:
-        at_once, head = views(pipeline, pipeline.encode(crop), None, [(0, 0)]), improved(pipeline, crop)
-        cells += [(crop, "photo"), (at_once[0], "at once")]
+        ((w, _, tuning),), head = pipeline.reconstruct(crop), improved(pipeline, crop)
+        cells += [(crop, "photo"), (views(pipeline, w, tuning, [(0, 0)])[0], "at once")]
         cells += zip(views(pipeline, *head, SIDES_DEG), [f"improved, {yaw}°" for yaw, _ in SIDES_DEG])
         cells += edited(pipeline, *head, edits)
     return sheet_of(cells, 2 + len(SIDES_DEG) + len(edits), cell_px)
