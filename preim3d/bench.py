@@ -45,24 +45,23 @@ def measure(pipeline: Preim3DPipeline, load_s: float, weights: Path, photo: Path
     synchronise = torch.cuda.synchronize if pipeline.device.type == "cuda" else lambda: None
 
     def photo_to_grid():
-        return grid_sheet(pipeline.views(pipeline.head(pipeline.encode(pipeline.align(picture)))))
+        return grid_sheet(pipeline.views(*pipeline.reconstruct(pipeline.align(picture))))
 
     def edit():
-        return grid_sheet(pipeline.views(pipeline.head(pipeline.edit(w, strengths))))
+        return grid_sheet(pipeline.views(pipeline.head(pipeline.edit(head.w, strengths, tuning=head.tuning), head.tuning)))
 
     def glb():
         return mesh_bytes(pipeline.mesh(head), "glb")
 
     crop = pipeline.align(picture)
-    w = pipeline.encode(crop)
-    head = pipeline.head(w)
+    (head,) = pipeline.reconstruct(crop)
     front = pipeline.generator.frontal_camera()
     turn = cameras(turn_angles(), pipeline.generator.config.pivot)
     steps = {
         "photo to 3x3 grid": photo_to_grid,
         f"{OF_IT}find and crop the face": lambda: pipeline.align(picture),
-        f"{OF_IT}encode the crop": lambda: pipeline.encode(crop),
-        f"{OF_IT}planes": lambda: pipeline.head(w),
+        f"{OF_IT}the crop's head, encoded, with planes and detail": lambda: list(pipeline.reconstruct(crop)),
+        f"{OF_IT}planes": lambda: pipeline.head(head.w),
         f"{OF_IT}nine views": lambda: pipeline.views(head),
         "edit to 3x3 grid": edit,
         "GLB": glb,

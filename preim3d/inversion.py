@@ -1,9 +1,9 @@
 """A face crop -> the head that looks like the person: w, and what the planes are tuned by.
 
-    encoder   the encoder's w as it is                                       the paper's own (section 3.2)
+    encoder   what networks give at once: the encoder's w, detail            the paper's own (section 3.2), and more
     latent    w by descent from the mean latent                              naive optimisation (section D)
     pti       the same as a pivot, about which the planes are tuned          3D-Inv (Table 2; Roich et al. 2021)
-    hybrid    the encoder's w as that pivot                                  IDE-3D's way (Table 2)
+    hybrid    the encoder's w as that pivot, from its detail on              IDE-3D's way (Table 2)
 
 The encoder answers at once; the others look at what they have made, again and again: from the photo's camera, which is
 learned too, pixels, a perceptual network's features, the person's outline and dlib's identity are compared; while the
