@@ -1,7 +1,7 @@
 """From one portrait photo to an editable 3D head.
 
-photo ── align ──> crop ── encoder, feedback ──> w ── directions ──> w_edit ── generator ──> planes ──┬─ views ──> 3x3 sheet
-                     └──── detail ──> what the planes are tuned by ───────────────────────────────────┘ └─ mesh ──> GLB
+photo ── align ──> crop ── encoder ──> w ── directions ──> w_edit ── generator ──> planes ──┬─ views ──> 3x3 sheet
+                     └──── detail ──> what the planes are tuned by ────────────────────┘    └─ density ─> mesh ──> GLB
 
 align.py       photo -> upright crop (PIL, 512 px) and the camera that took the photo
 photo.py       any picture file -> an upright photo, or why not

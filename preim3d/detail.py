@@ -4,10 +4,10 @@
                               the front plane's own features ──┼── DetailNetwork ──> offset of the front plane
               what the picture lacks of the photo's embedding ──┘
 
-People differ by more than w holds. What is left lies in the difference of photo and picture, and where that belongs in
-the planes is known: each texel of the front plane is looked up in both, at the surface that the head has there. A U-Net
-(Ronneberger et al. 2015) makes of it the offset that pivotal tuning takes forty steps to find. TriPlaneNet (Bhattarai
-et al. 2024) does so too, from pictures that are not yet seen from the plane."""
+People differ by more than w holds. What is left lies in the difference of photo and picture, and where that belongs
+in the planes is known: each texel of the front plane is looked up in both, at the surface that the head has there. A
+U-Net (Ronneberger et al. 2015) makes of it the offset that pivotal tuning takes forty steps to find. TriPlaneNet
+(Bhattarai et al. 2024) does so too, from pictures that are not yet seen from the plane."""
 
 import torch
 import torch.nn.functional as F

@@ -1,6 +1,7 @@
 """A photo -> the six files of its head; into a folder they come whole or not at all.
 
-photo ── pipeline.portrait ──> crops, some at a time ── pipeline.reconstruct ──> heads ── pipeline ──> views, mesh ──> files
+photo ── pipeline.portrait ──> crops, some at a time ── pipeline.reconstruct ──> heads ── pipeline ──> views, mesh
+                                                                                              all of it ──> files
 
 Torch is imported when there is work to do: what a person mistyped is told before."""
 

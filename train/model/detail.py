@@ -87,7 +87,8 @@ class Shelf:
             rng = np.random.default_rng((self.args.seed, 0, number))
             draws = torch.Generator().manual_seed(int(rng.integers(2**62)))
             batch = self.batches.draw_photos(1, rng, draws, plain=True)
-            w, planes = begun(self.networks, self.feedback, shown(batch, self.networks), self.networks.encoder(batch.inputs))
+            w = self.networks.encoder(batch.inputs)
+            w, planes = begun(self.networks, self.feedback, shown(batch, self.networks), w)
             self.kept[number] = Made(batch, w, in_floats(planes, torch.float16))
         return self.kept[number]
 
@@ -171,7 +172,6 @@ class Descent:
             "nearness": offset.square().mean(),
             "roughness": sum(offset.diff(dim=axis).square().mean() for axis in (2, 3)),
         }
-
 
     def far_half(self, turned: Tensor, batch: PhotoBatch, w: Tensor, planes: Planes) -> Tensor:
         """Of faces that look aside: how far the half that the photo hardly shows is from the other half's reflection,
