@@ -64,8 +64,8 @@ EQUAL_GROUPS = 0.15  # how much worse than the mean a group may be before it mus
 PROTOCOL = """\
 {n} photos of real people that neither generator nor encoder was trained on (of them {full} with hair and shoulders; \
 the others, FairFace's, end at the hairline{mirrored}); {seeds}. Encoder: crop -> w{feedback}{detail} -> picture of \
-256 px, 128 rays a side, before plain grey. Identity: {identity}, Euclidean distance of its embeddings of the crop as it is \
-and of the picture; dlib calls two photos the same person's below .6. own: from the photo's camera (MediaPipe's \
+256 px, 128 rays a side, before plain grey. Identity: {identity}, Euclidean distance of its embeddings of the crop as \
+it is and of the picture; dlib calls two photos the same person's below .6. own: from the photo's camera (MediaPipe's \
 pose); frontal; strangers: to the other photos; a-b: {views} per head, yaw uniform in [-b, -a] and [a, b], nominal \
 pitch in [-20, 20] degrees (EG3D's pitch p: sin(elevation) = 2 p / pi), 0-30: {whole}. nearest_of_{among}: how often \
 a reconstruction from the photo's camera is nearer to its own photo than to {rivals} others', mean over all groups \
