@@ -207,11 +207,12 @@ class Evaluation:
         heads: Heads,
         cameras: Tensor,
         of_images: Callable[[Tensor], tuple[Tensor, ...]],
-        rays: int | None = None,
+        most_rays: int | None = None,  # along a side of a view, where fewer than configured will do
     ) -> list[Tensor]:
         """What `of_images` gives for the views, as large as photos, of N heads from cameras [N, V, 25]: columns
-        [N, V, ...]. The planes of a head are made once. `rays` along a side of a view; None = as configured."""
-        rows = []
+        [N, V, ...]. The planes of a head are made once."""
+        configured, rows = self.generator.config.ray_resolution, []
+        rays = min(configured, most_rays or configured)
         each = zip(heads.ws.to(self.device).split(1), heads.tunings, cameras.to(self.device))
         for w, tuning, camera in tqdm(each, "views", len(heads.ws)):
             view = self.generator.render(self.planes(w, tuning), camera, w, ray_resolution=rays)
