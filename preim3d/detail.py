@@ -27,6 +27,8 @@ LOOKUPS = 4  # by which the surface above a texel is found
 FIRST_Z = 0.12  # where the first one begins: about a cheek
 SEEN = 9  # channels of a look-up: colours of photo and picture, person, opacity, whether the surface was found
 CHANNELS = 2 * SEEN + 3  # of all that is read besides features: reflected too, depth of the surface, yaw and pitch
+ASIDE_RAD = 0.35, 0.6  # yaw of the photo from which, and at which wholly, the far half is a reflection
+MIDLINE_BLEND = 0.03  # box units to either side of the midline, across which
 FOUND_WITHIN = 0.02  # box units between a texel and the surface that is looked up for it
 
 
@@ -135,7 +137,22 @@ def draw_detail(
 ) -> Tuning:
     """What the planes of one head are tuned by, so that it is the photo's."""
     offset = deviation(planes) * network(*compared(w, planes, photo, generator, identity))
+    offset = far_half_reflected(offset, photo.cameras, generator.config.box_warp)
     return Tuning.of_offset(offset[0].float().cpu().numpy())
+
+
+def far_half_reflected(
+    offset: Tensor,  # [B, C, TEXELS, TEXELS]
+    cameras: Tensor,  # [B, 25] of the photos
+    box: float,  # side of the cube that the planes cover
+) -> Tensor:
+    """The same, but of a face that looks far aside the half that the photo hardly shows gets what the other half gets:
+    what is read there is mostly what lies behind the face."""
+    yaw, _ = angles_from_camera(cameras)
+    aside = ((yaw.abs() - ASIDE_RAD[0]) / (ASIDE_RAD[1] - ASIDE_RAD[0])).clamp(0, 1)
+    x = ((torch.arange(TEXELS, device=offset.device) + 0.5) / TEXELS - 0.5) * box
+    far = (0.5 - x * yaw.sign()[:, None] / (2 * MIDLINE_BLEND)).clamp(0, 1)  # [B, TEXELS]
+    return offset.lerp(offset.flip(-1), (aside[:, None] * far)[:, None, None])
 
 
 def at_texels(

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from preim3d.camera import camera_from_angles, camera_rays
-from preim3d.detail import CHANNELS, SEEN, DetailNetwork, at_texels, projected
+from preim3d.detail import CHANNELS, SEEN, DetailNetwork, at_texels, far_half_reflected, projected
 from preim3d.edits import Plan
 from preim3d.efficientnet import EfficientNetLite0
 from preim3d.feedback import Photos
@@ -63,6 +63,16 @@ def test_points_are_projected_to_the_rays_that_meet_them():
     centres = (torch.arange(5) + 0.5) / 5 * 2 - 1
     down, across = torch.meshgrid(centres, centres, indexing="ij")
     assert torch.allclose(projected(points, camera), torch.stack([across, down], -1).expand(2, -1, -1, -1), atol=1e-5)
+
+
+def test_the_far_half_of_a_face_that_looks_far_aside_is_a_reflection():
+    offset = torch.randn(1, 2, TEXELS, TEXELS, generator=torch.Generator().manual_seed(0))
+    left, right = slice(0, TEXELS // 2 - 5), slice(TEXELS // 2 + 5, TEXELS)
+    for yaw, kept, far in ((0.7, right, left), (-0.7, left, right)):  # a camera at +x sees the half at +x
+        found = far_half_reflected(offset, camera_from_angles(yaw, 0.1)[None], 0.8)
+        assert torch.equal(found[..., kept], offset[..., kept])
+        assert torch.allclose(found[..., far], offset.flip(-1)[..., far])
+    assert torch.equal(far_half_reflected(offset, camera_from_angles(0.3, 0.1)[None], 0.8), offset)
 
 
 def test_a_network_that_has_not_learned_adds_nothing():

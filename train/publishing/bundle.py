@@ -149,7 +149,8 @@ def write_learned(network_class: type, learned: Path, out: Path) -> None:
 
 def stored(network: nn.Module) -> nn.Module:
     """The network itself, as it is to lie on the disk: in half precision, but batch norms' statistics in float32, as
-    variances of tens of thousands come near half precision's end; and in eight bits what is over `HALF_LIMIT_MB`.
+    variances of tens of thousands come near half precision's end; and in eight bits what is over `HALF_LIMIT_MB`, and
+    detail's convolutions, whose every offset is eight bits itself.
 
     Raises:
         ValueError: a number is too large for that.
@@ -157,7 +158,9 @@ def stored(network: nn.Module) -> nn.Module:
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         if not tensor.is_floating_point() or name.endswith(STATISTICS):
             continue
-        kind = torch.half if 2 * tensor.numel() <= HALF_LIMIT_MB * 1e6 else torch.float8_e4m3fn
+        rough = isinstance(network, DetailNetwork) and tensor.ndim > 1
+        small = 2 * tensor.numel() <= HALF_LIMIT_MB * 1e6
+        kind = torch.half if small and not rough else torch.float8_e4m3fn
         if (tensor.abs() > torch.finfo(kind).max).any():
             raise ValueError(f"`{name}` of the {type(network).__name__} is too large for {kind}; train it smaller.")
         tensor.data = tensor.data.to(kind)
