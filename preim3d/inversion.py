@@ -33,7 +33,7 @@ from preim3d.tuning import TEXELS, Tuning, add_to_front, front_of, offset_of, tu
 from preim3d.turntable import Angles
 
 
-STEPS = {"latent": 500, "pti": 40, "hybrid": 40}  # pti: after those of latent
+STEPS = {"latent": 500, "pti": 40, "hybrid": 24}  # pti: after those of latent
 COMPARED_PX = 256  # side of the pictures compared
 RAYS = 64  # along a side of what is looked at in a step: rendering is the cost, and goes by the ray
 LOOK_EVERY = 8  # steps, between two pictures in full that are judged and shown

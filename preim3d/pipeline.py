@@ -261,7 +261,7 @@ class Preim3DPipeline(DiffusionPipeline):
             quality: of the views: half as many samples along each ray, as in training, or twice as many and four rays
                 for each one.
             inversion: how the head is found: by networks alone, or by one of the slower ways of `preim3d.inversion`,
-                of which "hybrid" takes a minute on a CPU and looks even more like the person.
+                of which "hybrid" takes half a minute on a CPU and looks even more like the person.
             steps: of the slower ways; None takes as many as they need.
             seconds: after which they end, whatever is reached.
             return_dict: a `Preim3DOutput` rather than a tuple of its fields.

@@ -18,12 +18,14 @@ from preim3d.efficientnet import EfficientNetLite0
 from preim3d.feedback import Photos
 from preim3d.generator import RenderOutput
 from preim3d.identity import FaceIdentity
+from preim3d.page.examples import visit_example
 from preim3d.pipeline import Preim3DPipeline, load_component
 from preim3d.recipe import Recipe, load_recipe
 from preim3d.tuning import TEXELS
 from preim3d.weights import WeightsError
 from train.model import detail
 from train.publishing import bundle
+from train.publishing.examples import make_example
 
 
 def wall_seen(camera, z: float = 0.1, size: int = 64) -> tuple[RenderOutput, Photos]:
@@ -185,6 +187,11 @@ def test_the_pipeline_tunes_its_heads(learned, tiny_weights, tmp_path):
     text = Recipe(output.w, Plan(), tuning=output.tuning).dumps(pipeline.directions.config.fingerprint)
     recipe = load_recipe(text, pipeline.directions)
     assert pipeline.views(pipeline.head(recipe.w, recipe.tuning)) == output.views
+
+    # An example of the page, likewise.
+    make_example(pipeline, crops[0], tmp_path / "example")
+    visitor = visit_example(tmp_path / "example")
+    assert np.array_equal(visitor.tuning.offset, output.tuning.offset) and np.allclose(visitor.w, output.w)
 
     # Saved with all its parts; refused beside other networks.
     pipeline.save_pretrained(tmp_path / "again")

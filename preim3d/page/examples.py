@@ -30,7 +30,7 @@ def visit_example(folder: Path) -> Visitor:
         return Visitor(
             origin="example",
             w=head["w"],
-            tuning=Tuning.from_bytes(head["tuning"].tobytes()),
+            tuning=Tuning.from_bytes(head["tuning"].tobytes()) if "tuning" in head else None,
             crop=crop.convert("RGB"),
             photo_angles=tuple(angles),
             front=frames.convert("RGB").crop((0, 0, side, side)),

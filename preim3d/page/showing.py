@@ -23,7 +23,7 @@ from preim3d.turntable import COLUMNS, GRID, pack, turn_angles
 
 Boxes = dict[str, object]  # by elem_id: the new content of a box, or a component with new properties
 
-IMPROVE_COST = "About a minute on a processor, seconds on a GPU; stop at any time and keep what is there."
+IMPROVE_COST = "About half a minute on a processor, seconds on a GPU; stop at any time and keep what is there."
 
 # What a handler that yields at all must begin with, as one that yields nothing would empty every box.
 UNCHANGED: Boxes = {"status": gr.skip()}

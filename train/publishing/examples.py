@@ -2,16 +2,15 @@
 
     python -m train.examples --photos PACKED --rows 7 1 3 --weights weights/faces
 
-Each goes through what a visitor's photo goes through whose likeness is improved, a minute each, so examples must be
-made again whenever encoder, generator or directions change. Makes WEIGHTS/examples/portrait-N/, N from 1, in place of
-what was there: crop.webp, grid.webp and head.glb, the turning viewer's turn.webp and depth.webp, head.npz with the
-latent and what its planes are tuned by, and result.json with the angles of the photo's camera. Nothing says who it is.
+Each goes through what a visitor's photo goes through, so examples must be made again whenever a network changes. Makes
+WEIGHTS/examples/portrait-N/, N from 1, in place of what was there: crop.webp, grid.webp and head.glb, the turning
+viewer's turn.webp and depth.webp, head.npz with the latent and what its planes are tuned by, and result.json with the
+angles of the photo's camera. Nothing says who it is.
 """
 
 import argparse
 import json
 import shutil
-from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ import torch
 from PIL import Image
 
 from preim3d.align import CROP_PX
-from preim3d.inversion import Reached
 from preim3d.mesh import mesh_bytes
 from preim3d.pipeline import Preim3DPipeline, as_array, grid_sheet
 from preim3d.turntable import GRID, cameras, pack, turn_angles
@@ -29,28 +27,23 @@ from train.photos.real_photos import RealPhotos
 
 # Of the packed sets, those whose faces may be shown: works of the US government, in the public domain.
 PUBLIC_DOMAIN = ("congress",)
-MESH_FACES = 12_000  # of the page's 50,000: these files are bundled
-QUALITY = 85  # of WebP, likewise
+MESH_FACES = 7_000  # of the page's 50,000: these files are bundled
+QUALITY, DEPTH_QUALITY = 80, 60  # of WebP, likewise
 
 
 def make_example(pipeline: Preim3DPipeline, crop: Image.Image, folder: Path) -> None:
-    """All that the page shows of a crop, all of which is photo, into `folder`."""
-    (reached,) = deque(pipeline.invert(crop), maxlen=1)
-    write_example(pipeline, crop, reached, folder)
-
-
-def write_example(pipeline: Preim3DPipeline, crop: Image.Image, reached: Reached, folder: Path) -> None:
-    """The same of the head that its inversion reached."""
-    head, angles = pipeline.head(reached.w, reached.tuning), tuple(round(angle, 1) for angle in reached.angles_deg)
+    """All that the page shows of a crop, into `folder`."""
+    ((head,), (angles_deg, _)) = pipeline.reconstruct(crop), pipeline.aligner.look(crop)
+    angles = tuple(round(angle, 1) for angle in angles_deg)
     frames, depths, _ = pipeline.views_and_depths(head, cameras(turn_angles(angles), pipeline.generator.config.pivot))
     folder.mkdir(parents=True)
     crop.save(folder / "crop.webp", quality=QUALITY)
     grid_sheet(frames[GRID]).save(folder / "grid.webp", quality=QUALITY)
     pack(frames).save(folder / "turn.webp", quality=QUALITY)
-    pack(depths).save(folder / "depth.webp", quality=QUALITY)
+    pack(depths).save(folder / "depth.webp", quality=DEPTH_QUALITY)
     (folder / "head.glb").write_bytes(mesh_bytes(pipeline.mesh(head, faces=MESH_FACES), "glb"))
-    tuning = np.frombuffer(reached.tuning.to_bytes(), np.uint8)
-    np.savez(folder / "head.npz", w=as_array(head.w), tuning=tuning)
+    tuning = {} if head.tuning is None else {"tuning": np.frombuffer(head.tuning.to_bytes(), np.uint8)}
+    np.savez(folder / "head.npz", w=as_array(head.w), **tuning)
     result = {"weights": pipeline.directions.config.fingerprint, "photo_angles": angles}
     (folder / "result.json").write_text(json.dumps(result) + "\n")
 

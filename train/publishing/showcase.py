@@ -5,8 +5,8 @@ measuring.
     python -m train.showcase --packed PACKED --rows 7 1 3 4 --out weights/faces/photos.jpg
     python -m train.showcase --packed PACKED --rows 7 --teaser --out weights/faces/teaser.jpg
 
-A face takes a minute, as its likeness is improved. A teaser shows one: the photo, its head from nine sides, up to nine
-edits. Only rows that `train.examples` takes are shown: in the public domain, and never trained with.
+A face takes a minute, as its likeness is improved. A teaser shows one as it is at once: the photo, its head from nine
+sides, up to nine edits. Only rows that `train.examples` takes are shown: in the public domain, and never trained with.
 tests/screenshot.py makes weights/faces/page.jpg."""
 
 import argparse
@@ -57,7 +57,7 @@ def show(args: argparse.Namespace) -> None:
         raise ValueError("There is no photo to show: name files, or --packed and --rows.")
     sheet = teaser(pipeline, faces[0], edits, args.cell) if args.teaser else rows(pipeline, faces, edits, args.cell)
     with whole_file(args.out) as temporary:
-        sheet.save(temporary, quality=92)  # JPEG's; PNG has none
+        sheet.save(temporary, quality=80)  # JPEG's; PNG has none
     print(f"wrote {args.out}: {1 if args.teaser else len(faces)} faces, {sheet.width} x {sheet.height}")
 
 
@@ -86,7 +86,7 @@ def packed_crops(folder: Path | None, numbers: list[int]) -> list[Image.Image]:
 def rows(
     pipeline: Preim3DPipeline, faces: list[Image.Image], edits: dict[str, dict[str, float]], cell_px: int
 ) -> Image.Image:
-    """A row for each face: what the encoder saw, the head as the encoder answers at once, the improved one from two
+    """A row for each face: what the encoder saw, the head at once, the improved one from two
     sides, and its edits seen from the front."""
     cells = []
     for crop in faces:
@@ -107,7 +107,8 @@ def teaser(
     pipeline: Preim3DPipeline, crop: Image.Image, edits: dict[str, dict[str, float]], cell_px: int
 ) -> Image.Image:
     """Side by side, three cells high: the photo, the nine views of the pose grid, nine edits at most."""
-    head = improved(pipeline, crop)
+    ((w, _, tuning),) = pipeline.reconstruct(crop)
+    head = w, tuning
     sides = [(yaw, pitch) for pitch in PITCHES_DEG for yaw in YAWS_DEG]
     nine = sheet_of([*zip(views(pipeline, *head, sides), [angle_label(*side) for side in sides])], 3, cell_px)
     parts = [crop.resize((nine.height, nine.height), Image.Resampling.LANCZOS), nine]
