@@ -103,9 +103,9 @@ def test_the_gradient_reaches_the_camera(pipeline, judges, target, w):
 def test_of_a_face_that_looks_aside_the_far_half_learns_from_the_near_one(pipeline, judges, target, w, yaw):
     turned = dataclasses.replace(target, angles_rad=(yaw, 0.0), person=torch.ones_like(target.person))
     run = Inversion(pipeline.generator, judges, turned, None, 0)
-    offset = torch.zeros(8, TEXELS, TEXELS, requires_grad=True)
+    offset = torch.zeros(1, 8, TEXELS, TEXELS, requires_grad=True)
     run.mirrored(add_to_front(pipeline.head(w).planes, offset), w).backward()
-    left, right = offset.grad.abs().sum((0, 1)).split(TEXELS // 2)
+    left, right = offset.grad.abs().sum((0, 1, 2)).split(TEXELS // 2)
     from_the_right = run.camera_label()[0, 3] > 0  # x of the camera's place
     near, far = (right, left) if from_the_right else (left, right)
     assert far.sum() > 10 * near.sum()
@@ -153,7 +153,7 @@ def test_a_tuning_moves_the_front_plane_alone(pipeline, w):
     planes = pipeline.head(w).planes
     moved = front_of(tuned(planes, some_tuning())) - front_of(planes)
     assert moved[:, 0].abs().mean() > 0.1 and not moved[:, 1:].any()
-    constant = torch.ones(8, TEXELS, TEXELS)
+    constant = torch.ones(1, 8, TEXELS, TEXELS)
     assert torch.allclose(front_of(add_to_front(planes, constant))[:, 0], front_of(planes)[:, 0] + 1)
     with pytest.raises(ValueError, match="4 channels; these have 8"):
         tuned(planes, some_tuning(4))
