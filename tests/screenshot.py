@@ -13,7 +13,7 @@ from running import running_page
 
 
 PAGE = {"viewport": {"width": 1360, "height": 1330}}
-QUALITY = 85  # of the JPEG
+QUALITY = 75  # of the JPEG
 
 
 def take(weights: str | None, edit: tuple[str, str], out: Path) -> None:

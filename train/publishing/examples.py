@@ -27,8 +27,8 @@ from train.photos.real_photos import RealPhotos
 
 # Of the packed sets, those whose faces may be shown: works of the US government, in the public domain.
 PUBLIC_DOMAIN = ("congress",)
-MESH_FACES = 7_000  # of the page's 50,000: these files are bundled
-QUALITY, DEPTH_QUALITY = 80, 60  # of WebP, likewise
+MESH_FACES = 6_000  # of the page's 50,000: these files are bundled
+QUALITY, DEPTH_QUALITY = 75, 60  # of WebP, likewise
 
 
 def make_example(pipeline: Preim3DPipeline, crop: Image.Image, folder: Path) -> None:

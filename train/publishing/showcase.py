@@ -57,7 +57,7 @@ def show(args: argparse.Namespace) -> None:
         raise ValueError("There is no photo to show: name files, or --packed and --rows.")
     sheet = teaser(pipeline, faces[0], edits, args.cell) if args.teaser else rows(pipeline, faces, edits, args.cell)
     with whole_file(args.out) as temporary:
-        sheet.save(temporary, quality=80)  # JPEG's; PNG has none
+        sheet.save(temporary, quality=75)  # JPEG's; PNG has none
     print(f"wrote {args.out}: {1 if args.teaser else len(faces)} faces, {sheet.width} x {sheet.height}")
 
 
