@@ -102,7 +102,7 @@ gr.set_static_paths([weights.folder / "examples"])
 
 INTRO = """# One portrait photo → an editable 3D head
 Drop in a photo, turn the head, move the sliders, take it along."""
-BUNDLED_MODEL = """The bundled model is small: expect yourself, softer from aside. It learned from photos of real people
+BUNDLED_MODEL = """The bundled model is small: expect yourself, soft from aside. It learned from photos of real people
 and from synthetic heads. Its weights are [CC BY 4.0](https://creativecommons.org/licenses/by/4.0/); credits stand in
 `weights/faces/README.md`. Use it on photos of people who agree, and never to deceive or to identify anyone. """
 ABOUT = """Code: Apache-2.0. After [PREIM3D](https://arxiv.org/abs/2304.10263) and
