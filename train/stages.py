@@ -108,6 +108,9 @@ STAGES = (
         "weights/faces, photos, EfficientNet-Lite0's weights",
         "weights/faces/detail: the network that tunes a head's planes to the photo in one pass",
         75,
+        # For each step one new head, and three pictures of four, two of them with a gradient.
+        tflop=698 * (70e-3 + 4 * (5e-3 + 3 * 7e-3 + 3 * 5e-3)),
+        steps=698,
     ),
     Stage(
         "python -m train.attributes --data dataset/heads --photos dataset/real --labels fairface_label_train.csv \\\n"

@@ -119,7 +119,11 @@ class Evaluation:
     def invert(self, encoder: PortraitEncoder, rows: np.ndarray) -> Heads:
         """Heads of photos; the weights' own encoder's as the pipeline brings them nearer to the photos."""
         found = list(self.encoded(encoder, rows))
-        tunings = [self.tuning(w, photo, self.generator.planes(w)) if self.detail else None for w, photo in found]
+        # Planes are a third of a second each: made for those alone that are tuned.
+        tunings = [
+            None if photo is None or self.detail is None else self.tuning(w, photo, self.generator.planes(w))
+            for w, photo in found
+        ]
         return Heads(torch.cat([w for w, _ in found]).cpu(), tunings)
 
     @torch.no_grad()
