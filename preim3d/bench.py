@@ -48,9 +48,7 @@ def measure(pipeline: Preim3DPipeline, load_s: float, weights: Path, photo: Path
         return grid_sheet(pipeline.views(*pipeline.reconstruct(pipeline.align(picture))))
 
     def edit():
-        return grid_sheet(
-            pipeline.views(pipeline.head(pipeline.edit(head.w, strengths, tuning=head.tuning), head.tuning))
-        )
+        return grid_sheet(pipeline.views(pipeline.head(head.w, head.tuning, strengths)))
 
     def glb():
         return mesh_bytes(pipeline.mesh(head), "glb")

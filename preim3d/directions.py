@@ -1,4 +1,5 @@
-"""Named directions in W+: strengths in, an offset of w out (paper, section 3.4: editing in the inversion manifold).
+"""Named directions in W+: strengths in, an offset of w out (paper, section 3.4: editing in the inversion manifold),
+and for heads whose planes are tuned an offset of the front plane besides.
 
 The only room that knows the names of attributes. A direction belongs to one encoder and one generator, and says which.
 """
@@ -94,9 +95,13 @@ class Directions(ModelMixin, ConfigMixin):
         num_ws, w_dim: the shape of w.
         space: `"inversion"` (learned on encoded photos, as the paper advises) or `"origin"` (on sampled w).
         fingerprint: of the encoder and the generator that they were learned with, see `fingerprint`; empty: unknown.
-        sigmas: K standard deviations of the space's latents along the directions, in the unit of w; empty: unknown.
+        sigmas: K standard deviations of the space's latents along the directions, in the unit of w; None, or empty,
+            where unknown.
         cosines: [K, K] between the directions; empty: unknown.
         left_out: name -> why there is no such direction, one sentence each.
+        drawn: the names whose edits are drawn into the front plane of tuned heads as well: `front_weights`
+            [len(drawn), C, R] of `front_maps` [R, r, r].
+        front_shape: R, C and r.
     """
 
     @register_to_config
@@ -111,15 +116,21 @@ class Directions(ModelMixin, ConfigMixin):
         w_dim: int = 512,
         space: Literal["inversion", "origin"] = "inversion",
         fingerprint: str = "",
-        sigmas: tuple[float, ...] = (),
+        sigmas: tuple[float | None, ...] = (),
         cosines: tuple[tuple[float, ...], ...] = (),
         left_out: dict[str, str] | None = None,
+        drawn: tuple[str, ...] = (),
+        front_shape: tuple[int, int, int] = (0, 32, 128),
     ):
         super().__init__()
         lengths = {len(names), len(labels), len(groups), len(accuracies), len(safe_range)}
         lengths |= {len(column) for column in (sigmas, cosines) if column}
         assert lengths == {len(names)}, lengths
         self.register_buffer("vectors", torch.zeros(len(names), num_ws, w_dim))
+        if drawn:
+            maps, channels, texels = front_shape
+            self.register_buffer("front_maps", torch.zeros(maps, texels, texels))
+            self.register_buffer("front_weights", torch.zeros(len(drawn), channels, maps))
 
     @property
     def names(self) -> list[str]:
@@ -132,6 +143,14 @@ class Directions(ModelMixin, ConfigMixin):
             ValueError: an unknown attribute or an impossible strength, see `check_strengths`.
         """
         return weighted_sum(strengths, self.names, self.vectors)
+
+    def front(self, strengths: Mapping[str, float]) -> Tensor | None:
+        """What the edits add to the front plane of a tuned head, [C, r, r]; None where none of them is drawn."""
+        drawn = {name: strength for name, strength in strengths.items() if strength and name in self.config.drawn}
+        if not drawn:
+            return None
+        weights = weighted_sum(drawn, list(self.config.drawn), self.front_weights)
+        return torch.tensordot(weights, self.front_maps, dims=1)
 
 
 def weighted_sum(strengths: Mapping[str, float], names: list[str], vectors: Tensor) -> Tensor:

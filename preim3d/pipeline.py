@@ -20,7 +20,7 @@ from preim3d.back import BUST
 from preim3d.camera import PITCHES_DEG, YAWS_DEG, grid_cameras
 from preim3d.detail import DetailNetwork, draw_detail
 from preim3d.device import exactly
-from preim3d.directions import COLOURS, Directions, fingerprint
+from preim3d.directions import Directions, fingerprint
 from preim3d.encoder import PortraitEncoder
 from preim3d.face_mesh import FaceMesh
 from preim3d.feedback import Feedback, Photos, bring_nearer
@@ -34,7 +34,7 @@ from preim3d.methods import Method, check_method
 from preim3d.photo import load_photo
 from preim3d.strengths import check_face, check_strengths
 from preim3d.texture import check_texture
-from preim3d.tuning import EDITS_BY, Tuning, tuned
+from preim3d.tuning import Tuning, edited, tuned
 from preim3d.turntable import Angles, DepthRange, cameras, depth_pictures, depth_range
 from preim3d.weights import (
     BUNDLED,
@@ -105,7 +105,7 @@ class Preim3DOutput(BaseOutput):
         camera_deg: yaw and nominal pitch of the camera that took the photo; None for a ready-made crop, and with
             weights that find no faces.
         faces_found: how many faces the photo has; None likewise.
-        tuning: what the planes of both heads are tuned by; None where nothing tunes them.
+        tuning: what the planes of the reconstruction are tuned by; None where nothing tunes them.
     """
 
     crop: Image.Image
@@ -244,9 +244,8 @@ class Preim3DPipeline(DiffusionPipeline):
 
         photo ── portrait ──> crop ── reconstruct ──> w, planes, tuning ── views ──> nine views
                                                       │           │
-                                                     edit         └────┐
-                                                      └──> w_edit ── head ──> planes ──┬─ views ──> nine views, edited
-                                                                                       └─ mesh ───> surface
+                                          strengths ──┴── head ───┴──> planes ──┬─ views ──> nine views, edited
+                                                                                └─ mesh ───> surface
 
         Args:
             photo: any portrait photo: a path, the bytes of a file, or a picture; or what `portrait` gave of one. Of
@@ -292,14 +291,13 @@ class Preim3DPipeline(DiffusionPipeline):
         w, tuning = head.w, head.tuning
         views = self.views(head, quality=quality)
 
-        w_edit = self.edit(w, strengths, tuning=tuning)
         # An edit of nothing is the reconstruction itself, not a second rendering of it.
-        edited = head if w_edit is w else self.head(w_edit, tuning)
-        edited_views = views if edited is head else self.views(edited, quality=quality)
-        surface = self.mesh(edited, texture=texture) if mesh else None
+        changed = head if not any(strengths.values()) else self.head(w, tuning, strengths)
+        edited_views = views if changed is head else self.views(changed, quality=quality)
+        surface = self.mesh(changed, texture=texture) if mesh else None
 
         output = Preim3DOutput(
-            crop, as_array(w), as_array(w_edit), views, edited_views, surface, camera_deg, faces_found, tuning
+            crop, as_array(w), as_array(changed.w), views, edited_views, surface, camera_deg, faces_found, tuning
         )
         return output if return_dict else output.to_tuple()
 
@@ -441,29 +439,24 @@ class Preim3DPipeline(DiffusionPipeline):
         return self.origin_directions
 
     @torch.no_grad()
-    def edit(
+    @exactly()
+    def head(
         self,
         w: Tensor | np.ndarray,
-        strengths: Mapping[str, float],
-        space: Literal["inversion", "origin"] = "inversion",
         tuning: Tuning | None = None,
-    ) -> Tensor | np.ndarray:
-        """w [1, num_ws, w_dim] or [num_ws, w_dim] moved along the directions of a space, further where a tuned
-        head holds it back (`tuning.EDITS_BY`); `w` itself where every strength is 0."""
-        directions = self.directions_of(space)
-        if not any(check_strengths(strengths, directions.names).values()):
-            return w
-        offset = directions.offset(strengths)
-        if tuning is not None:
-            held_back = {name: strength for name, strength in strengths.items() if name not in COLOURS}
-            offset = offset + (EDITS_BY - 1) * directions.offset(held_back)
-        return as_latent(w, directions.vectors) + offset
+        strengths: Mapping[str, float] | None = None,
+        space: Literal["inversion", "origin"] = "inversion",
+    ) -> Head:
+        """w [1, num_ws, w_dim] or [num_ws, w_dim], and what its planes are tuned by -> the head, edited along the
+        directions of a space, that `views` and `mesh` read.
 
-    @torch.no_grad()
-    @exactly()
-    def head(self, w: Tensor | np.ndarray, tuning: Tuning | None = None) -> Head:
-        """w [1, num_ws, w_dim] or [num_ws, w_dim] -> the head that `views` and `mesh` read."""
-        w = as_latent(w, self.directions.vectors)
+        Raises:
+            ValueError: an unknown attribute or an impossible strength; no such space; a tuning of other planes.
+        """
+        directions = self.directions_of(space)
+        w = as_latent(w, directions.vectors)
+        if any(check_strengths(strengths or {}, directions.names).values()):
+            w, tuning = edited(w, tuning, directions, strengths)
         planes = self.generator.planes(w)
         return Head(w, planes if tuning is None else self.generator.survey(tuned(planes, tuning)), tuning)
 

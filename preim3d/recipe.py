@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
         recipe = load_recipe(text, pipeline.directions, pipeline.origin_directions)
         space = recipe.plan.space
         strengths = check_plan(recipe.plan, pipeline.directions_of(space))
-        head = pipeline.head(pipeline.edit(recipe.w, strengths, space, recipe.tuning), recipe.tuning)
+        head = pipeline.head(recipe.w, recipe.tuning, strengths, space)
         grid, mesh = grid_sheet(pipeline.views(head)), pipeline.mesh(head)
         with whole_file(options.out / "grid.png") as file:
             grid.save(file)

@@ -8,6 +8,7 @@ face stay as they are, as a photo says little about them: changed too, they draw
 The offset is kept in 8 bits from the start, so that a recipe gives back the very same head."""
 
 import zlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,15 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from preim3d.directions import COLOURS, Directions
 from preim3d.generator import Planes, StitchedPlanes
 
 
 TEXELS = 128  # along a side of the offset: as many as a bundled model's picture has rays
 FRONT = 0  # the plane of x and y, see `renderer.PLANE_AXES`
-# What draws the photo's face holds back what an edit draws over it, so edits of tuned heads go further along their
-# directions. Measured (`train.evaluate --inversion`): without this, a slider shows half to three quarters of what it
-# does to the encoder's head; much more, and what should stay changes more than there. Another colour is not held back:
-# pictures of tuned heads change by as much as the encoder's do (.97 to .99 of it), and further along they turn blue.
+# What draws the photo's face holds back what an edit draws over it. So edits of tuned heads are drawn into the front
+# plane, too (`Directions.front`), or, where nothing was learned for that, go further along their directions. Measured
+# (`train.evaluate --inversion`): without this, a slider shows half to three quarters of what it does to the encoder's
+# head; much more, and what should stay changes more than there. Another colour is not held back: pictures of tuned
+# heads change by as much as the encoder's do (.97 to .99 of it), and further along they turn blue.
 EDITS_BY = 1.6
 MOST = 127  # of 8 bits, to either side
 MOST_CHANNELS = 256  # more is no tuning of ours: who reads a recipe of others must not fill the memory
@@ -41,6 +44,10 @@ class Tuning(NamedTuple):
         scales = (abs(offset).max((1, 2)) / MOST).astype(np.float32)
         steps = offset / np.maximum(scales, 1e-12)[:, None, None]
         return cls(np.rint(steps).astype(np.int8), scales)
+
+    def plus(self, offset: np.ndarray) -> "Tuning":
+        """With another offset [C, TEXELS, TEXELS] added."""
+        return self.of_offset(self.scales[:, None, None] * self.offset + offset)
 
     def to_bytes(self) -> bytes:
         """Compressed: some 0.4 MB for 32 channels."""
@@ -63,6 +70,30 @@ class Tuning(NamedTuple):
         if not (channels and np.isfinite(scales).all() and abs(scales).max() < 1e3):
             raise ValueError("The tuning is damaged: its scales are no numbers.")
         return cls(np.frombuffer(raw[split:], np.int8).reshape(channels, TEXELS, TEXELS), scales)
+
+
+def edited(
+    w: Tensor,  # [B, num_ws, w_dim]
+    tuning: Tuning | None,  # of the planes of these w
+    directions: Directions,
+    strengths: Mapping[str, float],
+) -> tuple[Tensor, Tuning | None]:
+    """w and tuning of the edited heads.
+
+    Raises:
+        ValueError: an unknown attribute or an impossible strength, see `check_strengths`.
+    """
+    offset = directions.offset(strengths)
+    if tuning is not None:
+        held_back = {
+            name: strength
+            for name, strength in strengths.items()
+            if name not in COLOURS and name not in directions.config.drawn
+        }
+        offset = offset + (EDITS_BY - 1) * directions.offset(held_back)
+        if (front := directions.front(strengths)) is not None:
+            tuning = tuning.plus(front.float().cpu().numpy())
+    return w + offset.to(w), tuning
 
 
 def tuned(planes: Planes, tuning: Tuning) -> Planes:

@@ -163,7 +163,7 @@ def test_the_whole_folder_is_a_pipeline(files, encoder, tmp_path, capsys):
     young = torch.load(files["directions"] / "Young.pt").view(pipeline.directions.vectors.shape[1:])
     assert torch.equal(pipeline.directions.offset({"age": 2.0}), -2 * young)
     w = np.zeros((pipeline.generator.num_ws, 512), np.float32)
-    assert len(pipeline.views(pipeline.head(pipeline.edit(w, {"smile": 1.0})))) == 9
+    assert len(pipeline.views(pipeline.head(w, strengths={"smile": 1.0}))) == 9
     card = (out / "README.md").read_text()
     assert "NVIDIA Source Code License" in card and json.loads((out / "sources.json").read_text())[0]["sha256"] in card
     assert main(["info", "--weights", str(out)]) == 0 and "wearing_necktie" in capsys.readouterr().out

@@ -83,7 +83,7 @@ def test_a_recipe_restores_everything_and_its_command_the_picture(pipeline, tiny
     )
     assert run.returncode == 0, run.stderr
     strengths = conditional(plan.strengths(), plan.protect, pipeline.directions)
-    views = pipeline.views(pipeline.head(pipeline.edit(w, strengths)))
+    views = pipeline.views(pipeline.head(w, strengths=strengths))
     with Image.open(tmp_path / "grid.png") as grid:
         assert np.array_equal(np.asarray(grid), np.asarray(grid_sheet(views)))
     assert (tmp_path / "head.glb").read_bytes()[:4] == b"glTF"

@@ -12,12 +12,12 @@ from conftest import tiny_identity
 from PIL import Image
 
 from preim3d.camera import grid_cameras
-from preim3d.directions import ATTRIBUTES, COLOURS
+from preim3d.directions import ATTRIBUTES, COLOURS, Directions
 from preim3d.edits import Plan
 from preim3d.efficientnet import EfficientNetLite0
 from preim3d.inversion import LOOK_EVERY, Inversion, Judges, Target, invert
 from preim3d.recipe import Recipe, RecipeError, load_recipe
-from preim3d.tuning import EDITS_BY, TEXELS, Tuning, add_to_front, front_of, tuned
+from preim3d.tuning import EDITS_BY, TEXELS, Tuning, add_to_front, edited, front_of, offset_of, tuned
 
 
 @pytest.fixture(scope="module")
@@ -183,16 +183,36 @@ def test_the_pipeline_inverts_and_edits_a_tuned_head(pipeline, portrait):
     assert plain.tuning is None and head.tuning.offset.shape == (8, TEXELS, TEXELS)
     assert np.array_equal(head.w, plain.w)
     assert np.allclose(head.w_edit - head.w, EDITS_BY * (plain.w_edit - plain.w), atol=1e-5)
-    front = np.asarray(pipeline.views(pipeline.head(head.w_edit, head.tuning))[4])
+    front = np.asarray(pipeline.views(pipeline.head(head.w, head.tuning, {"smile": 1.0}))[4])
     assert np.array_equal(np.asarray(head.edited_views[4]), front)
 
 
 def test_a_tuned_head_holds_back_shapes_but_no_colours(pipeline, w, monkeypatch):
-    monkeypatch.setattr("preim3d.pipeline.COLOURS", {"age"})
-    plain, held = (pipeline.edit(w, {"age": 1.0, "smile": 2.0}, tuning=tuning) - w for tuning in (None, some_tuning()))
+    monkeypatch.setattr("preim3d.tuning.COLOURS", {"age"})
+    tuning, strengths = some_tuning(), {"age": 1.0, "smile": 2.0}
+    (plain, _), (held, same) = (edited(w, given, pipeline.directions, strengths) for given in (None, tuning))
     smile = pipeline.directions.offset({"smile": 2.0})
     assert torch.allclose(held - plain, (EDITS_BY - 1) * smile, atol=1e-5)
-    assert COLOURS <= set(ATTRIBUTES)
+    assert same is tuning and COLOURS <= set(ATTRIBUTES)
+
+
+def test_an_edit_is_drawn_into_the_planes_of_a_tuned_head_alone(pipeline, w):
+    learned = pipeline.directions
+    config = {name: value for name, value in learned.config.items() if not name.startswith("_")}
+    directions = Directions(**config | {"drawn": ("smile",), "front_shape": (2, 8, TEXELS)})
+    torch.manual_seed(0)
+    directions.vectors.copy_(learned.vectors)
+    directions.front_maps.normal_()
+    directions.front_weights.normal_()
+    tuning, strengths = some_tuning(), {"smile": -1.5, "age": 1.0}
+    moved, drawn = edited(w, tuning, directions, strengths)
+    # As far as learned where it is drawn, further where it is not.
+    assert torch.allclose(moved - w, learned.offset({"smile": -1.5, "age": EDITS_BY}), atol=1e-5)
+    added = offset_of(drawn, w) - offset_of(tuning, w)
+    wanted = -1.5 * torch.einsum("cm,mhw->chw", directions.front_weights[0], directions.front_maps)
+    assert (added - wanted).abs().max() < 0.02 * wanted.abs().max()  # of 8 bits
+    assert edited(w, tuning, directions, {"smile": 0.0, "age": 1.0})[1] is tuning
+    assert edited(w, None, directions, strengths)[1] is None
 
 
 @pytest.mark.parametrize(

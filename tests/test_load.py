@@ -86,7 +86,7 @@ def values(file: str | Path | io.BytesIO, endpoint: str) -> np.ndarray:
 
 def expected(pipeline: Preim3DPipeline, photo: bytes) -> dict[str, np.ndarray]:
     """By endpoint: what the pipeline makes of this very photo."""
-    head = pipeline.head(pipeline.edit(pipeline.encode(pipeline.align(photo)), STRENGTHS))
+    head = pipeline.head(pipeline.encode(pipeline.align(photo)), strengths=STRENGTHS)
     front = pipeline.views(head, cameras([(0, 0)], pipeline.generator.config.pivot))[0]
     made = {"/edit_portrait": front, "/pose_grid": grid_sheet(pipeline.views(head))}
     pixels = {endpoint: np.asarray(picture.convert("RGB"), np.float64) for endpoint, picture in made.items()}

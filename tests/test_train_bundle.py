@@ -85,11 +85,11 @@ def test_directions_of_the_original_space_come_beside_the_others(tiny_weights, t
     assert run(bundle.main, *parts, "--out", out) == 0
     assert Preim3DPipeline.from_pretrained(out).origin_directions is None
     with pytest.raises(ValueError, match="no directions of the original space"):
-        Preim3DPipeline.from_pretrained(out).edit(np.zeros((1, 1)), {}, "origin")
+        Preim3DPipeline.from_pretrained(out).head(np.zeros((1, 1)), space="origin")
     assert run(bundle.main, "--origin", origin, "--out", out) == 0
     pipeline = Preim3DPipeline.from_pretrained(out)
     w = np.zeros(learned.vectors.shape[1:], np.float32)
-    moved, further = (pipeline.edit(w, {"smile": 1}, space) for space in ("inversion", "origin"))
+    moved, further = (pipeline.head(w, None, {"smile": 1}, space).w for space in ("inversion", "origin"))
     assert moved.abs().max() > 0 and torch.allclose(further, 2 * moved, rtol=1e-2)
     # They stay with the bundle when it is written again, and go with the networks that they belong to.
     assert run(bundle.main, *parts, "--out", out) == 0

@@ -392,6 +392,9 @@ def test_ways_of_inversion_join_the_figures_that_are_there(tiny_weights, network
     assert run(evaluate.main, *words) == 0
     before = json.loads(out.read_text())
     assert before["nearest_of_20"] is None  # three people are no twenty
+    out.write_text(json.dumps(before | {"aa": {}, "mean_ad": 9.0}))
+    assert run(evaluate.main, *words, "--edits") == 0
+    assert json.loads(out.read_text()) == before  # edits alone are measured on the same photos
     assert run(evaluate.main, *words, *ways) == 0
     figures = json.loads(out.read_text())
     assert {**figures, **before} == figures | {"spread": before.get("spread", {})} | before

@@ -153,6 +153,16 @@ STAGES = (
         0.1,
     ),
     Stage(
+        "python -m train.fronts --source heads_source.npz --weights weights/faces --photos dataset/real \\\n"
+        "    --labels fairface_label_train.csv --add lipstick --heads 14 --count 300 --out runs/fronts\n"
+        "python -m train.bundle --directions runs/fronts/directions --out weights/faces",
+        "weights/faces with detail and directions, heads_source.npz, packed photos, FairFace's table",
+        "weights/faces/directions: the same, and what their edits draw into the front plane",
+        25,
+        tflop=(20 * 14 * 2 + 300) * 80e-3,
+        steps=900,
+    ),
+    Stage(
         "python -m train.evaluate --weights weights/faces --reader runs/attributes/reader --data dataset/real \\\n"
         "    --lite0 efficientnet_lite0_blocks0-10.safetensors --sheets sheets \\\n"
         "    --out weights/faces/evaluation.json",

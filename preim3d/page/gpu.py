@@ -77,13 +77,13 @@ class Gpu:
                 yield "mesh", mesh_bytes(self.pipeline.mesh(head), "glb", {"strengths": strengths})
 
     def head(self, asked: EditedHead) -> Head:
-        head, tuning = None, asked.tuning
-        w = asked.source
+        w, tuning = asked.source, asked.tuning
         if isinstance(w, Image.Image):
             (head,) = self.pipeline.reconstruct(w)
+            if not asked.strengths:
+                return head
             w, tuning = head.w, head.tuning
-        w_edit = self.pipeline.edit(w, asked.strengths, asked.space, tuning)
-        return head if head is not None and w_edit is w else self.pipeline.head(w_edit, tuning)
+        return self.pipeline.head(w, tuning, asked.strengths, asked.space)
 
     def look_from(self, asked: EditedHead, angles: Angles) -> tuple[Image.Image, Image.Image]:
         """One picture, and its depth."""

@@ -21,8 +21,7 @@ head.edited_views[4].save("front.png")"""
         words = "".join(f" --set {name}={value:g}" for name, value in strengths.items())
         words += f" --face {visitor.face}" if visitor.face > 1 else ""
         return python, f"python -m preim3d edit {shlex.quote(visitor.photo_name)}{words}{flag} --out out"
-    which, origin = (', space="origin"', ", pipeline.origin_directions") if space == "origin" else ("", "")
-    tuning = "" if visitor.tuning is None else ", tuning=recipe.tuning"
+    which, origin = (', "origin"', ", pipeline.origin_directions") if space == "origin" else ("", "")
     python = f"""from pathlib import Path
 
 from preim3d import Preim3DPipeline
@@ -30,6 +29,6 @@ from preim3d.recipe import load_recipe
 
 pipeline = Preim3DPipeline.from_pretrained({folder})
 recipe = load_recipe(Path("head.recipe.json").read_bytes(), pipeline.directions{origin})
-head = pipeline.head(pipeline.edit(recipe.w, {strengths}{which}{tuning}), recipe.tuning)
+head = pipeline.head(recipe.w, recipe.tuning, {strengths}{which})
 pipeline.views(head)[4].save("front.png")"""
     return python, f"python -m preim3d.recipe head.recipe.json{flag} --out out"

@@ -202,19 +202,21 @@ def offsets(
         person = dataclasses.replace(person, hat=False, glasses=0.0, sunglasses=0.0)
         camera = camera_from_angles(rng.normal(0, YAW_STD), rng.normal(0, PITCH_STD)).numpy()
         background = rng.uniform(0.2, 0.9, 3)
-        views = [
-            picture(one, builder, camera, background, encoder.config.input_size) for one in pair.change(person, rng)
-        ]
+        both = pair.change(person, rng)
+        views = [picture(one, builder, camera, background, encoder.config.input_size)[0] for one in both]
         without, with_ = encoder(torch.stack(views).to(encoder.device))
         moved.append((with_ - without).cpu())
     return torch.stack(moved)
 
 
-def picture(person: Person, builder: HeadBuilder, camera: np.ndarray, background: np.ndarray, size: int) -> Tensor:
-    """[3, size, size] in [-1, 1], in the person's own light."""
+def picture(
+    person: Person, builder: HeadBuilder, camera: np.ndarray, background: np.ndarray, size: int
+) -> tuple[Tensor, Tensor]:
+    """[3, size, size] in [-1, 1], in the person's own light; and where it shows the person, [1, size, size] in
+    [0, 1]."""
     rgba = torch.from_numpy(RenderedHead(person, builder).view(camera, size, person.light)[0].astype(np.float32) / 255)
     colour = rgba[..., :3] * rgba[..., 3:] + torch.from_numpy(background).float() * (1 - rgba[..., 3:])
-    return (colour * 2 - 1).permute(2, 0, 1)
+    return (colour * 2 - 1).permute(2, 0, 1), rgba[None, ..., 3]
 
 
 def draw_people(rng: np.random.Generator, count: int, suits: Callable[[Person], bool]) -> list[Person]:

@@ -42,7 +42,9 @@ def reader_figures(evaluation: Evaluation) -> dict:
 
 def edit_figures(evaluation: Evaluation) -> dict:
     """AA, AD and the way from the person, at +2, of every direction that the reader knows."""
-    heads = evaluation.heads.at(evaluation.rng.permutation(len(evaluation.heads.ws))[: evaluation.args.edited])
+    # Drawn apart, so that they are the same photos when edits are measured alone.
+    drawn = np.random.default_rng(evaluation.seed).permutation(evaluation.subjects.held)
+    heads = evaluation.invert(evaluation.encoder, drawn[: evaluation.args.edited])
     front = evaluation.generator.frontal_camera().expand(len(heads.ws), 1, -1)
 
     def seen(heads: Heads) -> Tensor:

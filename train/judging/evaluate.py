@@ -3,6 +3,7 @@ directions are.
 
     python -m train.evaluate --weights weights/faces --data photos --reader weights/reader \
         --lite0 efficientnet_lite0_blocks0-10.safetensors --out weights/faces/evaluation.json --sheets sheets
+    python -m train.evaluate ... --edits --edited 24 --out weights/faces/evaluation.json
     python -m train.evaluate ... --inversion hybrid=50 latent=4 --out weights/faces/evaluation.json
     python -m train.evaluate ... --views 20 --mirror --out runs/paper.json
     python -m train.evaluate ... --seeds 0 1 --origin weights/faces/origin_directions --before first.json \
@@ -49,6 +50,9 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.inversion:
         compare_inversions(args)
         return
+    if args.edits:
+        measure_edits(args)
+        return
     started = time.monotonic()
     told = {name: read_figures(path) for name, path in (("before", args.before), ("bench", args.bench)) if path}
     by_seed, sheets = [], {}
@@ -87,11 +91,27 @@ def evaluate(args: argparse.Namespace) -> None:
     write(args, evaluation, figures, sheets)
 
 
+def measure_edits(args: argparse.Namespace) -> None:
+    """What the directions do, among the figures that are there."""
+    figures, by_seed, sheets = figures_to_join(args.out), [], {}
+    for seed in args.seeds:
+        evaluation = Evaluation(args, seed)
+        by_seed.append(reader_figures(evaluation) | edit_figures(evaluation))
+        sheets = sheets or evaluation.sheets
+    found = average(by_seed)
+    spread = figures.get("spread", {}) | found.pop("spread", {})
+    write(args, evaluation, figures | found | ({"spread": spread} if spread else {}), sheets)
+
+
+def figures_to_join(path: str) -> dict:
+    if not Path(path).is_file():
+        raise ValueError(f"{path} is not there: evaluate the whole first, whose figures these join.")
+    return read_figures(path)
+
+
 def compare_inversions(args: argparse.Namespace) -> None:
     """The ways of inversion, among the figures that are there."""
-    if not Path(args.out).is_file():
-        raise ValueError(f"{args.out} is not there: evaluate without --inversion first, whose figures these join.")
-    figures, by_seed, sheets = read_figures(args.out), [], {}
+    figures, by_seed, sheets = figures_to_join(args.out), [], {}
     for seed in args.seeds:
         evaluation = Evaluation(args, seed)
         by_seed.append(inversions_figures(evaluation, args.inversion, seed))
@@ -189,6 +209,9 @@ def main(words: list[str] | None = None) -> int:
         "--two-poses", type=whole_number(2), default=50, metavar="HEADS",
         help="that are seen from two cameras each: of the generator, and of photos",
     )  # fmt: skip
+    parser.add_argument(
+        "--edits", action="store_true", help="measure edits alone, and add that to the figures of --out"
+    )
     parser.add_argument("--edited", type=int, default=24, help="heads that every direction edits")
     parser.add_argument("--origin", help="directions of the original space, to compare with at equal AA (Table 5)")
     parser.add_argument("--origin-photos", type=int, default=200, help="for it, others than held ones included")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from preim3d.align import inside_photo, without_cast
 from preim3d.camera import angles_from_camera, camera_from_angles
 from preim3d.detail import DetailNetwork, draw_detail
-from preim3d.directions import COLOURS, Directions
+from preim3d.directions import Directions
 from preim3d.efficientnet import EfficientNetLite0
 from preim3d.encoder import PortraitEncoder
 from preim3d.face_mesh import FaceMesh
@@ -25,7 +25,7 @@ from preim3d.feedback import Feedback, Photos, bring_nearer
 from preim3d.generator import Planes, TriPlaneGenerator
 from preim3d.identity import CHIP_CENTRE, CHIP_SIDE, FaceIdentity
 from preim3d.pipeline import load_component
-from preim3d.tuning import EDITS_BY, Tuning, tuned
+from preim3d.tuning import Tuning, edited, tuned
 from train.judging.attributes import read_images
 from train.judging.classifier import load_reader
 from train.judging.pose import roll_of
@@ -55,8 +55,10 @@ class Heads(NamedTuple):
 
     def edited(self, directions: Directions, key: str, strength: float) -> "Heads":
         """The same, edited as the pipeline does it."""
-        by = torch.tensor([1.0 if tuning is None or key in COLOURS else EDITS_BY for tuning in self.tunings])
-        return self._replace(ws=self.ws + by[:, None, None] * directions.offset({key: strength}))
+        ws, tunings = zip(
+            *(edited(w, tuning, directions, {key: strength}) for w, tuning in zip(self.ws, self.tunings))
+        )
+        return Heads(torch.stack(ws), list(tunings))
 
 
 class Evaluation:
@@ -64,7 +66,7 @@ class Evaluation:
 
     def __init__(self, args: argparse.Namespace, seed: int):
         weights, device = Path(args.weights), torch.device(args.device)
-        self.args, self.rng, self.device = args, np.random.default_rng(seed), device
+        self.args, self.seed, self.rng, self.device = args, seed, np.random.default_rng(seed), device
 
         def component(network_class: type, folder: Path) -> nn.Module:
             return load_component(network_class, folder, torch.float32).to(device)

@@ -41,6 +41,8 @@ FILE_LIMIT_MB = 8  # a Space takes files of up to 10 MB without LFS
 # A tensor that would take more than this in half precision is kept in eight bits: the generator's mean planes, whose
 # file would be too large, and the encoder's widest layer. Pictures keep 58 dB to those of the unrounded networks.
 HALF_LIMIT_MB = 6
+# Kept in eight bits, too: what is added to planes in eight bits, and colours that nothing looks at from near.
+ROUGH = {"front_maps", "back.color"}
 WEIGHTS_LIMIT_MB = 80  # everything in weights/
 STATISTICS = ("running_mean", "running_var")  # of batch norms
 
@@ -149,8 +151,8 @@ def write_learned(network_class: type, learned: Path, out: Path) -> None:
 
 def stored(network: nn.Module) -> nn.Module:
     """The network itself, as it is to lie on the disk: in half precision, but batch norms' statistics in float32, as
-    variances of tens of thousands come near half precision's end; and in eight bits what is over `HALF_LIMIT_MB`, and
-    detail's convolutions, whose every offset is eight bits itself.
+    variances of tens of thousands come near half precision's end; and in eight bits what is over `HALF_LIMIT_MB`, the
+    `ROUGH`, and detail's convolutions, whose every offset is eight bits itself.
 
     Raises:
         ValueError: a number is too large for that.
@@ -158,7 +160,7 @@ def stored(network: nn.Module) -> nn.Module:
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         if not tensor.is_floating_point() or name.endswith(STATISTICS):
             continue
-        rough = isinstance(network, DetailNetwork) and tensor.ndim > 1
+        rough = name in ROUGH or (isinstance(network, DetailNetwork) and tensor.ndim > 1)
         small = 2 * tensor.numel() <= HALF_LIMIT_MB * 1e6
         kind = torch.half if small and not rough else torch.float8_e4m3fn
         if (tensor.abs() > torch.finfo(kind).max).any():

@@ -11,6 +11,7 @@ tests/screenshot.py makes weights/faces/page.jpg."""
 
 import argparse
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -123,19 +124,24 @@ def teaser(
     return whole
 
 
-def views(pipeline: Preim3DPipeline, w: torch.Tensor, tuning: Tuning | None, sides_deg) -> list[Image.Image]:
-    """A head from some (yaw, pitch)."""
+def views(
+    pipeline: Preim3DPipeline,
+    w: torch.Tensor,
+    tuning: Tuning | None,
+    sides_deg: Sequence[tuple[float, float]],
+    strengths: dict[str, float] | None = None,
+) -> list[Image.Image]:
+    """A head, edited, from some (yaw, pitch)."""
     yaw, pitch = torch.tensor(sides_deg, dtype=torch.float32).deg2rad().T
     cameras = camera_from_angles(yaw, pitch, pivot=pipeline.generator.config.pivot)
-    return pipeline.views(pipeline.head(w, tuning), cameras)
+    return pipeline.views(pipeline.head(w, tuning, strengths), cameras)
 
 
 def edited(
     pipeline: Preim3DPipeline, w: torch.Tensor, tuning: Tuning | None, edits: dict[str, dict[str, float]]
 ) -> list[tuple[Image.Image, str]]:
     """The front view after each edit, and the edit's name."""
-    heads = {label: pipeline.edit(w, edit, tuning=tuning) for label, edit in edits.items()}
-    return [(views(pipeline, head, tuning, [(0, 0)])[0], label) for label, head in heads.items()]
+    return [(views(pipeline, w, tuning, [(0, 0)], edit)[0], label) for label, edit in edits.items()]
 
 
 def sheet_of(cells: list[tuple[Image.Image, str]], columns: int, cell_px: int) -> Image.Image:
