@@ -1,7 +1,8 @@
 """From one portrait photo to an editable 3D head.
 
 photo ── align ──> crop ── encoder ──> w ── directions ──> w_edit ── generator ──> planes ──┬─ views ──> 3x3 sheet
-                     └──── detail ──> what the planes are tuned by ────────────────────┘    └─ density ─> mesh ──> GLB
+                     │                     what edits draw ┴──────┐                    │    └─ density ─> mesh ──> GLB
+                     └──── detail ──> what the planes are tuned by ┴────────────────────┘
 
 align.py       photo -> upright crop (PIL, 512 px) and the camera that took the photo
 photo.py       any picture file -> an upright photo, or why not
@@ -13,7 +14,7 @@ encoder.py     crop -> w [B, num_ws, w_dim]
 feedback.py    w and what its picture lacks -> a w nearer to the photo
 detail.py      what w cannot say of the photo -> a tuning of the planes, in one pass
 irse.py        the IR-SE-50 body of the encoder and of the identity network
-directions.py  strengths -> an offset of w
+directions.py  strengths -> an offset of w, and of the planes of tuned heads
 style_channels.py  strengths -> an offset of the styles that w becomes (StyleSpace), to compare with
 style_flow.py  w, attributes and strengths -> an edited w (StyleFlow), to compare with
 strengths.py   `smile=2` -> a checked number
@@ -29,7 +30,7 @@ turntable.py   frames from all around, as one picture; depth pictures
 edits.py       a list of edits with undo, and what must not change with them
 recipe.py      latent, camera and edits as a small file
 inversion.py   crop -> a head that looks more like the person, step by step
-tuning.py      what the planes of one head are tuned by
+tuning.py      what the planes of one head are tuned by, and how such heads are edited
 identity.py    crop -> who it is, as an embedding (dlib's face network)
 judge.py       how alike photo and head are, by identity.py; what an edit did, by that and reader.py
 reader.py      picture of a head -> attributes

@@ -151,6 +151,17 @@ def test_the_largest_tensors_are_kept_in_eight_bits_and_their_directions_stay(ti
     assert run(bundle.main, *parts[:2], "--directions", out / "directions", "--out", out) == 0  # and once more
 
 
+def test_what_edits_draw_is_kept_in_eight_bits():
+    directions = Directions(("bald",), ("B",), ("",), (None,), ((-3, 3),), drawn=("bald",), front_shape=(2, 4, 8))
+    torch.manual_seed(0)
+    directions.front_maps.normal_()
+    directions.front_weights.normal_()
+    whole = directions.front({"bald": 2.0})
+    kept = bundle.stored(directions)
+    assert kept.front_maps.dtype == torch.float8_e4m3fn and kept.front_weights.dtype == torch.float16
+    assert 0 < (kept.float().front({"bald": 2.0}) - whole).norm() < 0.04 * whole.norm()
+
+
 def test_what_judges_comes_beside_the_pipeline(tiny_weights, tmp_path, monkeypatch):
     reader = HeadReader(32, (1, 1, 1, 1), (16, 16, 16, 16), 2, 2, 16, ("Smiling",), 4, (1.0,))
     reader.save_pretrained(tmp_path / "reader")

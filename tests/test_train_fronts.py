@@ -55,6 +55,7 @@ def test_a_direction_draws_as_much_as_it_holds_of_what_was_found():
                          left_out={"lipstick": "Nobody sees it."})  # fmt: skip
     learned.vectors.normal_()
     aside = torch.randn(2, 3)
+    aside /= aside.norm() / learned.vectors[0].norm()
     aside -= (aside * learned.vectors[0]).sum() / learned.vectors[0].square().sum() * learned.vectors[0]
     found = {
         "smile": Drawn(2 * learned.vectors[0] + aside, torch.randn(4, 8, 8)),
@@ -68,6 +69,12 @@ def test_a_direction_draws_as_much_as_it_holds_of_what_was_found():
     whole = found["smile"].moved.square().sum() / (learned.vectors[0] * found["smile"].moved).sum()
     assert torch.allclose(directions.front({"smile": whole.item()}), found["smile"].front, atol=2e-2)
     assert directions.front({"bald": 1.0}) is None
+    found["smile"] = found["smile"]._replace(moved=0.5 * learned.vectors[0])  # half as far as the direction goes
+    most = with_fronts(learned, found, ["lipstick"], 8).float().front({"smile": 1.0})
+    assert torch.allclose(most, found["smile"].front, atol=2e-2)
+    # An offset of w that leads elsewhere than the direction is of something else, and so is its front.
+    found["smile"] = found["smile"]._replace(moved=0.1 * learned.vectors[0] + aside)
+    assert with_fronts(learned, found, ["lipstick"], 8).config.drawn == ["lipstick"]
 
 
 @pytest.mark.skipif(not MATERIAL.is_dir(), reason="the CC0 head data (../shared/heads) is not here")
@@ -92,9 +99,10 @@ def test_a_killed_run_goes_on(tiny_weights, pipeline, tmp_path, monkeypatch, cap
     assert run(fronts.main, *words, "--count", 5) == 1
     assert "too few" in capsys.readouterr().err
 
-    two = {name: fronts.PAIRS[name] for name in ("lipstick", "bald")}
+    two = {name: fronts.PAIRS[name] for name in ("lipstick", "goatee")}
     monkeypatch.setattr(fronts, "PAIRS", {"lipstick": two["lipstick"]})
     monkeypatch.setattr(fronts, "ONE_KIND", {})
+    monkeypatch.setattr(fronts, "LEAST_COSINE", -1.0)  # these directions are random
     real, calls = fronts.Labelled.sums, []
 
     def stopped(labelled, first):
@@ -117,6 +125,6 @@ def test_a_killed_run_goes_on(tiny_weights, pipeline, tmp_path, monkeypatch, cap
     edited = Preim3DPipeline.from_pretrained(weights)
     labelled = [name for name in pipeline.directions.names if ATTRIBUTES[name].celeba in LABELS]
     assert {"smile", "age", "gender", "mouth_open"} == set(labelled)
-    assert set(edited.directions.config.drawn) == {*labelled, "bald", "lipstick"}
-    assert edited.directions.front({"bald": 1.0}).shape == (8, TEXELS, TEXELS)
+    assert set(edited.directions.config.drawn) == {*labelled, "goatee", "lipstick"}
+    assert edited.directions.front({"goatee": 1.0}).shape == (8, TEXELS, TEXELS)
     assert edited.directions.front({"lipstick": 1.0}).abs().max() > 0

@@ -8,8 +8,8 @@ Detail (`preim3d.detail`) draws the photo's face over what w says, and so hides 
 out as shadows. But what it draws is part of the inversion, and directions can be found there as the paper finds them
 in w (section 3.4). What photos have no labels for: one synthetic person with and without it, as in `train.pairs`, both
 through encoder, feedback and detail; what detail draws more where it is, on average, is what the edit draws. What they
-have labels for: a linear regression, on all labels at once, of what detail draws on photos. Strength 1 takes as much
-of it as the direction holds of the offset of w that was found with it.
+have labels for: a linear regression, on all labels at once, of what detail draws on photos. Either way an offset of w
+is found with it; strength 1 draws as much as the direction holds of that, and no more than all.
 
 Makes OUT/fronts.npz, with which a killed run goes on, and OUT/directions: those of the weights, with fronts, and for
 the names of --add new ones, half of a pair's offset long. All fronts are sums of --maps common maps, or each would
@@ -54,6 +54,11 @@ ONE_KIND = {
     "sunglasses": Pair(fields({}, FRAMES | {"sunglasses": 1.0})),
 }
 ADDED, ADDED_REACH = 0.5, 3.0  # of a pair's offset of w is strength 1 of a new direction; how far its slider goes
+# Detail does not hide these colours of large areas (see `tuning.EDITS_BY`): drawn as well, grey hair is blue. And what
+# is drawn of bald heads takes away less of other people's hair than going further does.
+NOT_DRAWN = {"black_hair", "brown_hair", "blond_hair", "grey_hair", "pale_skin", "bald"}
+# Of a direction with the offset of w that was found with a front: below, they are not about the same.
+LEAST_COSINE = 0.5
 MOST_YAW_RAD, MOST_PITCH_RAD = 0.3, 0.4  # of photos: what they do not show is drawn as a reflection
 AT_ONCE = 4  # photos
 SAVE_SECONDS = 60
@@ -86,7 +91,7 @@ class Drawn(NamedTuple):
 
     moved: Tensor  # of w [num_ws, w_dim]
     front: Tensor  # of the front plane [C, TEXELS, TEXELS]
-    agreement: float = 1.0  # mean cosine of single fronts with their mean
+    agreement: float | None = None  # of pairs: mean cosine of the single fronts with their mean
 
 
 def of_pairs(pair: Pair, heads: int, invert: Inverter, rng: np.random.Generator) -> Drawn:
@@ -179,7 +184,7 @@ class Progress:
 
 def find(args: argparse.Namespace, pipeline: Preim3DPipeline, progress: Progress) -> dict[str, Drawn]:
     """By name, what goes with each of the directions, and with those that are to be added."""
-    wanted = [*pipeline.directions.names, *args.add]
+    wanted = [name for name in (*pipeline.directions.names, *args.add) if name not in NOT_DRAWN]
     labelled = [name for name in wanted if name in ATTRIBUTES and ATTRIBUTES[name].celeba in LABELS]
     photos = Labelled(pipeline, RealPhotos(args.photos), args.labels, args.seed)
     count = min(args.count, len(photos.rows))
@@ -203,7 +208,12 @@ def find(args: argparse.Namespace, pipeline: Preim3DPipeline, progress: Progress
     config = pipeline.generator.config
     shapes = (pipeline.generator.num_ws, config.w_dim), (config.plane_channels, TEXELS, TEXELS)
     slopes = regressed(progress.sums, *shapes)
-    return progress.pairs | {name: slopes[ATTRIBUTES[name].celeba] for name in labelled}
+    found = {name: one for name, one in progress.pairs.items() if name in wanted}
+    for name in labelled:
+        attribute = ATTRIBUTES[name]
+        moved, front, _ = slopes[attribute.celeba]
+        found[name] = Drawn(attribute.sign * moved, attribute.sign * front)
+    return found
 
 
 def common_maps(fronts: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -216,7 +226,8 @@ def common_maps(fronts: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def with_fronts(learned: Directions, found: dict[str, Drawn], added: list[str], maps: int) -> Directions:
-    """The same directions with fronts of all that were found, and then the added ones."""
+    """The same directions with fronts of what was found, and then the added ones. A front is drawn as far as the
+    direction goes along the offset of w that was found with it, but strength 1 never draws more than there was."""
     config = {name: value for name, value in learned.config.items() if not name.startswith("_")}
     vectors = torch.stack([*learned.vectors.float(), *(ADDED * found[name].moved for name in added)])
     about = [ATTRIBUTES[name] for name in added]
@@ -233,12 +244,12 @@ def with_fronts(learned: Directions, found: dict[str, Drawn], added: list[str], 
         "cosines": [[round(value, 3) for value in row] for row in cosines(vectors).tolist()],
         "left_out": {name: reason for name, reason in (config["left_out"] or {}).items() if name not in added},
     }
-    # As much of a front as the direction holds of the offset of w that goes with it.
     fronts = {}
     for name, vector in zip(config["names"], vectors):
-        if name in found:
+        if name in found and F.cosine_similarity(vector.flatten(), found[name].moved.flatten(), 0) >= LEAST_COSINE:
             moved = found[name].moved
-            fronts[name] = (vector * moved).sum() / moved.square().sum() * found[name].front
+            share = (vector * moved).sum() / moved.square().sum()
+            fronts[name] = min(share, 1.0) * found[name].front
     common, weights = common_maps(torch.stack(list(fronts.values())), maps)
     shape = len(common), weights.shape[1], common.shape[-1]
     drawn = Directions(**config | {"drawn": list(fronts), "front_shape": shape})
@@ -252,16 +263,18 @@ def make(args: argparse.Namespace) -> None:
     pipeline = Preim3DPipeline.from_pretrained(args.weights).to(args.device)
     if pipeline.detail is None:
         raise ValueError(f"{args.weights} draws no detail, so no edit is hidden by it; run `python -m train.detail`.")
-    without = [name for name in args.add if name not in PAIRS or name in pipeline.directions.names]
+    without = [name for name in args.add if name not in {*PAIRS} - NOT_DRAWN or name in pipeline.directions.names]
     if without:
         raise ValueError(f"--add {' '.join(without)}: there is no pair for that, or a direction already.")
     learned = pipeline.directions.cpu()
     about = {"fingerprint": learned.config.fingerprint, "heads": args.heads, "seed": args.seed}
     progress = Progress.begun(out / "fronts.npz", about)
     found = find(args, pipeline, progress)
-    with_fronts(learned, found, args.add, args.maps).save_pretrained(out / "directions")
-    for name, one in found.items():
-        print(f"{name}: agreement {one.agreement:.2f}")
+    directions = with_fronts(learned, found, args.add, args.maps)
+    directions.save_pretrained(out / "directions")
+    for name in directions.config.drawn:
+        agreement = found[name].agreement
+        print(f"{name}: {'from labels' if agreement is None else f'from pairs, agreement {agreement:.2f}'}")
 
 
 def main(words: list[str] | None = None) -> int:

@@ -28,7 +28,10 @@ from train.photos.real_photos import RealPhotos
 from train.publishing.examples import choose, crop_of
 
 
-EDITS = ("smile=2", "mouth_open=2", "eyeglasses=1", "age=1", "grey_hair=1", "blond_hair=1", "full_beard=1", "hat=1")
+EDITS = (
+    "smile=2", "eyeglasses=1", "sunglasses=2", "age=2", "full_beard=2", "heavy_makeup=1", "grey_hair=2",
+    "blond_hair=2", "gender=2",
+)  # fmt: skip
 SIDES_DEG = ((0, 0), (30, 0))  # yaw and pitch of the reconstruction's views
 TEASER_EDITS = 9
 
