@@ -21,7 +21,7 @@ head.edited_views[4].save("front.png")"""
         words = "".join(f" --set {name}={value:g}" for name, value in strengths.items())
         words += f" --face {visitor.face}" if visitor.face > 1 else ""
         return python, f"python -m preim3d edit {shlex.quote(visitor.photo_name)}{words}{flag} --out out"
-    which, origin = (', "origin"', ", pipeline.origin_directions") if space == "origin" else ("", "")
+    which, origin = (', space="origin"', ", pipeline.origin_directions") if space == "origin" else ("", "")
     python = f"""from pathlib import Path
 
 from preim3d import Preim3DPipeline
