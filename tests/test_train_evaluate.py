@@ -374,7 +374,7 @@ def test_the_papers_views_mirrored_photos_and_a_classifier_of_celeba(
         "2 photos, and each of them mirrored", "a-b: 2 views per head", "0-30: 2 more views per head, yaw uniform",
         "(8 pictures", "logits of resnet50.ckpt (a ResNet-50, given by the user)", "mean over the other 39",
     ):  # fmt: skip
-        assert told in figures["protocol"], told
+        assert told in f"{figures['protocol']} {figures['edits_protocol']}", told
     with pytest.raises(SystemExit):
         run(evaluate.main, *words, "--inversion", "hybrid=2")
     assert "leave it out with --inversion" in capsys.readouterr().err
@@ -392,7 +392,7 @@ def test_ways_of_inversion_join_the_figures_that_are_there(tiny_weights, network
     assert run(evaluate.main, *words) == 0
     before = json.loads(out.read_text())
     assert before["nearest_of_20"] is None  # three people are no twenty
-    out.write_text(json.dumps(before | {"aa": {}, "mean_ad": 9.0}))
+    out.write_text(json.dumps(before | {"aa": {}, "mean_ad": 9.0, "edits_protocol": "Of before."}))
     assert run(evaluate.main, *words, "--edits") == 0
     assert json.loads(out.read_text()) == before  # edits alone are measured on the same photos
     assert run(evaluate.main, *words, *ways) == 0

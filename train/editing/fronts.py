@@ -30,7 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from preim3d.camera import camera_from_angles
-from preim3d.detail import compared, deviation
+from preim3d.detail import draw_detail
 from preim3d.directions import ATTRIBUTES, Directions, cosines
 from preim3d.feedback import Photos, bring_nearer
 from preim3d.files import whole_file
@@ -81,9 +81,8 @@ class Inverter:
         w = own.encoder(photo.crops)
         if own.feedback is not None:
             w = bring_nearer(w, photo, own.generator, own.identity, own.feedback)
-        planes = own.generator.planes(w)
-        offset = deviation(planes) * own.detail(*compared(w, planes, photo, own.generator, own.identity))
-        return w[0].cpu(), offset[0].cpu()
+        tuning = draw_detail(w, own.generator.planes(w), photo, own.generator, own.identity, own.detail)
+        return w[0].cpu(), offset_of(tuning, w).cpu()
 
 
 class Drawn(NamedTuple):

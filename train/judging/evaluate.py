@@ -42,7 +42,15 @@ from train.judging.inversion_figures import (
     two_pose_figures,
 )
 from train.judging.inversions import LEARNED, Way, inversions_figures
-from train.judging.report import average, compared_before, inversions_protocol, protocol, tables, worst_group
+from train.judging.report import (
+    average,
+    compared_before,
+    edits_protocol,
+    inversions_protocol,
+    protocol,
+    tables,
+    worst_group,
+)
 from train.loop.options import run_stage, stage_parser
 
 
@@ -79,6 +87,7 @@ def evaluate(args: argparse.Namespace) -> None:
         "seed": args.seeds[0],
         "seeds": list(args.seeds),
         "protocol": protocol(evaluation),
+        "edits_protocol": edits_protocol(evaluation),
         "hardware": f"{platform.machine()}, {args.device}, {args.threads} threads, torch {torch.__version__}",
         "seconds": round(time.monotonic() - started),
     }
@@ -98,7 +107,7 @@ def measure_edits(args: argparse.Namespace) -> None:
         evaluation = Evaluation(args, seed)
         by_seed.append(reader_figures(evaluation) | edit_figures(evaluation))
         sheets = sheets or evaluation.sheets
-    found = average(by_seed)
+    found = average(by_seed) | {"edits_protocol": edits_protocol(evaluation)}
     spread = figures.get("spread", {}) | found.pop("spread", {})
     write(args, evaluation, figures | found | ({"spread": spread} if spread else {}), sheets)
 

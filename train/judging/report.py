@@ -80,13 +80,16 @@ FID and KID: features of {fid}, of the square that dlib's network sees, reconstr
 same grey by their masks, n = {many} of each, {trained} of them photos of the training (ori: the photo's camera; sm, \
 mid, la: |yaw| 15-20, 25-30, 35-40 and |pitch| 10-15, 15-20, 20-25 degrees, one view per head; first seed); they \
 depend on n and on the network and cannot be compared with others'. Groups: FairFace's labels, up to {group_photos} \
-photos each, held ones first, then photos of the training; first seed. AA and AD: {edited} held photos, frontal view, \
-strength {strength:+.0f}, logits of {classifier} over their standard deviation on the held photos; AD is the mean \
-over the other {others} attributes; identity_edited: distance between the frontal views before and after. two_poses: \
+photos each, held ones first, then photos of the training; first seed. two_poses: \
 mean distance between two views of one head (same) and of two heads (others), each view from a camera of its own, \
 |yaw| up to 30 and |pitch| up to 20 degrees; {samples} heads of the mapping network, z drawn from a normal \
 distribution (samples), and the first {inverted} held photos' (photos). Time: median of {timed} runs, encode and \
 generate one view.{origin}"""
+
+EDITS_PROTOCOL = """\
+AA and AD: {edited} held photos, frontal view, strength {strength:+.0f}, logits of {classifier} over their standard \
+deviation on the held photos; AD is the mean over the other {others} attributes; identity_edited: distance between \
+the frontal views before and after."""
 
 SPACES = ("origin", "inversion")
 
@@ -127,18 +130,25 @@ def protocol(evaluation: Evaluation) -> str:
         many=len(subjects.many),
         trained=len(subjects.many) - len(subjects.held),
         group_photos=args.group_photos,
-        edited=min(args.edited, count),
-        strength=EDIT_STRENGTH,
-        classifier=f"{Path(args.reader).name} (a ResNet-50, given by the user)"
-        if Path(args.reader).is_file()
-        else "train.attributes' network",
-        others=len(evaluation.reader.config.attribute_names) - 1,
         timed=TIMED,
         origin=f" Spaces: directions of either space at the strength, up to 3, that gives AA {EQUAL_ALTERING}, or the "
         f"most that both reach; {len(in_space)} photos, {int((~subjects.photos.held[in_space]).sum())} of them of the "
         "encoder's training but not of the directions', one view each, |yaw| up to 30 and |pitch| up to 20 degrees."
         if args.origin
         else "",
+    )
+
+
+def edits_protocol(evaluation: Evaluation) -> str:
+    """How edits were measured: alone, or with the rest."""
+    args = evaluation.args
+    return EDITS_PROTOCOL.format(
+        edited=min(args.edited, len(evaluation.subjects.held)),
+        strength=EDIT_STRENGTH,
+        classifier=f"{Path(args.reader).name} (a ResNet-50, given by the user)"
+        if Path(args.reader).is_file()
+        else "train.attributes' network",
+        others=len(evaluation.reader.config.attribute_names) - 1,
     )
 
 
@@ -284,7 +294,8 @@ def tables(figures: dict, accuracies: dict[str, float | None]) -> str:
         ("All sliders", ("slider", "accuracy", "AA", "AD", "AD / AA", "identity distance"), rows_all),
     ]
     text = [f"### {title}\n\n{table(head, rows)}" for title, head, rows in parts if rows]
-    about = [*about_groups(figures), *about_reader(figures), f"Protocol: {figures['protocol']}"]
+    told = f"Protocol: {figures['protocol']}", figures.get("edits_protocol")  # evaluations of before have one for both
+    about = [*about_groups(figures), *about_reader(figures), *filter(None, told)]
     # Figures measured before ways had a protocol each have one for all.
     of_all = figures.get("inversions_protocol", "")
     about += dict.fromkeys(found.get("protocol", of_all) for found in figures.get("inversions", {}).values())
