@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .back import BOX, LEAST_DENSITY, Back, back_share
 from .camera import FOCAL, PIVOT, RADIUS, camera_from_angles, camera_rays
-from .renderer import PLANE_AXES, Rays, render_guided_rays, render_rays, sample_planes
+from .renderer import PLANE_AXES, Rays, render_guided_rays, render_rays, row_by_row, sample_planes, side_by_side
 from .stylegan2 import FullyConnected, MappingNetwork, SynthesisBlock, SynthesisNetwork
 
 
@@ -28,6 +28,7 @@ CHUNK_CPU = 16384
 CHUNK_GPU = 2**20
 # Of the samples of a coarse and a fine pass, how many a guided ray takes to be as exact: see `render_guided_rays`.
 GUIDED_SHARE = 5 / 12
+GUIDED_TOGETHER = 128  # rays along a side of a picture from which four of them share a guide
 
 
 @dataclass
@@ -329,8 +330,15 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
             for ours, theirs, free in fields
         )
 
-    def _render_guided(self, planes: StitchedPlanes, origins: Tensor, directions: Tensor, samples: int) -> Rays:
-        """Rays [R, 3] at one head, planes [1, ...], of which only what shows is computed."""
+    def _render_guided(
+        self,
+        planes: StitchedPlanes,  # of one head
+        origins: Tensor,  # [N * size * size, 3]
+        directions: Tensor,
+        size: int,
+        samples: int,
+    ) -> Rays:
+        """Pictures of one head, of which only what shows is computed."""
         config, back = self.config, self.back
 
         def field(points: Tensor) -> tuple[Tensor, Tensor]:
@@ -346,16 +354,19 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
             density.masked_fill_(~back.in_cells(planes.near, points, head)[:, None], LEAST_DENSITY)
             return density, color
 
-        return render_guided_rays(
+        # In a fine picture rays side by side pass through the same of the guide's cells.
+        side = 2 if size >= GUIDED_TOGETHER and size % 2 == 0 else 1
+        rays = render_guided_rays(
             field,
             lambda points: back.guide(planes.rough[0], points),
-            origins,
-            directions,
+            side_by_side(origins, size, side),
+            side_by_side(directions, size, side),
             config.ray_start,
             config.ray_end,
             samples,
             config.background,
         )
+        return Rays(*(row_by_row(groups, size, side) for groups in rays))
 
     def _chunk(self) -> int:
         return CHUNK_CPU if self.device.type == "cpu" else CHUNK_GPU
@@ -395,7 +406,7 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
         if config.has_back and self.device.type == "cpu" and jitter == 0.5 and u is None and generator is None:
             samples = max(1, round(GUIDED_SHARE * (how["samples"] + how["fine_samples"])))
             parts = (StitchedPlanes(*(x[i : i + 1] for x in planes)) for i in range(heads))
-            seen = [self._render_guided(*part, samples) for part in zip(parts, origins, directions)]
+            seen = [self._render_guided(*part, size, samples) for part in zip(parts, origins, directions)]
             rays = Rays(*(torch.stack(part) for part in zip(*seen)))
         else:
             group = None if torch.is_grad_enabled() else self._chunk()

@@ -292,6 +292,21 @@ def test_rays_are_guided_and_the_picture_stays():
     assert ((guided.depth - exact.depth).abs() * (exact.opacity > 0.9)).mean() < 0.005
 
 
+def test_four_rays_of_a_fine_picture_share_a_guide(monkeypatch):
+    folder = ROOT / "weights" / "faces" / "generator"
+    if not folder.is_dir():
+        pytest.skip("weights/faces is not there")
+    network = TriPlaneGenerator.from_pretrained(folder, dtype=torch.float32).requires_grad_(False)
+    ws = network.mapping(torch.randn(1, network.config.z_dim, generator=torch.Generator().manual_seed(3)))
+    with torch.no_grad():
+        planes = network.planes(ws)
+        shared = network.render(planes, network.frontal_camera(), ws).image
+        monkeypatch.setattr("preim3d.generator.GUIDED_TOGETHER", 1000)
+        each = network.render(planes, network.frontal_camera(), ws).image
+    apart = (shared - each).clamp(-2, 2).square().mean()
+    assert 0 < apart < 4 * 10**-4.4  # 44 dB
+
+
 def test_planes_that_were_changed_are_surveyed_anew(network, ws):
     with torch.no_grad():
         planes = network.planes(ws[:1])

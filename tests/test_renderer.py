@@ -4,17 +4,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from preim3d.camera import camera_from_angles, camera_rays
 from preim3d.renderer import (
     PLANE_AXES,
+    Rays,
     coarse_depths,
     importance_depths,
     interval_weights,
     march,
     render_guided_rays,
     render_rays,
+    row_by_row,
     sample_planes,
     sample_planes_by_grid,
     sample_planes_by_rows,
+    side_by_side,
 )
 
 
@@ -174,7 +178,9 @@ def test_guided_rays_are_all_rays_with_fewer_samples():
         return soft_ball(points)
 
     whole = render_rays(soft_ball, origins, directions, 2.25, 3.3, 48, 96, background=0.75)
-    guided = render_guided_rays(field, rough_ball, origins[0], directions[0], 2.25, 3.3, 9, background=0.75)
+    one_by_one = origins[0, :, None], directions[0, :, None]
+    guided = render_guided_rays(field, rough_ball, *one_by_one, 2.25, 3.3, 9, background=0.75)
+    guided = Rays(*(x.squeeze(1) for x in guided))
     for exact, near in zip(whole, guided):
         passed_by = whole.opacity[0] < 0.01
         apart = (near - exact[0]).abs() * ~passed_by
@@ -186,18 +192,44 @@ def test_guided_rays_are_all_rays_with_fewer_samples():
 
 def test_guided_rays_past_everything_see_the_background():
     origins, directions = ray_bundle()
-    rays = render_guided_rays(soft_ball, rough_ball, origins[0] + 2, directions[0], 2.25, 3.3, 9, background=0.75)
-    torch.testing.assert_close(rays.features, torch.full((64, 3), 0.75))
+    groups = (side_by_side(rays, 8, 2) for rays in (origins[0] + 2, directions[0]))
+    rays = render_guided_rays(soft_ball, rough_ball, *groups, 2.25, 3.3, 9, background=0.75)
+    torch.testing.assert_close(rays.features, torch.full((16, 4, 3), 0.75))
     assert rays.opacity.max() == 0 and (rays.depth == 3.3).all()
 
 
-def test_groups_of_guided_rays_are_all_rays(monkeypatch):
+def test_guided_rays_are_the_same_however_many_at_a_time(monkeypatch):
     origins, directions = ray_bundle()
-    together = render_guided_rays(soft_ball, rough_ball, origins[0], directions[0], 2.25, 3.3, 9)
+    groups = side_by_side(origins[0], 8, 2), side_by_side(directions[0], 8, 2)
+    together = render_guided_rays(soft_ball, rough_ball, *groups, 2.25, 3.3, 9)
     monkeypatch.setattr("preim3d.renderer.RAYS_AT_A_TIME", 7)
-    in_groups = render_guided_rays(soft_ball, rough_ball, origins[0], directions[0], 2.25, 3.3, 9)
-    for one, other in zip(together, in_groups):
+    in_parts = render_guided_rays(soft_ball, rough_ball, *groups, 2.25, 3.3, 9)
+    for one, other in zip(together, in_parts):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_rays_side_by_side_share_a_guide():
+    size, asked = 64, []
+    picture = camera_rays(camera_from_angles(0.3, 0.1)[None], size)
+
+    def guide(points):
+        asked.append(len(points))
+        return rough_ball(points)
+
+    each, shared = (
+        render_guided_rays(soft_ball, guide, *(side_by_side(rays[0], size, side) for rays in picture), 2.25, 3.3, 9)
+        for side in (1, 2)
+    )
+    assert asked[1] == asked[0] / 4
+    for one, other in zip(each, shared):
+        assert (row_by_row(one, size, 1) - row_by_row(other, size, 2)).abs().mean() < 0.01
+
+
+def test_groups_of_rays_are_squares_and_back_in_their_rows():
+    pictures = torch.arange(2 * 4 * 4.0).view(2, 4, 4)
+    groups = side_by_side(pictures.view(-1, 1), 4, 2)
+    assert torch.equal(groups[0, :, 0], torch.tensor([0.0, 1, 4, 5])) and groups[4, 0] == 16
+    assert torch.equal(row_by_row(groups, 4, 2).view(2, 4, 4), pictures)
 
 
 def test_only_a_generator_makes_it_random():
