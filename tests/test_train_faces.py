@@ -14,7 +14,7 @@ from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import FaceIdentity
 from train.heads.dataset import HeadsDataset
 from train.loop.ahead import Ahead
-from train.model import faces
+from train.model import face_batches, faces
 from train.model.face_batches import FaceBatches, LearnedCameras, PhotoBatch, Recolouring
 from train.photos.real_photos import RealPhotos
 
@@ -199,3 +199,41 @@ def test_recolouring_keeps_what_it_is_told_to():
     changed = change(colours)
     assert torch.allclose(changed[:2], colours[:2], atol=1e-3) and (changed[2:] - colours[2:]).abs().max() > 0.02
     assert torch.allclose(change(colours[..., None])[..., 0], changed)
+
+
+def test_photos_kept_on_the_device_are_the_same(inputs, monkeypatch):
+    photos, heads = RealPhotos(inputs / "photos"), HeadsDataset(inputs / "heads")
+    generator = TriPlaneGenerator(z_dim=5, **TINY_GENERATOR)
+
+    def drawn(batches):
+        return batches.draw_photos(6, np.random.default_rng(0), torch.Generator().manual_seed(0))
+
+    decoded = FaceBatches(photos, heads, generator, 64, "cpu")
+    monkeypatch.setattr(face_batches, "room_on", lambda device: 10 * len(photos) * 256 * 256 * 4)
+    monkeypatch.setattr(face_batches, "DECODED_AT_A_TIME", 5)
+    kept = FaceBatches(photos, heads, generator, 64, "cpu")
+    assert decoded.kept is None and kept.kept.shape == (len(photos), 256, 256, 4)
+    for name, tensor in vars(drawn(decoded)).items():
+        assert torch.equal(tensor, getattr(drawn(kept), name))
+    monkeypatch.setattr(face_batches, "room_on", lambda device: len(photos) * 256 * 256 * 4)
+    assert FaceBatches(photos, heads, generator, 64, "cpu").kept is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_makes_its_batches_itself(inputs):
+    photos, heads = RealPhotos(inputs / "photos"), HeadsDataset(inputs / "heads")
+    generator = TriPlaneGenerator(z_dim=5, **TINY_GENERATOR)
+    here, there = (FaceBatches(photos, heads, generator, 64, device) for device in ("cpu", "cuda"))
+    assert there.kept.device.type == "cuda"
+
+    def drawn(batches, seed):
+        rng, draws = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+        return batches.draw_photos(6, rng, draws), batches.draw_heads(3, 8, 8, 1, rng, draws)
+
+    (ours, our_heads), (theirs, their_heads), (again, _) = drawn(here, 0), drawn(there, 0), drawn(there, 0)
+    assert torch.equal(theirs.inputs, again.inputs)
+    # All but the noise is drawn on the host.
+    assert (theirs.inputs.cpu() - ours.inputs).abs().mean() < 0.05
+    for name in ("rows", "mirrored", "targets", "compared", "landmarks", "pose"):
+        torch.testing.assert_close(getattr(theirs, name).cpu(), getattr(ours, name), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(their_heads.field.ray_colors.cpu(), our_heads.field.ray_colors, atol=1e-3, rtol=1e-3)

@@ -35,6 +35,7 @@ from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import FaceIdentity
 from preim3d.stylegan2 import SynthesisNetwork, second_moment_norm
 from train.loop import checkpoint
+from train.loop.draws import on_device
 from train.loop.options import budget, check_budget, run_stage, training_parser
 from train.loop.precision import autocast
 from train.loop.progress import cosine_rate
@@ -229,7 +230,7 @@ class ZRun:
             ws = z_to_ws(z[:count], self.generator)
             planes = self.generator.planes(ws).float()
             view = self.generator.render(
-                planes, self.cameras(some.pose), ws, generator=draws,
+                planes, self.cameras(some.pose), ws, generator=on_device(draws, planes.device),
                 ray_resolution=self.generator.config.ray_resolution // 2,
             )  # fmt: skip
             return face_losses.photo_losses(view, some, self.identity, self.teachers, self.generator)[0]

@@ -69,7 +69,7 @@ class Shelf:
 
     def __init__(self, networks: Networks, feedback: Feedback | None, photos: RealPhotos, args: argparse.Namespace):
         self.networks, self.feedback, self.args = networks, feedback, args
-        self.batches = PhotoBatches(photos, networks.encoder.config.input_size, args.device)
+        self.batches = PhotoBatches(photos, networks.encoder.config.input_size, args.device, keep=True)
         self.kept: OrderedDict[int, Made] = OrderedDict()
 
     def heads(self, number: int, rng: np.random.Generator) -> list[Made]:

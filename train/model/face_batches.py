@@ -3,6 +3,7 @@
 A photo's light and colours are in w: whatever changes the colours of an input changes its target alike."""
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from preim3d.align import inside_photo
 from preim3d.camera import camera_from_angles
 from preim3d.generator import TriPlaneGenerator
 from train.heads.dataset import BACKGROUND, FRONT_VIEWS, HeadsDataset
+from train.loop.draws import noise_like
 from train.model.batches import to_device, to_float
 from train.model.field_batches import FieldBatch, draw_batch
 from train.photos import augment
@@ -25,6 +27,8 @@ WHOLE_SHARE = 0.4  # of the photos drawn: those that show hair and shoulders too
 WINDOW_WHOLE, WINDOW_HEAD = 0.3, 0.35  # share of whole photos, and of heads, that the encoder sees through a window
 LEAST_PATCH_RAYS = 12  # a narrower patch would be all rim
 PERSON, NOBODY = 0.85, 0.12  # masks above are the person for certain, below the background
+KEPT_SHARE = 0.2  # of a GPU's free memory, which photos may take
+DECODED_AT_A_TIME = 512
 BACKGROUND_WEIGHT = 0.25  # of certain background, which is compared with plain grey
 
 
@@ -86,10 +90,18 @@ class Recolouring:
 
 
 class PhotoBatches:
-    """Draws photos. Needs nothing but its own generators: the same ones give the same batch."""
+    """Draws photos. Needs nothing but its own generators: the same ones give the same batch. The few numbers that say
+    what is drawn and how it is changed come from the host; pictures are changed on the device."""
 
-    def __init__(self, photos: RealPhotos, size: int, device):
-        self.photos, self.size, self.device = photos, size, device
+    def __init__(
+        self,
+        photos: RealPhotos,
+        size: int,  # of the pictures drawn
+        device: str | torch.device,
+        keep: bool = False,  # Decode all photos now and keep them on the device, where they fit.
+    ):
+        self.photos, self.size, self.device = photos, size, torch.device(device)
+        self.kept = kept_pixels(photos, self.device) if keep else None
         train = ~photos.held
         self.whole, self.partial = np.nonzero(train & photos.full)[0], np.nonzero(train & ~photos.full)[0]
         assert len(self.whole) + len(self.partial), "no photo to train with"
@@ -111,33 +123,33 @@ class PhotoBatches:
         batch = self._in_colours(rows, mirrored, Recolouring.draw(count, draws))
         share = WINDOW_WHOLE * torch.from_numpy(self.photos.full[rows])
         batch.inputs = as_taken(self._through_windows(batch.inputs, share, rng, draws), draws)
-        return self._on_device(batch)
+        return batch
 
     def as_they_are(self, rows: np.ndarray, mirrored: Tensor | None = None) -> PhotoBatch:
         """These photos, of which some [B] may be mirrored."""
         mirrored = torch.zeros(len(rows), dtype=torch.bool) if mirrored is None else mirrored
-        return self._on_device(self._in_colours(rows, mirrored, lambda colours: colours))
+        return self._in_colours(rows, mirrored, lambda colours: colours)
 
     def _in_colours(self, rows: np.ndarray, mirrored: Tensor, recolour: Callable[[Tensor], Tensor]) -> PhotoBatch:
         """Photos whose RGB [B, 3, S, S] in [0, 1] is changed, mirrored where asked for."""
-        rgba = self._photo_pixels(rows)
         corners = torch.from_numpy(self.photos.corners[rows]) * (self.size / CROP_PX)
         landmarks = torch.from_numpy(self.photos.landmarks[rows]) * (self.size / CROP_PX)
         pose = torch.from_numpy(self.photos.pose[rows])
-
-        rgba[mirrored] = rgba[mirrored].flip(3)
         corners[mirrored, :, 0] = self.size - corners[mirrored, :, 0]
         corners[mirrored] = corners[mirrored][:, [1, 0, 3, 2]]  # they still run clockwise
         landmarks[mirrored, :, 0] = self.size - landmarks[mirrored, :, 0]
         sign = torch.where(mirrored, -1.0, 1.0)
         pose = pose * torch.stack([sign, torch.ones_like(sign)], 1)
+        corners, landmarks, pose, sign = (to_device(x, self.device) for x in (corners, landmarks, pose, sign))
 
+        rgba = self._photo_pixels(rows)
+        rgba = torch.where(sign[:, None, None, None] < 0, rgba.flip(3), rgba)
         colours = recolour(rgba[:, :3]) * 2 - 1
         inside, mask = inside_photo(corners, self.size), rgba[:, 3:]
         person = inside * (mask > PERSON)
         grey = 2 * BACKGROUND - 1
         return PhotoBatch(
-            rows=torch.from_numpy(rows),
+            rows=to_device(torch.from_numpy(rows), self.device),
             mirrored=sign,
             inputs=colours,
             targets=person * colours + (1 - person) * grey,
@@ -147,12 +159,13 @@ class PhotoBatches:
             pose=pose,
         )
 
-    def _on_device(self, batch: PhotoBatch) -> PhotoBatch:
-        return PhotoBatch(**{name: to_device(tensor, self.device) for name, tensor in vars(batch).items()})
-
     def _photo_pixels(self, rows: np.ndarray) -> Tensor:
         """[B, 4, S, S] in [0, 1]."""
-        return F.interpolate(to_float(self.photos.pixels(rows)), (self.size, self.size), mode="area")
+        if self.kept is None:
+            pixels = to_device(torch.from_numpy(self.photos.pixels(rows)), self.device)
+        else:
+            pixels = self.kept[to_device(torch.from_numpy(rows), self.device)]
+        return F.interpolate(pixels.permute(0, 3, 1, 2).float() / 255, (self.size, self.size), mode="area")
 
     def _through_windows(
         self, images: Tensor, share: Tensor, rng: np.random.Generator, draws: torch.Generator
@@ -162,8 +175,9 @@ class PhotoBatches:
         if not len(self.partial):
             return images
         corners = torch.from_numpy(self.photos.corners[rng.choice(self.partial, len(images))])
-        inside = inside_photo(corners * (self.size / CROP_PX), self.size, margin_px=0)
         cut = (torch.rand(len(images), generator=draws) < share)[:, None, None, None]
+        corners, cut = (to_device(x, self.device) for x in (corners, cut))
+        inside = inside_photo(corners * (self.size / CROP_PX), self.size, margin_px=0)
         soft = F.avg_pool2d(inside, 9, 1, 4)
         # A mean of what is inside, far spread: near enough to the aligner's blurred reflection.
         coarse = max(1, self.size // 16)
@@ -183,7 +197,7 @@ class FaceBatches(PhotoBatches):
         size: int,  # of the encoder's input
         device: str | torch.device,
     ):
-        super().__init__(photos, size, device)
+        super().__init__(photos, size, device, keep=True)
         self.heads, self.ray_resolution = heads, generator.config.ray_resolution
 
     def draw_heads(
@@ -195,7 +209,7 @@ class FaceBatches(PhotoBatches):
         field = draw_batch(
             [(self.heads, head) for head in chosen], rng, rays, points, patches, patch_rays,
             self.ray_resolution,
-        )  # fmt: skip
+        ).to(self.device)  # fmt: skip
         recolour = Recolouring.draw(count, draws).keep(patches)
         opacity = field.ray_opacity[..., None]
         solid = (field.ray_colors - BACKGROUND * (1 - opacity)) / opacity.clamp(min=1e-3)
@@ -204,17 +218,14 @@ class FaceBatches(PhotoBatches):
         field.point_colors = recolour(field.point_colors.transpose(1, 2)).transpose(1, 2)
 
         views = rng.integers(0, FRONT_VIEWS, count)
-        pictures = to_float(self.heads.images[chosen, views])
+        pictures = to_float(self.heads.images[chosen, views], self.device)
         pictures = F.interpolate(pictures, (self.size, self.size), mode="area")
         backdrop = self._backdrops(count, rng, draws)
         inputs = recolour(pictures[:, :3]) * pictures[:, 3:] + backdrop * (1 - pictures[:, 3:])
         share = torch.full((count,), WINDOW_HEAD)
         inputs = self._through_windows(inputs * 2 - 1, share, rng, draws)
-        return HeadBatch(
-            to_device(as_taken(inputs, draws), self.device),
-            to_device(torch.from_numpy(np.asarray(self.heads.features[chosen])), self.device),
-            field.to(self.device),
-        )
+        z = to_device(torch.from_numpy(np.asarray(self.heads.features[chosen])), self.device)
+        return HeadBatch(as_taken(inputs, draws), z, field)
 
     def as_photos(
         self,
@@ -226,20 +237,21 @@ class FaceBatches(PhotoBatches):
     ) -> Tensor:
         """Inputs [B, 3, S, S] in [-1, 1]: the same before other backgrounds, as photos come."""
         images, opacity = (
-            F.interpolate(x.float().cpu(), (self.size, self.size), mode="bilinear", antialias=True)
+            F.interpolate(x.float(), (self.size, self.size), mode="bilinear", antialias=True)
             for x in (images, opacity)
         )
         backdrop = self._backdrops(len(images), rng, draws) - background
         images = (images + 2 * backdrop * (1 - opacity)).clamp(-1, 1)
         images = self._through_windows(images, torch.full((len(images),), WINDOW_HEAD), rng, draws)
-        return to_device(as_taken(images, draws), self.device)
+        return as_taken(images, draws)
 
     def _backdrops(self, count: int, rng: np.random.Generator, draws: torch.Generator) -> Tensor:
         """[B, 3, S, S] in [0, 1]: clouds of colour, or blurred pieces of other photos, as rooms behind people are."""
-        clouds = augment.random_backgrounds(count, (self.size, self.size), draws, torch.device("cpu"))
+        clouds = augment.random_backgrounds(count, (self.size, self.size), draws, self.device)
         pieces = self._photo_pixels(self.draw_rows(count, rng))[:, :3].roll(self.size // 2, 3)
         pieces = F.interpolate(F.avg_pool2d(pieces, 8), (self.size, self.size), mode="bilinear")
-        return torch.where(torch.rand(count, 1, 1, 1, generator=draws) < 0.4, pieces, clouds)
+        pieced = to_device(torch.rand(count, 1, 1, 1, generator=draws) < 0.4, self.device)
+        return torch.where(pieced, pieces, clouds)
 
 
 def as_taken(images: Tensor, draws: torch.Generator) -> Tensor:
@@ -249,8 +261,25 @@ def as_taken(images: Tensor, draws: torch.Generator) -> Tensor:
     grid = F.affine_grid(theta, images.shape, align_corners=False)
     moved = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     moved = augment.soften(moved, draws, 0.2, smallest=0.2)
-    noise = torch.randn(moved.shape, generator=draws) * 0.03 * torch.rand(count, 1, 1, 1, generator=draws)
-    return (moved + noise).clamp(-1, 1)
+    noise = noise_like(moved, draws)
+    return (moved + noise * 0.03 * torch.rand(count, 1, 1, 1, generator=draws).to(moved.device)).clamp(-1, 1)
+
+
+def kept_pixels(photos: RealPhotos, device: torch.device) -> Tensor | None:
+    """All photos' RGBA uint8 [N, 256, 256, 4] on a GPU; None where they would take too much of its memory, and on a
+    CPU, where they would take it from the rest."""
+    if len(photos) * CROP_PX**2 * 4 > KEPT_SHARE * room_on(device):
+        return None
+    kept = torch.empty(len(photos), CROP_PX, CROP_PX, 4, dtype=torch.uint8, device=device)
+    for first in range(0, len(photos), DECODED_AT_A_TIME):
+        part = kept[first : first + DECODED_AT_A_TIME]
+        part.copy_(torch.from_numpy(photos.pixels(np.arange(first, first + len(part)), os.cpu_count())))
+    return kept
+
+
+def room_on(device: torch.device) -> int:
+    """Bytes free on a GPU; 0 on a CPU."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
 class LearnedCameras(nn.Module):

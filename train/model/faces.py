@@ -46,6 +46,7 @@ from preim3d.identity import FaceIdentity
 from train.heads.dataset import BACKGROUND, HeadsDataset
 from train.loop import checkpoint
 from train.loop.ahead import Ahead
+from train.loop.draws import on_device
 from train.loop.options import budget, check_budget, run_stage, training_parser
 from train.loop.precision import autocast, settle
 from train.loop.progress import cosine_rate
@@ -266,13 +267,14 @@ class FacesRun:
         cameras, offsets = self.cameras.of(photos, config)
         with autocast(self.args.device, self.precision):
             planes = generator.planes(ws).float()
-            view = generator.render(planes, cameras, ws, ray_resolution=rays, generator=draws)
+            places = on_device(draws, planes.device)  # of the samples along the rays
+            view = generator.render(planes, cameras, ws, ray_resolution=rays, generator=places)
             terms, wanted = face_losses.photo_losses(view, photos, self.identity, self.teachers, generator)
             count = round(self.args.aside_share * len(ws))
             if count:
                 aside = side_cameras(photos, draws, config)[:count]
                 fewer = min(rays, config.ray_resolution // 2)
-                seen = generator.render(planes[:count], aside, ws[:count], ray_resolution=fewer, generator=draws)
+                seen = generator.render(planes[:count], aside, ws[:count], ray_resolution=fewer, generator=places)
                 terms["identity_aside"] = face_losses.identity_aside(seen.image, wanted[:count], self.identity)
         return terms, offsets
 

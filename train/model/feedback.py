@@ -48,7 +48,7 @@ class Descent:
 
     def __init__(self, feedback: Feedback, networks: Networks, photos: RealPhotos, args: argparse.Namespace):
         self.args, self.networks, self.feedback = args, networks, feedback
-        self.batches = PhotoBatches(photos, networks.encoder.config.input_size, args.device)
+        self.batches = PhotoBatches(photos, networks.encoder.config.input_size, args.device, keep=True)
         self.kept = copy.deepcopy(feedback)
         self.optimizers = [
             torch.optim.Adam(part.requires_grad_().parameters(), betas=(0.9, 0.97))

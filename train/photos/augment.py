@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from train.loop.draws import noise_like
+
 
 def photo_like(
     rgba: Tensor,  # [B, 4, H, W] in [0, 1], colour not premultiplied.
@@ -36,7 +38,7 @@ def photo_like(
     grey = _draw(generator, images.device, count, 1, 1, 1) < grey_share
     images = torch.where(grey, images.mean(1, keepdim=True).expand_as(images), images)
     images = soften(images, generator, blur_share, smallest=0.25)
-    noise = torch.randn(images.shape, generator=generator, device=generator.device).to(images.device)
+    noise = noise_like(images, generator)
     images = images + 0.05 * _draw(generator, images.device, count, 1, 1, 1).square() * noise
     return images.clamp(0, 1) * 2 - 1, theta
 
@@ -57,7 +59,7 @@ def generator_like(
     colour, opacity = warp(rgba, theta)
     images = soften(colour + (1 - opacity) * background, generator, blur_share, smallest=0.4)
     images = images * (0.95 + 0.1 * _draw(generator, images.device, len(images), 3, 1, 1))
-    noise = torch.randn(images.shape, generator=generator, device=generator.device).to(images.device)
+    noise = noise_like(images, generator)
     images = images + 0.02 * _draw(generator, images.device, len(images), 1, 1, 1).square() * noise
     return images.clamp(0, 1) * 2 - 1
 
@@ -125,7 +127,7 @@ def retexture(images: Tensor, generator: torch.Generator, share: float) -> Tenso
     """A random 5 x 5 filter over the brightness of a `share` of the images [B, 3, H, W], blended with what it was, at
     the same mean and spread: shapes and hues stay, and nothing can rely on how renders draw skin and hair (RandConv,
     Xu et al. 2021)."""
-    chosen = (_draw(generator, images.device, len(images)) < share).nonzero()[:, 0]
+    chosen = _chosen(generator, images, share)
     if not len(chosen):
         return images
     grey = images[chosen].mean(1, keepdim=True)  # [C, 1, H, W]
@@ -169,8 +171,8 @@ def soften(images: Tensor, generator: torch.Generator, share: float, smallest: f
     photos are.
 
     The batch shares two random sizes, half each: one pair of resizes per half, not one per image."""
-    count, size = len(images), images.shape[2:]
-    chosen = (_draw(generator, images.device, count) < share).nonzero()[:, 0]
+    size = images.shape[2:]
+    chosen = _chosen(generator, images, share)
     images = images.clone()
     for half in chosen.chunk(2):
         if len(half):
@@ -190,6 +192,12 @@ def cover(images: Tensor, generator: torch.Generator, share: float) -> None:
         x, y, radius_x, radius_y, *colour = _draw(generator, torch.device("cpu"), 7).tolist()
         inside = ((across - x) / (0.04 + 0.2 * radius_x)) ** 2 + ((down - y) / (0.04 + 0.2 * radius_y)) ** 2 < 1
         images[i] = torch.where(inside, torch.tensor(colour, device=images.device)[:, None, None], images[i])
+
+
+def _chosen(generator: torch.Generator, images: Tensor, share: float) -> Tensor:
+    """Places of about a `share` of the images. Counted on the host: to count on a GPU is to wait for it."""
+    drawn = _draw(generator, torch.device("cpu"), len(images)) < share
+    return drawn.nonzero()[:, 0].to(images.device)
 
 
 def _draw(generator: torch.Generator, device: torch.device, *shape: int) -> Tensor:

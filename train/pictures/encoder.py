@@ -62,7 +62,7 @@ class E4ERun:
         self.identity.eval().requires_grad_(False)
         self.teachers = {"lite0": EfficientNetLite0.load(args.lite0).to(device)}
         self.discriminator = LatentDiscriminator(self.generator.config.w_dim).to(device)
-        self.batches = PhotoBatches(self.photos, self.generator.config.resolution, device)
+        self.batches = PhotoBatches(self.photos, self.generator.config.resolution, device, keep=True)
         learned = [p for p in self.encoder.parameters() if p.requires_grad]
         self.adamw = torch.optim.AdamW(learned, args.rate, betas=(0.9, 0.99), weight_decay=1e-4)
         self.adam = torch.optim.Adam(self.discriminator.parameters(), latent_discriminator.RATE)
