@@ -1,5 +1,6 @@
 """Words of a command line, or of the environment, as paths and numbers; argparse tells what is wrong with them."""
 
+import math
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
@@ -26,3 +27,14 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
         return number
 
     return read
+
+
+def more_than_nothing(text: str) -> float:
+    """A number greater than 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise ArgumentTypeError(f"it must be a number greater than 0, not {text!r}")
+    return number

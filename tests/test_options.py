@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from preim3d.options import given_path, whole_number
+from preim3d.options import given_path, more_than_nothing, whole_number
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,6 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_paths_and_numbers_are_read():
     assert given_path("photos/a b.jpg") == Path("photos/a b.jpg") and given_path(".") == Path()
     assert whole_number(1, 65535)("65535") == 65535 and whole_number(1)("1000000") == 1000000
+    assert more_than_nothing("0.5") == 0.5 and more_than_nothing("30") == 30
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "abc", ""])
+def test_nothing_is_no_budget(text):
+    with pytest.raises(ArgumentTypeError, match=f"a number greater than 0, not '{text}'"):
+        more_than_nothing(text)
 
 
 @pytest.mark.parametrize("text", ["", " "])

@@ -37,6 +37,7 @@ from preim3d.encoder import PortraitEncoder
 from preim3d.files import whole_file
 from preim3d.generator import TriPlaneGenerator
 from preim3d.identity import FaceIdentity
+from preim3d.options import whole_number
 from preim3d.pipeline import load_component
 from preim3d.reader import HeadReader
 from train.editing import styleflow, stylespace
@@ -360,7 +361,9 @@ def main(words: list[str] | None = None) -> int:
         "--attributes", nargs="+", metavar="NAME",
         help="of --method stylespace or styleflow; default: the first 8 or 17 that the classifier knows",
     )  # fmt: skip
-    parser.add_argument("--steps", type=int, help="of training, with --method styleflow; default: 20 times through")
+    parser.add_argument(
+        "--steps", type=whole_number(1), help="of training, with --method styleflow; default: 20 times through"
+    )
     parser.add_argument("--components", type=int, default=10, help="directions of --method pca or sefa")
     parser.add_argument("--extremes", type=int, default=2500, help="latents taken from either end of the score")
     parser.add_argument(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 
 from preim3d.device import find_device
+from preim3d.options import more_than_nothing, whole_number
 from train.loop.command import command_parser, run_command
 
 
@@ -22,8 +23,10 @@ def stage_parser(docstring: str, name: str, seed: bool = True) -> argparse.Argum
 def training_parser(docstring: str, name: str) -> argparse.ArgumentParser:
     """A parser for a stage that trains: `stage_parser` with a budget and --save-seconds."""
     parser = stage_parser(docstring, name)
-    parser.add_argument("--minutes", type=float, help="time budget; a resumed run counts what it spent before")
-    parser.add_argument("--steps", type=int, help="or a budget of steps")
+    parser.add_argument(
+        "--minutes", type=more_than_nothing, help="time budget; a resumed run counts what it spent before"
+    )
+    parser.add_argument("--steps", type=whole_number(1), help="or a budget of steps")
     parser.add_argument("--save-seconds", type=float, default=120, help="time between checkpoints")
     return parser
 

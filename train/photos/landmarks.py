@@ -22,6 +22,7 @@ from preim3d.files import whole_file
 from preim3d.finder import NETWORK_SIDE
 from preim3d.fit import CROP_SIDE, fit_template
 from preim3d.landmarks import LandmarkNetwork, gaussian_heatmaps
+from preim3d.options import more_than_nothing, whole_number
 from train.loop import checkpoint
 from train.loop.command import command_parser, run_command
 from train.loop.precision import Precision, autocast, settle
@@ -286,8 +287,10 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of `python -m train.heads render`")
     parser.add_argument("--out", type=Path, required=True, help="folder for the networks, checkpoint and report")
     parser.add_argument("--start", type=Path, help="folder of earlier networks to go on from")
-    parser.add_argument("--minutes", type=float, help="budget of time (default 30, where no steps are given)")
-    parser.add_argument("--steps", type=int)
+    parser.add_argument(
+        "--minutes", type=more_than_nothing, help="budget of time (default 30, where no steps are given)"
+    )
+    parser.add_argument("--steps", type=whole_number(1), help="or a budget of steps")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(words)
