@@ -64,16 +64,22 @@ class Inverted(NamedTuple):
 
 def inversions_figures(evaluation: Evaluation, ways: list[Way], seed: int) -> dict:
     """Of each way on as many photos as asked for, and of the encoder on the same ones."""
-    figures, of_encoder, drawn = {}, {}, []
+    figures, drawn = {}, []
+
+    @functools.cache  # of the same photos once, however many ways are compared with it
+    def of_encoder(photos: int) -> tuple[dict, Inverted]:
+        rows = spaced(evaluation.subjects.held, photos)
+        found = invert_photos(evaluation, "encoder", rows, seed)
+        return figures_of(evaluation, rows, found), found
+
     for way in ways:
         rows = spaced(evaluation.subjects.held, way.photos)
-        equipped = with_networks(evaluation, way)
-        found = invert_photos(equipped, way.method, rows, seed)
-        figures[way.method] = figures_of(equipped, rows, found)
-        if way.method != "encoder":
-            if len(rows) not in of_encoder:
-                of_encoder[len(rows)] = figures_of(evaluation, rows, invert_photos(evaluation, "encoder", rows, seed))
-            figures[way.method]["encoder"] = of_encoder[len(rows)]
+        if way.method == "encoder":
+            equipped, (figures["encoder"], found) = evaluation, of_encoder(len(rows))
+        else:
+            equipped = with_networks(evaluation, way)
+            found = invert_photos(equipped, way.method, rows, seed)
+            figures[way.method] = figures_of(equipped, rows, found) | {"encoder": of_encoder(len(rows))[0]}
         drawn.append((equipped, way.method, rows, found))
     common = functools.reduce(np.intersect1d, (rows for _, _, rows, _ in drawn))
     if len(common):
