@@ -31,6 +31,7 @@ GOALS_S = {
     "photo to 3x3 grid": 2.5,
     f"{OF_IT}nine views": 1.5,
     "edit to 3x3 grid": 1.2,
+    "edit to the page's first view": 0.3,
     "GLB": 2.0,
     "all views that the page turns": 5.0,
     "first picture on the page": 1.0,
@@ -47,8 +48,8 @@ def measure(pipeline: Preim3DPipeline, load_s: float, weights: Path, photo: Path
     def photo_to_grid():
         return grid_sheet(pipeline.views(*pipeline.reconstruct(pipeline.align(picture))))
 
-    def edit():
-        return grid_sheet(pipeline.views(pipeline.head(head.w, head.tuning, strengths)))
+    def edited():
+        return pipeline.head(head.w, head.tuning, strengths)
 
     def glb():
         return mesh_bytes(pipeline.mesh(head), "glb")
@@ -63,7 +64,8 @@ def measure(pipeline: Preim3DPipeline, load_s: float, weights: Path, photo: Path
         f"{OF_IT}the crop's head, encoded, with planes and detail": lambda: list(pipeline.reconstruct(crop)),
         f"{OF_IT}planes": lambda: pipeline.head(head.w),
         f"{OF_IT}nine views": lambda: pipeline.views(head),
-        "edit to 3x3 grid": edit,
+        "edit to 3x3 grid": lambda: grid_sheet(pipeline.views(edited())),
+        "edit to the page's first view": lambda: pipeline.views_and_depths(edited(), front),
         "GLB": glb,
         f"{OF_IT}the surface": lambda: pipeline.mesh(head),
         "one view of a head": lambda: pipeline.views(head, front),
