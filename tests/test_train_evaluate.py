@@ -380,7 +380,9 @@ def test_the_papers_views_mirrored_photos_and_a_classifier_of_celeba(
     assert "leave it out with --inversion" in capsys.readouterr().err
 
 
-def test_ways_of_inversion_join_the_figures_that_are_there(tiny_weights, networks, photos, tmp_path, monkeypatch):
+def test_ways_of_inversion_join_the_figures_that_are_there(
+    tiny_weights, networks, photos, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr("preim3d.inversion.STEPS", {"latent": 2, "pti": 2, "hybrid": 2})
     out = tmp_path / "out.json"
     words = [
@@ -388,7 +390,11 @@ def test_ways_of_inversion_join_the_figures_that_are_there(tiny_weights, network
         "--group-photos", 2, "--edited", 1, "--out", out, "--threads", 1,
     ]  # fmt: skip
     ways = ["--inversion", "hybrid=2", "latent=2", "--outcomes", tmp_path / "outcomes", "--sheets", tmp_path]
-    assert run(evaluate.main, *words, *ways) == 1  # nothing to join yet
+    assert run(evaluate.main, *words, *ways) == 1
+    assert "out.json is not there: evaluate the whole first" in capsys.readouterr().err
+    out.write_text("{}")
+    assert run(evaluate.main, *words, *ways) == 1
+    assert "out.json lacks those of a whole evaluation: evaluate the whole first" in capsys.readouterr().err
     assert run(evaluate.main, *words) == 0
     before = json.loads(out.read_text())
     assert before["nearest_of_20"] is None  # three people are no twenty

@@ -113,9 +113,11 @@ def measure_edits(args: argparse.Namespace) -> None:
 
 
 def figures_to_join(path: str) -> dict:
-    if not Path(path).is_file():
-        raise ValueError(f"{path} is not there: evaluate the whole first, whose figures these join.")
-    return read_figures(path)
+    figures = read_figures(path) if Path(path).is_file() else {}
+    if "aa" not in figures:
+        there = "lacks those of a whole evaluation" if Path(path).is_file() else "is not there"
+        raise ValueError(f"{path} {there}: evaluate the whole first, whose figures these join.")
+    return figures
 
 
 def compare_inversions(args: argparse.Namespace) -> None:
