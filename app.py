@@ -16,6 +16,7 @@ from pathlib import Path
 
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # the server would call home as gradio is imported
+import preim3d  # noqa: F401  before torch: it says how threads wait  # isort: skip
 import gradio as gr
 import numpy as np
 from diffusers.utils import logging

@@ -52,8 +52,14 @@ pickles.py     what is in a pickle, without executing it
     head = Preim3DPipeline.from_pretrained("weights/faces")("portrait.jpg", {"smile": 2})
 """
 
+import os
 from importlib import import_module
 
+
+# How often a thread looks before it sleeps while it waits for others; GNU's OpenMP reads it as torch is loaded. By
+# itself it looks 300,000 times, and so keeps a core from those that it waits for: with one other program on two cores,
+# such as a browser, a photo took 105 s. On quiet cores nine views take .75 s in place of .65.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # Public name -> room. Imported when first asked for: torch and diffusers take seconds, and most mistakes need neither.
 _ROOM_OF = {

@@ -1,9 +1,17 @@
 """One way to choose a device, and float32 that is float32 there."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from preim3d.device import exactly, find_device
+
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +53,17 @@ def test_a_gpu_convolves_in_float32():
     with exactly():
         there = torch.nn.functional.conv2d(x.cuda(), weight.cuda()).cpu()
     assert (there - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("module", ["preim3d", "train"])
+def test_threads_that_wait_soon_sleep_unless_the_user_says_otherwise(module):
+    # Else one other program on the same cores makes everything many times slower.
+    asked = f"import os, sys, {module}; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+
+    def said(environment):
+        rest = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+        command = [sys.executable, "-c", asked]
+        return subprocess.run(command, env=rest | environment, cwd=ROOT, capture_output=True, text=True).stdout.split()
+
+    assert said({}) == ["10000", "False"]
+    assert said({"GOMP_SPINCOUNT": "5"}) == ["5", "False"]

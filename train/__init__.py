@@ -26,3 +26,5 @@ and from those to its left:
     pictures/    e4e in two dimensions: a small StyleGAN2 of photos, its encoder, directions of both spaces
     publishing/  weights/faces as it is published: files, card, checksums, examples, pictures
 """
+
+import preim3d  # noqa: F401  before torch: it says how threads wait
