@@ -264,7 +264,9 @@ def test_half_precision_renders_the_same_head(network, ws):
     assert (near.float() - exact).abs().mean() < 0.02
 
 
-def test_rays_are_guided_and_the_picture_stays():
+@pytest.fixture(scope="module")
+def bundled():
+    """The bundled generator, and w and planes of a head of its own."""
     folder = ROOT / "weights" / "faces" / "generator"
     if not folder.is_dir():
         pytest.skip("weights/faces is not there")
@@ -272,6 +274,11 @@ def test_rays_are_guided_and_the_picture_stays():
     ws = network.mapping(torch.randn(1, network.config.z_dim, generator=torch.Generator().manual_seed(3)))
     with torch.no_grad():
         planes = network.planes(ws)
+    return network, ws, planes
+
+
+def test_rays_are_guided_and_the_picture_stays(bundled):
+    network, ws, planes = bundled
     cameras = camera_from_angles(torch.tensor([0.5, 2.5]), 0.2, pivot=network.config.pivot)  # one sees the back
     with torch.no_grad():
         # Whoever says where samples lie gets both passes.
@@ -292,14 +299,9 @@ def test_rays_are_guided_and_the_picture_stays():
     assert ((guided.depth - exact.depth).abs() * (exact.opacity > 0.9)).mean() < 0.005
 
 
-def test_four_rays_of_a_fine_picture_share_a_guide(monkeypatch):
-    folder = ROOT / "weights" / "faces" / "generator"
-    if not folder.is_dir():
-        pytest.skip("weights/faces is not there")
-    network = TriPlaneGenerator.from_pretrained(folder, dtype=torch.float32).requires_grad_(False)
-    ws = network.mapping(torch.randn(1, network.config.z_dim, generator=torch.Generator().manual_seed(3)))
+def test_four_rays_of_a_fine_picture_share_a_guide(bundled, monkeypatch):
+    network, ws, planes = bundled
     with torch.no_grad():
-        planes = network.planes(ws)
         shared = network.render(planes, network.frontal_camera(), ws).image
         monkeypatch.setattr("preim3d.generator.GUIDED_TOGETHER", 1000)
         each = network.render(planes, network.frontal_camera(), ws).image
