@@ -57,8 +57,8 @@ from importlib import import_module
 
 
 # How often a thread looks before it sleeps while it waits for others; GNU's OpenMP reads it as torch is loaded. By
-# itself it looks 300,000 times, and so keeps a core from those that it waits for: with one other program on two cores,
-# such as a browser, a photo took 105 s. On quiet cores nine views take .75 s in place of .65.
+# itself it looks 300,000 times, and so can keep a core from those that it waits for: beside a busy program of another
+# session, such as a browser, a photo took 105 s on two cores. Nothing else running, nine views take .77 s, not .71.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # Public name -> room. Imported when first asked for: torch and diffusers take seconds, and most mistakes need neither.
