@@ -19,7 +19,7 @@ from preim3d.align import FaceAligner, crop_face, photo_corners, whole_crop
 from preim3d.back import BUST
 from preim3d.camera import PITCHES_DEG, YAWS_DEG, grid_cameras
 from preim3d.detail import DetailNetwork, draw_detail
-from preim3d.device import exactly
+from preim3d.device import draws_faster_in_bfloat16, exactly
 from preim3d.directions import Directions, fingerprint
 from preim3d.encoder import PortraitEncoder
 from preim3d.face_mesh import FaceMesh
@@ -49,7 +49,6 @@ from preim3d.weights import (
 
 
 PIXELS_AT_A_TIME = 9 * 512**2  # of views rendered in one go on a GPU: published weights then take some 4 GB
-LARGE_IMAGE = 256  # pixels along the side from which views are rendered in bfloat16
 COMPONENT_CLASSES = {"encoder": PortraitEncoder, "generator": TriPlaneGenerator, "directions": Directions}
 OPTIONAL_CLASSES = {
     "origin_directions": Directions,
@@ -528,18 +527,13 @@ class Preim3DPipeline(DiffusionPipeline):
 
 
 def view_precision(generator: TriPlaneGenerator):
-    """The context to render views in: bfloat16 where that is faster, planes having been made in float32 (which
-    `exactly` means on a GPU, too).
+    """The context to render views in: bfloat16 where that is faster.
 
-    At the published size views then keep 45 dB to those in float32 (planes made in bfloat16 too would leave 38 dB), of
-    the bundled model 57 dB, and take two thirds of the time; small networks gain nothing.
+    Views of the published size then keep 45 dB to those in float32, of the bundled model 57 dB, and take two thirds of
+    the time. `TriPlaneGenerator.planes` says in what planes are made.
     """
-    kind = generator.device.type
-    if kind == "cpu":
-        able = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
-    else:
-        able = kind == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(kind, torch.bfloat16, enabled=able and generator.config.image_resolution >= LARGE_IMAGE)
+    able = draws_faster_in_bfloat16(generator.device, generator.config.image_resolution)
+    return torch.autocast(generator.device.type, torch.bfloat16, enabled=able)
 
 
 def load_component(network_class: type, folder: Path, dtype: torch.dtype):

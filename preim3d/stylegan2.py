@@ -166,18 +166,15 @@ class SynthesisLayer(nn.Module):
         style = self.affine(w) + shift
         # The gain of the activation, sqrt(2), is moved in front of it, which a leaky ReLU does not mind.
         scale = demodulation(self.weight, style)[:, :, None, None] * math.sqrt(2)  # [B, O, 1, 1]
-        offset = self.bias[None, None]
-        if self.use_noise:
-            offset = offset + (self.noise_const * self.noise_strength)[:, :, None]
-        offset = offset[None].permute(0, 3, 1, 2) * math.sqrt(2)  # [1, O, H, W] or [1, O, 1, 1], channels last like x
+        bias = self.bias * math.sqrt(2)
         if scales_weights(style):
-            weight = self.weight * scale.transpose(0, 1)
-            x = scaled_conv(x, weight, style, self.smoothing, None if self.use_noise else offset.flatten())
-            if self.use_noise:
-                x = x + offset.to(x.dtype)
+            x = scaled_conv(x, self.weight * scale.transpose(0, 1), style, self.smoothing, bias)
         else:
             x = scaled_conv(x, self.weight, style, self.smoothing)
-            x = torch.addcmul(offset.to(x.dtype), x, scale.to(x.dtype))
+            x = torch.addcmul(bias[:, None, None].to(x.dtype), x, scale.to(x.dtype))
+        if self.use_noise:
+            # In place: each further picture of this size takes as long as a sixth of the convolution.
+            x += (self.noise_const * (self.noise_strength * math.sqrt(2))).to(x.dtype)
         x = F.leaky_relu(x, 0.2, inplace=True)
         return limit(x, self.clamp)
 
@@ -237,7 +234,7 @@ class SynthesisBlock(nn.Module):
         x = self.conv1(x, ws[-2], shifts[-2])
         rgb = self.torgb(x, ws[-1], shifts[-1]).float()  # The picture adds up in float32, whatever the layers run in.
         if image is not None:
-            rgb = rgb + (image if self.smoothing is None else upsample(image, self.smoothing))
+            rgb += image if self.smoothing is None else upsample(image, self.smoothing)
         return x, rgb
 
 

@@ -309,6 +309,22 @@ def test_four_rays_of_a_fine_picture_share_a_guide(bundled, monkeypatch):
     assert 0 < apart < 4 * 10**-4.4  # 44 dB
 
 
+def test_planes_are_drawn_in_bfloat16_where_nobody_sees_it(bundled, monkeypatch):
+    network, ws, _ = bundled
+
+    def planes(able: bool, learns: bool = False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
+        with torch.set_grad_enabled(learns):
+            return network.planes(ws)
+
+    exact, fast = planes(False), planes(True)
+    with torch.no_grad():
+        images = [network.render(each, network.frontal_camera(), ws).image.clamp(-1, 1) for each in (exact, fast)]
+    apart = (images[0] - images[1]).square().mean()
+    assert fast.front.dtype == torch.float32 and 0 < apart < 4 * 10**-5.5  # 55 dB
+    assert torch.equal(planes(True, learns=True).front, exact.front)
+
+
 def test_planes_that_were_changed_are_surveyed_anew(network, ws):
     with torch.no_grad():
         planes = network.planes(ws[:1])

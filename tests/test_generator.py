@@ -196,6 +196,18 @@ def test_every_parameter_learns(half):
         assert parameter.grad.abs().max() > 0, name
 
 
+@pytest.mark.parametrize("mean_planes", [True, False])
+def test_planes_without_mean_planes_stay_in_float32(mean_planes, ws, monkeypatch):
+    network = make(mean_planes=mean_planes)
+    monkeypatch.setattr("preim3d.device.LARGE_PICTURE", 32)
+    planes = []
+    for able in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: {"amx_bf16": able})
+        with torch.no_grad():
+            planes.append(network.planes(ws))
+    assert torch.equal(*planes) == (not mean_planes)
+
+
 def test_saved_and_loaded_it_draws_the_same(generator, ws, tmp_path):
     generator.save_pretrained(tmp_path)
     again = TriPlaneGenerator.from_pretrained(tmp_path)

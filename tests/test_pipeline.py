@@ -172,7 +172,7 @@ def test_only_large_pictures_are_rendered_in_bfloat16(pipeline, monkeypatch):
     assert not torch.is_autocast_enabled("cpu")
     with view_precision(pipeline.generator):
         assert not torch.is_autocast_enabled("cpu")
-    monkeypatch.setattr("preim3d.pipeline.LARGE_IMAGE", 32)
+    monkeypatch.setattr("preim3d.device.LARGE_PICTURE", 32)
     for able in (True, False):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: {"avx512_bf16": able})
         with view_precision(pipeline.generator):
