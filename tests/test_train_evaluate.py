@@ -332,8 +332,8 @@ def test_photos_are_evaluated_from_end_to_end(tiny_weights, networks, photos, tm
     assert set(figures["aa"]) == {"smile", "age", "eyeglasses", "gender", "hat"}  # what the reader knows
     assert set(figures["aa"]) < set(figures["identity_edited"]) and min(figures["identity_edited"].values()) > 0
     # The same encoder and the same directions under another name give the same figures.
-    assert figures["compared"]["w/o ATS"] == figures["compared"]["full"]
-    assert figures["compared"]["full"]["identity_own"] == pytest.approx(figures["identity_own"], abs=1e-3)
+    assert figures["compared"]["w/o ATS"] == figures["compared"]["bundled"]
+    assert figures["compared"]["bundled"]["identity_own"] == pytest.approx(figures["identity_own"], abs=1e-3)
     assert figures["spaces"]["age"]["origin"] == figures["spaces"]["age"]["inversion"]
     assert set(figures["spaces"]) == {"age", "smile", "gender", "eyeglasses"}
     assert figures["seeds"] == [0, 1] and figures["spread"]["identity_20_30"] > 0

@@ -44,7 +44,7 @@ def edit_figures(evaluation: Evaluation) -> dict:
     """AA, AD and the way from the person, at +2, of every direction that the reader knows."""
     # Drawn apart, so that they are the same photos when edits are measured alone.
     drawn = np.random.default_rng(evaluation.seed).permutation(evaluation.subjects.held)
-    heads = evaluation.invert(evaluation.encoder, drawn[: evaluation.args.edited])
+    heads = evaluation.invert(drawn[: evaluation.args.edited])
     front = evaluation.generator.frontal_camera().expand(len(heads.ws), 1, -1)
 
     def seen(heads: Heads) -> Tensor:
@@ -93,7 +93,7 @@ def space_figures(evaluation: Evaluation) -> dict:
     spaces reach; and the curves (Table 5, Figure 8)."""
     figures, spaces = {}, {"origin": evaluation.origin, "inversion": evaluation.directions}
     rows = evaluation.subjects.many[: evaluation.args.origin_photos]
-    heads = evaluation.invert(evaluation.encoder, rows)
+    heads = evaluation.invert(rows)
     cameras = evaluation.cameras_between(len(rows), *SIDES_DEG)[:, None]
 
     def read(heads: Heads) -> Tensor:

@@ -98,7 +98,7 @@ class Evaluation:
     @cached_property
     def heads(self) -> Heads:
         """Those of the photos held out."""
-        return self.invert(self.encoder, self.subjects.held)
+        return self.invert(self.subjects.held)
 
     # ----------------------------------------------------------------------------
     # Photos, and what networks read from pictures.
@@ -118,9 +118,9 @@ class Evaluation:
         """What `read` gives for the crops and masks of rows, [N, ...]."""
         return torch.cat([read(*self.photos(part)) for part in np.array_split(rows, -(-len(rows) // BATCH))])
 
-    def invert(self, encoder: PortraitEncoder, rows: np.ndarray) -> Heads:
-        """Heads of photos; the weights' own encoder's as the pipeline brings them nearer to the photos."""
-        found = list(self.encoded(encoder, rows))
+    def invert(self, rows: np.ndarray) -> Heads:
+        """Heads of photos, as the pipeline makes them: with feedback and detail, where the weights have them."""
+        found = list(self.encoded(rows))
         # Planes are a third of a second each: made for those alone that are tuned.
         tunings = [
             None if photo is None or self.detail is None else self.tuning(w, photo, self.generator.planes(w))
@@ -129,15 +129,19 @@ class Evaluation:
         return Heads(torch.cat([w for w, _ in found]).cpu(), tunings)
 
     @torch.no_grad()
-    def encoded(self, encoder: PortraitEncoder, rows: np.ndarray) -> Iterator[tuple[Tensor, Photos | None]]:
+    def invert_alone(self, encoder: PortraitEncoder, rows: np.ndarray) -> Heads:
+        """Heads of photos by an encoder alone."""
+        return Heads.untuned(self.read_photos(rows, lambda photos, masks: encoder(self.shown(photos, encoder)).cpu()))
+
+    @torch.no_grad()
+    def encoded(self, rows: np.ndarray) -> Iterator[tuple[Tensor, Photos | None]]:
         """w [1, num_ws, w_dim] of each photo, after feedback; and what the photo shows, if anything more is made of
         that."""
-        size = encoder.config.input_size
         for part in np.array_split(rows, -(-len(rows) // BATCH)):
             photos, _ = self.photos(part)
-            images = resized(photos, size).to(self.device)
-            ws = encoder(images).split(1)
-            if encoder is not self.encoder or (self.feedback is None and self.detail is None):
+            images = self.shown(photos, self.encoder)
+            ws = self.encoder(images).split(1)
+            if self.feedback is None and self.detail is None:
                 yield from zip(ws, len(ws) * [None])
                 continue
             angles, person = self.see(photos)
@@ -146,6 +150,10 @@ class Evaluation:
                 if self.feedback is not None:
                     w = bring_nearer(w, photo, self.generator, self.identity, self.feedback)
                 yield w, photo
+
+    def shown(self, photos: Tensor, encoder: PortraitEncoder) -> Tensor:
+        """Crops as the encoder is shown them."""
+        return resized(photos, encoder.config.input_size).to(self.device)
 
     def tuning(self, w: Tensor, photo: Photos | None, planes: Planes) -> Tuning | None:
         """What the planes of w [1, num_ws, w_dim] are tuned by."""

@@ -68,7 +68,7 @@ def population_figures(evaluation: Evaluation) -> dict:
     rows = evaluation.subjects.many
     far = [evaluation.cameras_between(len(rows), *ranges) for ranges in FAR_DEG.values()]
     features, seen = evaluation.views(
-        evaluation.invert(evaluation.encoder, rows),
+        evaluation.invert(rows),
         torch.stack([evaluation.own_cameras(rows), *far], 1),
         lambda images: (evaluation.fid_features(images), evaluation.embed(images[:1])),
     )
@@ -82,7 +82,7 @@ def group_figures(evaluation: Evaluation, own_distance: dict[int, float]) -> dic
     rows = {row for group in subjects.groups.values() for row in group.tolist()} - own_distance.keys()
     if rows:
         others = np.array(sorted(rows))
-        heads, cameras = evaluation.invert(evaluation.encoder, others), evaluation.own_cameras(others)[:, None]
+        heads, cameras = evaluation.invert(others), evaluation.own_cameras(others)[:, None]
         (seen,) = evaluation.views(heads, cameras, lambda images: (evaluation.embed(images),))
         own_distance = own_distance | distances_to_photos(evaluation, others, seen[:, 0])
     groups = {
@@ -178,11 +178,12 @@ def fid_figures(evaluation: Evaluation, features: Tensor, rows: np.ndarray) -> d
 
 
 def comparison_figures(evaluation: Evaluation) -> dict:
-    """Likeness of other encoders' reconstructions, from the same cameras for all of them (Table 4)."""
+    """Likeness of what the bundled encoder and others reconstruct alone, from the same cameras for all (Table 4):
+    feedback and detail know the bundled one only."""
     cameras = around(evaluation)
     figures = {}
-    for name, encoder in {"full": evaluation.encoder, **evaluation.compared}.items():
-        heads = evaluation.invert(encoder, evaluation.subjects.held)
+    for name, encoder in {"bundled": evaluation.encoder, **evaluation.compared}.items():
+        heads = evaluation.invert_alone(encoder, evaluation.subjects.held)
         (embedding,) = evaluation.views(heads, cameras, lambda images: (evaluation.embed(images),))
         figures[name] = identity_figures(evaluation, embedding)
     return {"compared": figures}
@@ -194,7 +195,7 @@ def time_figures(evaluation: Evaluation) -> dict:
     row, seconds = evaluation.subjects.held[:1], []
     for turn in range(TIMED + 1):
         started = time.perf_counter()
-        ((w, photo),) = evaluation.encoded(evaluation.encoder, row)
+        ((w, photo),) = evaluation.encoded(row)
         planes = evaluation.generator.planes(w)
         if (tuning := evaluation.tuning(w, photo, planes)) is not None:
             planes = evaluation.generator.survey(tuned(planes, tuning))
@@ -210,7 +211,7 @@ def draw_photos(evaluation: Evaluation) -> None:
     for name, full in (("whole", True), ("cut", False)):
         rows = evaluation.subjects.shown[evaluation.subjects.photos.full[evaluation.subjects.shown] == full]
         lines = []
-        heads = evaluation.invert(evaluation.encoder, rows) if len(rows) else Heads.untuned(torch.empty(0, 1, 1))
+        heads = evaluation.invert(rows) if len(rows) else Heads.untuned(torch.empty(0, 1, 1))
         for row, w, tuning in zip(rows, heads.ws.split(1), heads.tunings):
             turned = evaluation.cameras(torch.tensor([0.0, 30, -30]).deg2rad(), torch.zeros(3))
             cameras = torch.cat([evaluation.own_cameras(np.array([row])), turned]).to(evaluation.device)

@@ -159,7 +159,7 @@ def invert_photos(evaluation: Evaluation, method: str, rows: np.ndarray, seed: i
 
 def invert_photo(evaluation: Evaluation, method: str, row: int, seed: int) -> tuple[Tensor, Tuning | None]:
     """w [1, num_ws, w_dim], and what the planes are tuned by."""
-    ws, (tuning,) = evaluation.invert(evaluation.encoder, np.array([row]))
+    ws, (tuning,) = evaluation.invert(np.array([row]))
     if method in AT_ONCE:
         return ws, tuning
     photo = evaluation.photos(np.array([row]))[0]

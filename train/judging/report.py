@@ -278,7 +278,11 @@ def tables(figures: dict, accuracies: dict[str, float | None]) -> str:
         ),
         ("Ways of inversion (Tables 2, 3 and 7; distances: less is better)", INVERSION_HEAD, rows_ways),
         ("Editing (Table 3)", ("Metric", "Age", "Smile", "Eyeglasses"), rows_3),
-        ("Ablation (Table 4; distances)", ("", "own camera", "0-10", "10-20", "20-30", "0-30"), rows_4),
+        (
+            "Ablation (Table 4; distances; encoders alone, without feedback and detail)",
+            ("", "own camera", "0-10", "10-20", "20-30", "0-30"),
+            rows_4,
+        ),
         (
             "Two views of one head, from two cameras drawn by lot (section 4.3; distances)",
             ("heads", "n", "same head", "two heads"),
