@@ -399,7 +399,7 @@ def test_ways_of_inversion_join_the_figures_that_are_there(
     before = json.loads(out.read_text())
     assert before["nearest_of_20"] is None  # three people are no twenty
     out.write_text(json.dumps(before | {"aa": {}, "mean_ad": 9.0, "edits_protocol": "Of before."}))
-    assert run(evaluate.main, *words, "--edits") == 0
+    assert run(evaluate.main, *words, "--only", "edits") == 0
     assert json.loads(out.read_text()) == before  # edits alone are measured on the same photos
     assert run(evaluate.main, *words, *ways) == 0
     figures = json.loads(out.read_text())
@@ -413,6 +413,28 @@ def test_ways_of_inversion_join_the_figures_that_are_there(
     monkeypatch.setattr("train.judging.inversions.invert_photo", None)
     assert run(evaluate.main, *words, *ways) == 0
     assert json.loads(out.read_text())["inversions"]["latent"] == figures["inversions"]["latent"]
+
+
+def test_parts_are_measured_alone_too(tiny_weights, networks, photos, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    words = ["--weights", tiny_weights, "--data", photos, *in_words(networks), "--fid-photos", 4, "--out", out]
+    before = {"aa": {}, "protocol": "Of before.", "spread": {"spaces": 1, "identity_own": 0.1}, "fid_ori": 5}
+    out.write_text(json.dumps(before))
+    for part, option in (("spaces", "--origin"), ("compared", "--compare")):
+        with pytest.raises(SystemExit):
+            run(evaluate.main, *words, "--only", part)
+        assert f"--only {part} needs {option}" in capsys.readouterr().err
+    origin = ["--origin", tiny_weights / "directions", "--origin-photos", 2]
+    compared = ["--compare", f"plain={tiny_weights / 'encoder'}"]
+    assert run(evaluate.main, *words, *origin, *compared, "--only", "spaces", "compared", "--threads", 1) == 0
+    figures = json.loads(out.read_text())
+    assert set(figures) - set(before) == {
+        "spaces", "origin_photos", "spaces_protocol", "compared", "compared_protocol",
+    }  # fmt: skip
+    assert figures["fid_ori"] == 5 and figures["spread"] == {"identity_own": 0.1}  # one seed has no spread
+    assert figures["compared"]["plain"] == figures["compared"]["bundled"]
+    text = out.with_suffix(".md").read_text()
+    assert "Of before." in text and "2 photos, 0 of them of the encoder's training" in text and "Table 4" in text
 
 
 def test_ways_with_networks_of_their_own_are_measured_too(tiny_weights, networks, photos, tmp_path, capsys):

@@ -3,7 +3,9 @@ directions are.
 
     python -m train.evaluate --weights weights/faces --data photos --reader weights/reader \
         --lite0 efficientnet_lite0_blocks0-10.safetensors --out weights/faces/evaluation.json --sheets sheets
-    python -m train.evaluate ... --edits --edited 24 --out weights/faces/evaluation.json
+    python -m train.evaluate ... --only edits --edited 24 --out weights/faces/evaluation.json
+    python -m train.evaluate ... --only spaces --origin weights/faces/origin_directions --seeds 0 1 \
+        --out weights/faces/evaluation.json
     python -m train.evaluate ... --inversion hybrid=50 latent=4 --out weights/faces/evaluation.json
     python -m train.evaluate ... --views 20 --mirror --out runs/paper.json
     python -m train.evaluate ... --seeds 0 1 --origin weights/faces/origin_directions --before first.json \
@@ -22,7 +24,9 @@ import argparse
 import json
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -45,35 +49,49 @@ from train.judging.inversions import LEARNED, Way, inversions_figures
 from train.judging.report import (
     average,
     compared_before,
+    compared_protocol,
     edits_protocol,
     inversions_protocol,
     protocol,
+    spaces_protocol,
     tables,
     worst_group,
 )
 from train.loop.options import run_stage, stage_parser
 
 
+class Part(NamedTuple):
+    """Figures that can be measured apart from the others."""
+
+    measure: Callable[[Evaluation], dict]
+    protocol: Callable[[Evaluation], str]
+
+
+PARTS = {
+    "edits": Part(lambda evaluation: reader_figures(evaluation) | edit_figures(evaluation), edits_protocol),
+    "spaces": Part(space_figures, spaces_protocol),
+    "compared": Part(comparison_figures, compared_protocol),
+}
+
+
 def evaluate(args: argparse.Namespace) -> None:
     if args.inversion:
         compare_inversions(args)
         return
-    if args.edits:
-        measure_edits(args)
+    if args.only:
+        measure_parts(args)
         return
     started = time.monotonic()
     told = {name: read_figures(path) for name, path in (("before", args.before), ("bench", args.bench)) if path}
+    parts = ["edits"] + ["compared"] * bool(args.compare) + ["spaces"] * bool(args.origin)
     by_seed, sheets = [], {}
     for seed in args.seeds:
         evaluation = Evaluation(args, seed)
         figures = reconstruction_figures(evaluation) | time_figures(evaluation)
-        figures |= reader_figures(evaluation) | edit_figures(evaluation)
         if seed == args.seeds[0]:
             figures |= population_figures(evaluation)
-        if args.compare:
-            figures |= comparison_figures(evaluation)
-        if args.origin:
-            figures |= space_figures(evaluation)
+        for part in parts:
+            figures |= PARTS[part].measure(evaluation)
         figures |= two_pose_figures(evaluation)  # last: what it draws must not change what others draw
         if args.sheets and not sheets:
             draw_photos(evaluation)
@@ -87,7 +105,7 @@ def evaluate(args: argparse.Namespace) -> None:
         "seed": args.seeds[0],
         "seeds": list(args.seeds),
         "protocol": protocol(evaluation),
-        "edits_protocol": edits_protocol(evaluation),
+        **{f"{part}_protocol": PARTS[part].protocol(evaluation) for part in parts},
         "hardware": f"{platform.machine()}, {args.device}, {args.threads} threads, torch {torch.__version__}",
         "seconds": round(time.monotonic() - started),
     }
@@ -95,20 +113,19 @@ def evaluate(args: argparse.Namespace) -> None:
         figures["before"] = compared_before(told["before"], figures)
     if "bench" in told:
         figures["bench"] = told["bench"]
-    if figures.get("spaces"):
-        sheets["curves"] = draw_curves({"3D": figures["spaces"]})
     write(args, evaluation, figures, sheets)
 
 
-def measure_edits(args: argparse.Namespace) -> None:
-    """What the directions do, among the figures that are there."""
+def measure_parts(args: argparse.Namespace) -> None:
+    """Some parts alone, among the figures that are there."""
     figures, by_seed, sheets = figures_to_join(args.out), [], {}
     for seed in args.seeds:
         evaluation = Evaluation(args, seed)
-        by_seed.append(reader_figures(evaluation) | edit_figures(evaluation))
+        by_seed.append({name: x for part in args.only for name, x in PARTS[part].measure(evaluation).items()})
         sheets = sheets or evaluation.sheets
-    found = average(by_seed) | {"edits_protocol": edits_protocol(evaluation)}
-    spread = figures.get("spread", {}) | found.pop("spread", {})
+    found = average(by_seed) | {f"{part}_protocol": PARTS[part].protocol(evaluation) for part in args.only}
+    # What was measured before with several seeds, and now with one, has no spread any longer.
+    spread = {name: x for name, x in figures.get("spread", {}).items() if name not in found} | found.pop("spread", {})
     write(args, evaluation, figures | found | ({"spread": spread} if spread else {}), sheets)
 
 
@@ -148,6 +165,8 @@ def write(args: argparse.Namespace, evaluation: Evaluation, figures: dict, sheet
     text = tables(figures, dict(zip(config.names, config.accuracies)))
     with whole_file(Path(args.out).with_suffix(".md")) as partial:
         partial.write_text(text + "\n")
+    if figures.get("spaces"):
+        sheets = sheets | {"curves": draw_curves({"3D": figures["spaces"]})}
     for name, picture in sheets.items():
         if args.sheets:
             with whole_file(Path(args.sheets) / f"{name}.png") as partial:
@@ -221,8 +240,9 @@ def main(words: list[str] | None = None) -> int:
         help="that are seen from two cameras each: of the generator, and of photos",
     )  # fmt: skip
     parser.add_argument(
-        "--edits", action="store_true", help="measure edits alone, and add that to the figures of --out"
-    )
+        "--only", nargs="+", choices=PARTS, default=[], metavar="PART",
+        help=f"measure these alone ({', '.join(PARTS)}), and add that to the figures of --out",
+    )  # fmt: skip
     parser.add_argument("--edited", type=int, default=24, help="heads that every direction edits")
     parser.add_argument("--origin", help="directions of the original space, to compare with at equal AA (Table 5)")
     parser.add_argument("--origin-photos", type=int, default=200, help="for it, others than held ones included")
@@ -242,4 +262,7 @@ def main(words: list[str] | None = None) -> int:
     args = parser.parse_args(words)
     if args.mirror and args.inversion:
         parser.error("--mirror is of the encoder's figures: leave it out with --inversion")
+    for part, option, given in (("spaces", "--origin", args.origin), ("compared", "--compare", args.compare)):
+        if part in args.only and not given:
+            parser.error(f"--only {part} needs {option}")
     return run_stage("train.evaluate", evaluate, args)

@@ -84,21 +84,27 @@ photos each, held ones first, then photos of the training; first seed. two_poses
 mean distance between two views of one head (same) and of two heads (others), each view from a camera of its own, \
 |yaw| up to 30 and |pitch| up to 20 degrees; {samples} heads of the mapping network, z drawn from a normal \
 distribution (samples), and the first {inverted} held photos' (photos). Time: median of {timed} runs, encode and \
-generate one view.{origin}"""
+generate one view."""
 
 EDITS_PROTOCOL = """\
 AA and AD: {edited} held photos, frontal view, strength {strength:+.0f}, logits of {classifier} over their standard \
 deviation on the held photos; AD is the mean over the other {others} attributes; identity_edited: distance between \
 the frontal views before and after."""
 
+SPACES_PROTOCOL = """\
+Spaces: directions of either space at the strength, up to 3, that gives AA {altered}, or the most that both reach; \
+{n} photos, {trained} of them of the encoder's training but not of the directions', {seeds}, one view each, |yaw| up \
+to 30 and |pitch| up to 20 degrees."""
+
+COMPARED_PROTOCOL = "Ablation: {n} held photos, {seeds}, the same views of all encoders, identity as above."
+
 SPACES = ("origin", "inversion")
+PARTS = ("edits", "spaces", "compared")  # of the figures, with a protocol each: they can be measured apart
 
 
 def protocol(evaluation: Evaluation) -> str:
     """The card: networks used, views, pitch convention, strengths, n."""
     args, subjects = evaluation.args, evaluation.subjects
-    seeds = ", ".join(map(str, args.seeds))
-    in_space = subjects.many[: args.origin_photos]
     count = len(evaluation.heads.ws)
     return PROTOCOL.format(
         n=count,
@@ -108,7 +114,7 @@ def protocol(evaluation: Evaluation) -> str:
         else f" -> {evaluation.feedback.config.steps} x feedback (train.feedback; camera and person as the face mesh "
         "network sees them)",
         detail="" if evaluation.detail is None else ", planes tuned in one pass (train.detail)",
-        seeds=f"seed {seeds}" if len(args.seeds) == 1 else f"seeds {seeds}, mean; +-: largest less smallest",
+        seeds=about_seeds(args),
         identity=f"{Path(args.identity).name} (given by the user)" if args.identity else "dlib's network",
         mirrored=f"; {count // 2} photos, and each of them mirrored, compared with other mirrored ones"
         if args.mirror
@@ -131,11 +137,6 @@ def protocol(evaluation: Evaluation) -> str:
         trained=len(subjects.many) - len(subjects.held),
         group_photos=args.group_photos,
         timed=TIMED,
-        origin=f" Spaces: directions of either space at the strength, up to 3, that gives AA {EQUAL_ALTERING}, or the "
-        f"most that both reach; {len(in_space)} photos, {int((~subjects.photos.held[in_space]).sum())} of them of the "
-        "encoder's training but not of the directions', one view each, |yaw| up to 30 and |pitch| up to 20 degrees."
-        if args.origin
-        else "",
     )
 
 
@@ -150,6 +151,24 @@ def edits_protocol(evaluation: Evaluation) -> str:
         else "train.attributes' network",
         others=len(evaluation.reader.config.attribute_names) - 1,
     )
+
+
+def spaces_protocol(evaluation: Evaluation) -> str:
+    """How two spaces were compared."""
+    args, photos = evaluation.args, evaluation.subjects.photos
+    rows = evaluation.subjects.many[: args.origin_photos]
+    trained = int((~photos.held[rows]).sum())
+    return SPACES_PROTOCOL.format(altered=EQUAL_ALTERING, n=len(rows), trained=trained, seeds=about_seeds(args))
+
+
+def compared_protocol(evaluation: Evaluation) -> str:
+    """How other encoders were compared."""
+    return COMPARED_PROTOCOL.format(n=len(evaluation.subjects.held), seeds=about_seeds(evaluation.args))
+
+
+def about_seeds(args: argparse.Namespace) -> str:
+    seeds = ", ".join(map(str, args.seeds))
+    return f"seed {seeds}" if len(args.seeds) == 1 else f"seeds {seeds}, mean; +-: largest less smallest"
 
 
 def average(by_seed: list[dict]) -> dict:
@@ -298,7 +317,8 @@ def tables(figures: dict, accuracies: dict[str, float | None]) -> str:
         ("All sliders", ("slider", "accuracy", "AA", "AD", "AD / AA", "identity distance"), rows_all),
     ]
     text = [f"### {title}\n\n{table(head, rows)}" for title, head, rows in parts if rows]
-    told = f"Protocol: {figures['protocol']}", figures.get("edits_protocol")  # evaluations of before have one for both
+    # Evaluations of before have one protocol for all.
+    told = f"Protocol: {figures['protocol']}", *(figures.get(f"{part}_protocol") for part in PARTS)
     about = [*about_groups(figures), *about_reader(figures), *filter(None, told)]
     # Figures measured before ways had a protocol each have one for all.
     of_all = figures.get("inversions_protocol", "")
