@@ -8,8 +8,8 @@
 
 `python -m train` prints all of it: every stage, its command, what it needs, what it makes, how long it takes. Every
 stage says what it takes (`--help`), prints its losses, images/s and time left, saves its state whole or not at all
-and goes on from there when it is run again. All run on a CPU as well as on one GPU (`--device`). Only `train.vote` is
-a page: it asks people which of two results they prefer.
+and goes on from there when it is run again. All run on a CPU; what gains by a GPU takes one as well (`--device`).
+Only `train.vote` is a page: it asks people which of two results they prefer.
 
 Stages live in rooms; `train/STAGE.py` only runs one, so that commands stay what they are. A room imports from itself
 and from those to its left:

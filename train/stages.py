@@ -28,7 +28,7 @@ class Stage(NamedTuple):
 
 
 # GFLOP of one forward pass: encoder 9, planes 24, a view of them 7 (4.5 with half the rays along a side),
-# super-resolution 4, dlib's identity .5, EfficientNet-Lite0 .6, VGG-16 at 128 px 9, landmarks .06, reader .07.
+# super-resolution 4, dlib's identity .5, EfficientNet-Lite0 .6, VGG-16 at 128 px 9, reader .07.
 # Backwards costs twice as much.
 STAGES = (
     Stage(
@@ -54,9 +54,7 @@ STAGES = (
         "python -m train.landmarks --photos dataset/real --data dataset/heads --out runs/landmarks",
         "packed photos, dataset/heads",
         "runs/landmarks/networks: find faces, read 120 points, angles and the person",
-        15,
-        tflop=995 * 96 * 3 * 0.06e-3,
-        steps=995,
+        66,
     ),
     Stage(
         "python -m train.faces --photos dataset/real --heads dataset/heads --identity weights/faces/identity \\\n"
@@ -253,16 +251,16 @@ ASIDE = (
     Stage(
         "python -m train.encoder --variant paper --data dataset/photos --generator weights/faces/generator \\\n"
         "    --start weights/faces/encoder --identity weights/faces/identity --lite0 lite0.safetensors \\\n"
-        "    --schedule-scale 0.003 --steps 600 --out runs/paper\n"
+        "    --schedule-scale 0.0005 --batch 2 --steps 150 --out runs/paper\n"
         "python -m train.encoder ... --without surround --out runs/one_view\n"
         "python -m train.encoder ... --without surround alternating --out runs/photos_only\n"
-        "python -m train.evaluate ... --compare paper=runs/paper/encoder one_view=runs/one_view/encoder \\\n"
-        "    photos_only=runs/photos_only/encoder --seeds 0 1",
+        "python -m train.evaluate ... --only compared --compare paper=runs/paper/encoder \\\n"
+        "    one_view=runs/one_view/encoder photos_only=runs/photos_only/encoder",
         "weights/faces, posed photos of train.prepare",
         "the paper's ablation (Table 4), with equal training",
-        900,
-        tflop=3 * 600 * 8 * 5 * 3 * 40e-3,
-        steps=1800,
+        45,
+        tflop=3 * 150 * 2 * 5 * 3 * 40e-3,
+        steps=450,
     ),
     Stage(
         "python -m train.z_encoder --weights weights/faces --photos dataset/real --out runs/z --minutes 26\n"
