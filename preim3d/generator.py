@@ -237,7 +237,7 @@ class TriPlaneGenerator(ModelMixin, ConfigMixin):
     def _plane_precision(self):
         """bfloat16 on a CPU that is faster so, where nothing learns and there are mean planes: synthesis then draws
         only what sets a head apart, and pictures keep 62 dB to those of planes in float32. Without mean planes they
-        would keep 38 dB, so there, and on a GPU, whose planes take little time, precision is left as it is."""
+        would keep 38 dB, so there, and on a GPU, where nobody has measured it, precision is left as it is."""
         able = self.device.type == "cpu" and draws_faster_in_bfloat16(self.device, self.config.image_resolution)
         if able and self.config.mean_planes and not torch.is_grad_enabled():
             return torch.autocast("cpu", torch.bfloat16)

@@ -13,12 +13,13 @@ directions are.
 
 DATA holds packed photos, as `python -m train.photos` makes them, some of which no training saw (`held`). The metrics
 are those of `metrics.py`; the protocol is written into the file with the figures, and beside it, as evaluation.md, a
-table of goals and Tables 2, 3, 4, 5 and 7 of the paper. The first seed takes some 15 minutes of two cores, two thirds
-of it for the thousand photos of FID, which further seeds leave out; `--origin` (directions of the original
-space) three minutes a seed for each attribute, each `--compare` two. `--views 20` is the paper's protocol: 82 views of
-each photo in place of five. `--inversion` measures the ways of `preim3d.inversion` alone, and adds that to the figures
-that OUT has: a minute a photo for hybrid, a quarter of an hour for latent. Two more ways have networks of their own,
-`--inversion z=runs/z=50 tuned=runs/tuned=50` (see `inversions.py`): half a minute a photo."""
+table of goals and Tables 2, 3, 4, 5 and 7 of the paper. The first seed takes some 50 minutes of one thread beside
+other work, half of it for the thousand photos of FID, which further seeds leave out; `--origin` (directions of the
+original space) ten more a seed for each attribute, each `--compare` three. `--views 20` is the paper's protocol: 82
+views of each photo in place of five. `--only` measures some parts alone, and adds them to the figures that OUT has;
+so does `--inversion` with the ways of `preim3d.inversion`: a minute a photo for hybrid, a quarter of an hour for
+latent. Two more ways have networks of their own, `--inversion z=runs/z=50 tuned=runs/tuned=50` (see `inversions.py`):
+half a minute a photo."""
 
 import argparse
 import json
