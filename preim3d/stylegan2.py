@@ -173,7 +173,7 @@ class SynthesisLayer(nn.Module):
             x = scaled_conv(x, self.weight, style, self.smoothing)
             x = torch.addcmul(bias[:, None, None].to(x.dtype), x, scale.to(x.dtype))
         if self.use_noise:
-            # In place: each further picture of this size takes as long as a sixth of the convolution.
+            # In place: on a CPU a further picture of this size takes long to be written and read.
             x += (self.noise_const * (self.noise_strength * math.sqrt(2))).to(x.dtype)
         x = F.leaky_relu(x, 0.2, inplace=True)
         return limit(x, self.clamp)

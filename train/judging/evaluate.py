@@ -166,10 +166,9 @@ def write(args: argparse.Namespace, evaluation: Evaluation, figures: dict, sheet
     text = tables(figures, dict(zip(config.names, config.accuracies)))
     with whole_file(Path(args.out).with_suffix(".md")) as partial:
         partial.write_text(text + "\n")
-    if figures.get("spaces"):
-        sheets = sheets | {"curves": draw_curves({"3D": figures["spaces"]})}
-    for name, picture in sheets.items():
-        if args.sheets:
+    if args.sheets:
+        drawn = {"curves": draw_curves({"3D": figures["spaces"]})} if figures.get("spaces") else {}
+        for name, picture in (sheets | drawn).items():
             with whole_file(Path(args.sheets) / f"{name}.png") as partial:
                 picture.save(partial)
     print(text)
